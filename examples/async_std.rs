@@ -1,0 +1,33 @@
+//! The server inside an async-std program, with a second thread of the pool to help it.
+//!
+//! ```text
+//! cargo run --release --example async_std
+//! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
+//! ```
+
+use std::time::Duration;
+
+use async_std::{io, task};
+use keywire::Server;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
+    println!(
+        "keywire listens on {}; Enter ends it",
+        listener.local_addr()?
+    );
+    let mut server = Server::new();
+    server.listen(listener);
+    let handle = server.handle();
+
+    task::block_on(async {
+        let serving = task::spawn(server.run());
+        let helping = task::spawn(handle.worker());
+        // The program's own work goes here. This one waits for a line from the terminal.
+        io::stdin().read_line(&mut String::new()).await?;
+        handle.shutdown(Duration::from_secs(1)).await;
+        helping.await;
+        println!("{} keys at the end", serving.await.iter().count());
+        Ok(())
+    })
+}

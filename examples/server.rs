@@ -1,0 +1,211 @@
+//! The server, to be run: keeps values in memory, serves TCP or a Unix socket, on smol.
+//!
+//! ```text
+//! cargo run --release --example server
+//! cargo run --release --example server -- --listen unix:/tmp/keywire.sock --threads 2 --stats 1
+//! ```
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    net::ToSocketAddrs as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_signal::{Signal, Signals};
+use clap::{Parser, ValueEnum};
+use futures_lite::{StreamExt as _, future};
+use keywire::{Handle, Overflow, Server};
+use smol::net::unix::UnixListener;
+
+/// How long clients may take for their last replies when the server shuts down.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A key-value server that speaks lines: Put:key:value, Get:key, Delete:key, Update:key:old:new.
+#[derive(Parser)]
+struct Options {
+    /// Where to listen: a TCP address, or unix:PATH
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    listen: String,
+    /// Threads that serve
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    threads: usize,
+    /// Reply lines that may wait for a client
+    #[arg(long, value_name = "LINES", default_value_t = 500, value_parser = at_least_one)]
+    outbox: usize,
+    /// Bytes of replies that may wait for a client
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = at_least_one)]
+    outbox_bytes: usize,
+    /// What to do when a client does not read and its outbox is full
+    #[arg(long, value_enum, default_value = "drop")]
+    overflow: OnOverflow,
+    /// The longest line that a client may send
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = at_least_one)]
+    max_line: usize,
+    /// Print clients and rates every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    stats: Option<Duration>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnOverflow {
+    /// Drop the reply and count it
+    Drop,
+    /// Disconnect the client
+    Disconnect,
+    /// Let the client's own commands wait until it reads
+    Wait,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it has to be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time >= Duration::from_millis(1) => Ok(time),
+        _ => Err("it has to be a time above zero".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    match serve(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let mut server = Server::builder()
+        .outbox_lines(options.outbox)
+        .outbox_bytes(options.outbox_bytes)
+        .overflow(match options.overflow {
+            OnOverflow::Drop => Overflow::Drop,
+            OnOverflow::Disconnect => Overflow::Disconnect,
+            OnOverflow::Wait => Overflow::Wait,
+        })
+        .max_line(options.max_line)
+        .build();
+    let handle = server.handle();
+
+    let (address, _socket_file) = match options.listen.strip_prefix("unix:") {
+        Some(path) => {
+            let (listener, file) = bind_unix(Path::new(path))
+                .map_err(|error| format!("can't listen on {path}: {error}"))?;
+            server.listen(listener);
+            (options.listen.clone(), Some(file))
+        }
+        None => {
+            let listener = bind_tcp(&options.listen)
+                .map_err(|error| format!("{}: {error}", options.listen))?;
+            let address = listener.local_addr()?.to_string();
+            server.listen(listener);
+            (address, None)
+        }
+    };
+    let signals = Signals::new([Signal::Int, Signal::Term])?;
+    say(format_args!(
+        "keywire listens on {address}, values in memory"
+    ));
+
+    for _ in 1..options.threads {
+        let worker = handle.worker();
+        thread::spawn(|| smol::block_on(worker));
+    }
+    smol::block_on(future::or(
+        async {
+            server.run().await;
+        },
+        future::or(obey(signals, &handle), report(options.stats, &handle)),
+    ));
+    let stats = handle.stats();
+    say(format_args!("shut down; {} clients served", stats.dropped));
+    Ok(())
+}
+
+fn bind_tcp(address: &str) -> Result<smol::net::TcpListener, Box<dyn std::error::Error>> {
+    let mut result = Err("no such address".into());
+    for address in address.to_socket_addrs()? {
+        result = keywire::bind(address).map_err(Into::into);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// Removes the socket's file at the end.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let listener = UnixListener::bind(path).or_else(|error| {
+        // A server that was killed leaves its file behind. One that lives answers.
+        let abandoned = error.kind() == ErrorKind::AddrInUse
+            && std::os::unix::net::UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        if !abandoned {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        UnixListener::bind(path)
+    })?;
+    Ok((listener, SocketFile(path.to_owned())))
+}
+
+/// The first signal lets clients have their replies; the second does not wait for them.
+async fn obey(mut signals: Signals, handle: &Handle) {
+    signals.next().await;
+    say(format_args!("shutting down; once more to do it at once"));
+    let again = async {
+        signals.next().await;
+        handle.shutdown(Duration::ZERO).await;
+    };
+    future::or(again, handle.shutdown(GRACE)).await;
+    future::pending().await
+}
+
+async fn report(every: Option<Duration>, handle: &Handle) {
+    let Some(every) = every else {
+        return future::pending().await;
+    };
+    let mut ticks = smol::Timer::interval(every);
+    let (mut before, mut last) = (handle.stats(), Instant::now());
+    while let Some(now) = ticks.next().await {
+        let stats = handle.stats();
+        let seconds = (now - last).as_secs_f64();
+        let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+        say(format_args!(
+            "active {}  dropped {}  commands {:.0}/s  errors {:.0}/s  reply lines {:.0}/s  \
+             lines lost {:.0}/s",
+            stats.active,
+            stats.dropped,
+            rate(stats.commands, before.commands),
+            rate(stats.errors, before.errors),
+            rate(stats.lines_queued, before.lines_queued),
+            rate(stats.lines_dropped, before.lines_dropped),
+        ));
+        (before, last) = (stats, now);
+    }
+}
+
+/// Prints a line at once, into a pipe too. Nobody listening is no reason to stop.
+fn say(line: std::fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,36 @@
+//! The server inside a tokio program: the same future, spawned like any other.
+//!
+//! ```text
+//! cargo run --release --example tokio
+//! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
+//! ```
+//!
+//! The server's sockets belong to async-io, which wakes tokio's threads from a thread of its own.
+//! To save that detour, give the server a thread that runs `async_io::block_on`, as
+//! examples/server.rs does with smol's.
+
+use std::time::Duration;
+
+use keywire::Server;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
+    println!(
+        "keywire listens on {}; Enter ends it",
+        listener.local_addr()?
+    );
+    let mut server = Server::new();
+    server.listen(listener);
+    let handle = server.handle();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+    runtime.block_on(async {
+        let serving = tokio::spawn(server.run());
+        // The program's own work goes here. This one waits for a line from the terminal.
+        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
+        handle.shutdown(Duration::from_secs(1)).await;
+        let store = serving.await?;
+        println!("{} keys at the end", store.iter().count());
+        Ok(())
+    })
+}

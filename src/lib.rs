@@ -1,0 +1,51 @@
+//! A small, sturdy key-value line server that runs on any async executor.
+//!
+//! Clients send lines (`Put:key:value`, `Get:key`, ...) over TCP or anything else that carries
+//! bytes. One coordinator owns all state, and slow clients harm nobody but themselves.
+//!
+//! ```text
+//!         accept ──┐                     ┌──> outbox ──> writer ──> socket
+//!                  ├──> coordinator ─────┤      (one a client, bounded, try_send)
+//!  socket ──> reader ──┘   owns clients, ├──> outbox ──> writer ──> socket
+//!  (lines, a batch a read) store, counts └──> ...
+//! ```
+//!
+//! ```no_run
+//! // On smol; the same future runs on async-std, tokio or a bare `block_on`.
+//! let mut server = keywire::Server::new();
+//! server.listen(keywire::bind(([127, 0, 0, 1], 9999).into())?);
+//! smol::block_on(server.run());
+//! # Ok::<(), keywire::Error>(())
+//! ```
+//!
+//! # Where things are
+//!
+//! - [`protocol`]: the wire, as pure functions. Bytes → lines → commands.
+//! - [`store`]: what keeps the values. The trait, its contract, and [`Memory`](store::Memory).
+//! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server. Its insides, in reading order:
+//!   `server/accept.rs` brings connections, `server/session.rs` is one client's reader and writer,
+//!   `server/coordinator.rs` is the select loop in the middle, `server/batch.rs` is what it hands
+//!   to the store, and `server/outbox.rs` is the bounded way back to the writer.
+//! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
+//!
+//! # Promises
+//!
+//! - A connection's commands are applied, and answered, in the order sent. All clients' commands
+//!   go through one coordinator, so every client sees one history.
+//! - The replies to one command are queued whole or dropped whole. They are dropped only where the
+//!   client's outbox is full *and* its socket has been refusing bytes for the
+//!   [stall time](Builder::stall), and then they are counted.
+//! - [`Handle::shutdown`] returns when every task is gone and every socket closed, and dropping the
+//!   future of [`Server::run`] does the same at once.
+//! - No queue, buffer, line or reply grows without a limit; [`Builder`] names them.
+//! - Nothing is spawned outside the server's own future, and there is no `unsafe` here.
+
+mod error;
+pub mod protocol;
+mod server;
+mod squarer;
+pub mod store;
+
+pub use error::Error;
+pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, Tcp, bind};
+pub use squarer::{Squarer, Worker};

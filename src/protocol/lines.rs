@@ -1,0 +1,142 @@
+//! Bytes → lines.
+
+use std::fmt;
+
+use memchr::{memchr, memrchr};
+
+/// Cuts a stream of bytes into lines, whatever the sizes of the reads it came in.
+///
+/// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once.
+/// Of a line longer than the limit it keeps just enough to tell that it was too long, so it never
+/// holds more than the limit and two bytes.
+///
+/// ```
+/// use keywire::protocol::{Lines, TooLong};
+///
+/// let mut lines = Lines::new(8);
+/// let block = lines.push(b"short\nmuch too long\r\n\nlast\n");
+/// let cut: Vec<_> = block.iter().collect();
+/// assert_eq!(cut, [Ok(&b"short"[..]), Err(TooLong), Ok(b""), Ok(b"last")]);
+/// ```
+pub struct Lines {
+    max: usize,
+    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes: even when the
+    /// last of them is a CR, the line still shows that it is longer than `max`.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// Lines of at most `max` bytes each, the line ending not counted.
+    pub fn new(max: usize) -> Self {
+        Self {
+            max,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes the bytes of one read and gives back the lines that are whole now.
+    pub fn push(&mut self, bytes: &[u8]) -> Block {
+        let Some(last) = memrchr(b'\n', bytes) else {
+            self.keep(bytes);
+            return Block::new(self.max, Vec::new());
+        };
+        let (whole, rest) = bytes.split_at(last + 1);
+        let whole = if self.partial.is_empty() {
+            whole.to_vec()
+        } else {
+            // `whole` ends in an LF, so the search finds one.
+            let first = memchr(b'\n', whole).unwrap_or(last);
+            self.keep(&whole[..first]);
+            let mut joined = std::mem::take(&mut self.partial);
+            joined.extend_from_slice(&whole[first..]);
+            joined
+        };
+        self.keep(rest);
+        Block::new(self.max, whole)
+    }
+
+    /// Whether a line has begun and not ended.
+    pub fn is_partial(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = self.max.saturating_add(2) - self.partial.len();
+        self.partial
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines")
+            .field("max", &self.max)
+            .field("partial", &super::Hidden(&self.partial))
+            .finish()
+    }
+}
+
+/// The whole lines of one read.
+///
+/// See [`Lines`] for an example.
+pub struct Block {
+    max: usize,
+    /// Empty, or whole lines: the last byte is an LF.
+    bytes: Vec<u8>,
+}
+
+impl Block {
+    fn new(max: usize, bytes: Vec<u8>) -> Self {
+        Self { max, bytes }
+    }
+
+    /// Whether there is no line in it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The lines in order, without their endings, blank ones too. A line that is too long is an
+    /// error in its place, so that counting goes on.
+    pub fn iter(&self) -> impl Iterator<Item = Result<&[u8], TooLong>> {
+        let mut at = 0;
+        std::iter::from_fn(move || self.line_at(&mut at))
+    }
+
+    /// The line that begins at `at`; moves `at` to the next one.
+    pub(crate) fn line_at(&self, at: &mut usize) -> Option<Result<&[u8], TooLong>> {
+        let rest = &self.bytes[*at..];
+        let end = memchr(b'\n', rest)?;
+        *at += end + 1;
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        Some(if line.len() > self.max {
+            Err(TooLong)
+        } else {
+            Ok(line)
+        })
+    }
+
+    /// Gives up the buffer, for something else to be written in it.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Block")
+            .field(&super::Hidden(&self.bytes))
+            .finish()
+    }
+}
+
+/// A line was longer than the limit. Its bytes are gone, up to its line feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the line is longer than the limit")
+    }
+}
+
+impl std::error::Error for TooLong {}

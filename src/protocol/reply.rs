@@ -1,0 +1,249 @@
+//! Replies → bytes, and back for whoever reads them.
+
+use std::{fmt, io::Write};
+
+use memchr::memchr;
+
+use super::Hidden;
+
+/// The codes of `:error:` lines.
+///
+/// ```
+/// use keywire::protocol::Code;
+///
+/// assert_eq!(Code::TooLong.to_string(), "too-long");
+/// assert_eq!("too-long".parse(), Ok(Code::TooLong));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// The line begins with no known command word.
+    Unknown,
+    /// The command word is known, its fields are wrong.
+    Malformed,
+    /// The line, or the reply it asks for, is over its limit.
+    TooLong,
+    /// A limit of the server is reached.
+    Full,
+    /// The connection may not do this.
+    Unauthorized,
+    /// The store failed.
+    Store,
+    /// The server is shutting down.
+    Closing,
+}
+
+impl Code {
+    const ALL: [(Code, &str); 7] = [
+        (Code::Unknown, "unknown"),
+        (Code::Malformed, "malformed"),
+        (Code::TooLong, "too-long"),
+        (Code::Full, "full"),
+        (Code::Unauthorized, "unauthorized"),
+        (Code::Store, "store"),
+        (Code::Closing, "closing"),
+    ];
+
+    /// The code as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Code {
+    type Err = ReplyError;
+
+    fn from_str(name: &str) -> Result<Self, ReplyError> {
+        let found = Self::ALL.iter().find(|(_, known)| *known == name);
+        found.map(|(code, _)| *code).ok_or(ReplyError)
+    }
+}
+
+/// A line from the server, borrowed from the bytes that came.
+///
+/// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::protocol::{Code, Reply};
+///
+/// assert_eq!(
+///     Reply::parse(b"user:alice"),
+///     Ok(Reply::Value { key: b"user", value: b"alice" }),
+/// );
+/// assert_eq!(Reply::parse(b":sync:3:t"), Ok(Reply::Sync { dropped: 3, token: b"t" }));
+///
+/// let mut out = Vec::new();
+/// Reply::Error { line: 2, code: Code::Unknown, words: b"no such command" }.encode(&mut out);
+/// assert_eq!(out, b":error:2:unknown:no such command\n");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// `key:value`, one value of a `Get`.
+    Value {
+        /// The key asked for.
+        key: &'a [u8],
+        /// One of its values.
+        value: &'a [u8],
+    },
+    /// `:sync:DROPPED:token`, the reply to `Sync`.
+    Sync {
+        /// Reply lines dropped on this connection since the Sync before.
+        dropped: u64,
+        /// The token sent along; empty where there was none.
+        token: &'a [u8],
+    },
+    /// `:stats:name=N name=N ...`, the reply to `Stats`.
+    Stats(
+        /// What follows `:stats:`. [`Stats`](crate::Stats) reads it.
+        &'a [u8],
+    ),
+    /// `:error:LINE:CODE:words`, a line that was refused.
+    Error {
+        /// The 1-based number of the line on this connection; 0 where no line is to blame.
+        line: u64,
+        /// What kind of error it is, for programs.
+        code: Code,
+        /// What went wrong, for a person.
+        words: &'a [u8],
+    },
+}
+
+impl<'a> Reply<'a> {
+    /// Reads one line from the server, without its ending.
+    pub fn parse(line: &'a [u8]) -> Result<Self, ReplyError> {
+        let mut rest = line;
+        let mut field = || {
+            let colon = memchr(b':', rest)?;
+            let field = &rest[..colon];
+            rest = &rest[colon + 1..];
+            Some(field)
+        };
+        let first = field().ok_or(ReplyError)?;
+        if !first.is_empty() {
+            return Ok(Reply::Value {
+                key: first,
+                value: rest,
+            });
+        }
+        match field().ok_or(ReplyError)? {
+            b"sync" => Ok(Reply::Sync {
+                dropped: number(field())?,
+                token: rest,
+            }),
+            b"stats" => Ok(Reply::Stats(rest)),
+            b"error" => Ok(Reply::Error {
+                line: number(field())?,
+                code: text(field())?.parse()?,
+                words: rest,
+            }),
+            _ => Err(ReplyError),
+        }
+    }
+
+    /// Appends the line, its LF included, to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Reply::Value { key, value } => push_value(out, key, value),
+            Reply::Sync { dropped, token } => push_sync(out, dropped, token),
+            Reply::Stats(counters) => {
+                out.extend_from_slice(b":stats:");
+                out.extend_from_slice(counters);
+                out.push(b'\n');
+            }
+            Reply::Error { line, code, words } => {
+                push_error_head(out, line, code);
+                out.extend_from_slice(words);
+                out.push(b'\n');
+            }
+        }
+    }
+}
+
+fn text(field: Option<&[u8]>) -> Result<&str, ReplyError> {
+    std::str::from_utf8(field.ok_or(ReplyError)?).map_err(|_| ReplyError)
+}
+
+fn number(field: Option<&[u8]>) -> Result<u64, ReplyError> {
+    text(field)?.parse().map_err(|_| ReplyError)
+}
+
+pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    out.reserve(key.len() + value.len() + 2);
+    out.extend_from_slice(key);
+    out.push(b':');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+pub(crate) fn push_sync(out: &mut Vec<u8>, dropped: u64, token: &[u8]) {
+    push(out, format_args!(":sync:{dropped}:"));
+    out.extend_from_slice(token);
+    out.push(b'\n');
+}
+
+/// The words may come from a store, so what would end the line early becomes a space.
+pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, words: impl fmt::Display) {
+    push_error_head(out, line, code);
+    let from = out.len();
+    push(out, format_args!("{words}"));
+    for byte in &mut out[from..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    out.push(b'\n');
+}
+
+fn push_error_head(out: &mut Vec<u8>, line: u64, code: Code) {
+    push(out, format_args!(":error:{line}:{code}:"));
+}
+
+/// Writing to a `Vec` fails only where a `Display` of someone else's does; what it wrote stands.
+fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
+}
+
+impl fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Value { key, value } => f
+                .debug_struct("Value")
+                .field("key", &Hidden(key))
+                .field("value", &Hidden(value))
+                .finish(),
+            Reply::Sync { dropped, token } => f
+                .debug_struct("Sync")
+                .field("dropped", dropped)
+                .field("token", &Hidden(token))
+                .finish(),
+            Reply::Stats(counters) => f
+                .debug_tuple("Stats")
+                .field(&String::from_utf8_lossy(counters))
+                .finish(),
+            Reply::Error { line, code, words } => f
+                .debug_struct("Error")
+                .field("line", line)
+                .field("code", code)
+                .field("words", &String::from_utf8_lossy(words))
+                .finish(),
+        }
+    }
+}
+
+/// The line is nothing that a keywire server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyError;
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a line of a keywire server")
+    }
+}
+
+impl std::error::Error for ReplyError {}

@@ -1,0 +1,577 @@
+//! The server: doors, sessions, and the coordinator between them.
+
+mod accept;
+mod batch;
+mod coordinator;
+mod outbox;
+mod session;
+mod stats;
+mod tcp;
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use async_channel::{Receiver, Sender};
+use async_executor::{Executor, Task};
+use async_io::Timer;
+use event_listener::Event as Notice;
+use futures_lite::{AsyncRead, AsyncWrite, future};
+
+pub use accept::{Listener, bind};
+pub use batch::Batch;
+pub use stats::Stats;
+pub use tcp::Tcp;
+
+use crate::{
+    Error,
+    store::{Memory, Store},
+};
+use coordinator::Coordinator;
+use session::Transport;
+
+/// Connections that have been accepted and not yet taken in by the coordinator. Past this, they
+/// wait in the system's backlog.
+const JOINS: usize = 64;
+
+/// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The reply goes, and is counted: the client's next `Sync` says how many lines went.
+    #[default]
+    Drop,
+    /// The client goes.
+    Disconnect,
+    /// Nothing is dropped. The client's own commands wait until it reads; no one else's do.
+    Wait,
+}
+
+/// The bounds a server keeps, each set by the [`Builder`] method of its name.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    outbox_lines: usize,
+    outbox_bytes: usize,
+    overflow: Overflow,
+    stall: Duration,
+    max_line: usize,
+    max_reply: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            outbox_lines: 500,
+            outbox_bytes: 4 << 20,
+            overflow: Overflow::Drop,
+            stall: Duration::from_millis(500),
+            max_line: 64 << 10,
+            max_reply: 64 << 20,
+        }
+    }
+}
+
+/// Sets a server up. Made by [`Server::builder`].
+///
+/// ```
+/// use keywire::{Overflow, Server};
+/// use std::time::Duration;
+///
+/// let server = Server::builder()
+///     .outbox_lines(1_000)
+///     .outbox_bytes(1 << 20)
+///     .overflow(Overflow::Disconnect)
+///     .stall(Duration::from_secs(2))
+///     .max_line(4096)
+///     .max_reply(1 << 20)
+///     .build();
+/// # drop(server);
+/// ```
+#[derive(Debug)]
+pub struct Builder<S = Memory> {
+    limits: Limits,
+    store: S,
+}
+
+impl<S: Store> Builder<S> {
+    /// Reply lines that may wait for a client; 500 unless set. At least 1.
+    ///
+    /// An outbox is full when it holds this many lines *or* [`outbox_bytes`](Self::outbox_bytes).
+    /// A reply is let in while the outbox is not full, and always whole, so it may hold one
+    /// reply more than its bounds.
+    #[must_use]
+    pub fn outbox_lines(mut self, lines: usize) -> Self {
+        self.limits.outbox_lines = lines.max(1);
+        self
+    }
+
+    /// Bytes of replies that may wait for a client; 4 MiB unless set. At least 1.
+    #[must_use]
+    pub fn outbox_bytes(mut self, bytes: usize) -> Self {
+        self.limits.outbox_bytes = bytes.max(1);
+        self
+    }
+
+    /// What happens when a client does not read its replies; [`Overflow::Drop`] unless set.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.limits.overflow = overflow;
+        self
+    }
+
+    /// How long a client's socket may take no byte at all before it counts as refusing bytes; half
+    /// a second unless set.
+    ///
+    /// Until then a full outbox only makes that client's commands wait, so a client that reads,
+    /// however slowly, loses nothing. [`Overflow::Wait`] makes no use of it.
+    #[must_use]
+    pub fn stall(mut self, time: Duration) -> Self {
+        self.limits.stall = time;
+        self
+    }
+
+    /// Bytes of a line from a client, its ending not counted; 64 KiB unless set.
+    ///
+    /// A longer one is refused with `too-long` and skipped; the connection goes on.
+    #[must_use]
+    pub fn max_line(mut self, bytes: usize) -> Self {
+        self.limits.max_line = bytes;
+        self
+    }
+
+    /// Bytes of the reply to one `Get`; 64 MiB unless set.
+    ///
+    /// A longer one is refused with `too-long`: it would have to be held in memory whole.
+    #[must_use]
+    pub fn max_reply(mut self, bytes: usize) -> Self {
+        self.limits.max_reply = bytes;
+        self
+    }
+
+    /// What keeps the values; an empty [`Memory`] unless set.
+    #[must_use]
+    pub fn store<T: Store>(self, store: T) -> Builder<T> {
+        Builder {
+            limits: self.limits,
+            store,
+        }
+    }
+
+    /// The server, with no door yet.
+    #[must_use]
+    pub fn build(self) -> Server<S> {
+        let executor = Arc::new(Executor::new());
+        let (joins, newcomers) = async_channel::bounded(JOINS);
+        let control = Arc::new(Control {
+            limits: self.limits,
+            joins,
+            executor: Arc::downgrade(&executor),
+            state: Mutex::default(),
+            changed: Notice::new(),
+        });
+        Server {
+            core: Core {
+                main: None,
+                executor,
+                control,
+            },
+            newcomers,
+            store: self.store,
+            doors: Vec::new(),
+        }
+    }
+}
+
+/// A key-value line server.
+///
+/// It needs no particular executor. [`run`](Self::run) is one future that holds all of the server,
+/// with an executor of its own inside; poll it wherever you like.
+///
+/// ```
+/// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+/// use std::time::Duration;
+///
+/// let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// let address = listener.local_addr()?;
+/// let mut server = keywire::Server::new();
+/// server.listen(listener);
+/// let handle = server.handle();
+///
+/// let client = async {
+///     let mut stream = async_net::TcpStream::connect(address).await?;
+///     stream.write_all(b"Put:user:alice\nGet:user\n").await?;
+///     stream.close().await?; // no more commands; the replies still come
+///     let mut replies = String::new();
+///     stream.read_to_string(&mut replies).await?;
+///     handle.shutdown(Duration::from_secs(1)).await;
+///     std::io::Result::Ok(replies)
+/// };
+/// let (store, replies) = future::block_on(future::zip(server.run(), client));
+/// assert_eq!(replies?, "user:alice\n");
+/// assert_eq!(store.get(b"user").len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server<S = Memory> {
+    core: Core<S>,
+    newcomers: Receiver<Box<dyn Transport>>,
+    store: S,
+    doors: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Server {
+    /// A server that keeps its values in memory, with every limit at its default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A server to be set up.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            limits: Limits::default(),
+            store: Memory::new(),
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Store> Server<S> {
+    /// Adds a door. A server may have several, of different kinds, or none: clients can also be
+    /// brought in one by one, with [`Handle::attach`].
+    pub fn listen(&mut self, listener: impl Listener) -> &mut Self {
+        let joins = self.core.control.joins.clone();
+        self.doors
+            .push(Box::pin(accept::accept_loop(listener, joins)));
+        self
+    }
+
+    /// A handle to watch the server, bring clients in and shut it down.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle {
+            control: self.core.control.clone(),
+        }
+    }
+
+    /// Serves until it is shut down, then gives back the store.
+    ///
+    /// All of the server is inside this future: accept loops, coordinator, clients. Any executor
+    /// may poll it, and other threads may help through [`Handle::worker`]. It spawns nothing
+    /// elsewhere and starts no thread. (async-io, which waits for sockets and timers, keeps one
+    /// thread for the whole process.) Sockets are served best from `async_io::block_on` or
+    /// `smol::block_on`, which wait for sockets themselves instead of being woken by that thread.
+    ///
+    /// Dropping it, at any time, is the immediate form of shutdown: every task ends and every
+    /// socket is closed before the drop returns.
+    ///
+    /// # Panics
+    ///
+    /// Where the store or a transport panics.
+    pub async fn run(self) -> S {
+        let Server {
+            mut core,
+            newcomers,
+            store,
+            doors,
+        } = self;
+        core.control.begin();
+        let executor = core.executor.clone();
+        let (events, inbox) = async_channel::unbounded();
+        let doors = doors.into_iter().map(|door| executor.spawn(door)).collect();
+        let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
+        let main = core
+            .main
+            .insert(executor.spawn(coordinator.run(store, newcomers, inbox)));
+        let store = executor.run(main).await;
+        // Sessions that the coordinator left behind are cancelled; see them gone.
+        executor
+            .run(poll_fn(|cx| {
+                if executor.is_empty() {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }))
+            .await;
+        core.main = None;
+        store
+    }
+}
+
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("limits", &self.core.control.limits)
+            .field("doors", &self.doors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Owns the tasks, and sees them gone when it is dropped.
+struct Core<S> {
+    /// The coordinator. It holds the executor that runs it: a circle, cut by dropping this.
+    main: Option<Task<S>>,
+    executor: Arc<Executor<'static>>,
+    control: Arc<Control>,
+}
+
+impl<S> Drop for Core<S> {
+    fn drop(&mut self) {
+        // The coordinator owns every other task; cancelling it cancels all. A cancelled task is
+        // dropped when the executor comes to it, so run the executor until it has. No task waits
+        // for anything by now, so this does not block, but for a worker that is inside a task.
+        self.main = None;
+        future::block_on(self.executor.run(async {
+            while !self.executor.is_empty() {
+                future::yield_now().await;
+            }
+        }));
+        self.control.finish();
+    }
+}
+
+/// Watches a server, brings clients in, and shuts it down. Cheap to clone.
+///
+/// A handle may outlive its server: counts stay readable, and [`shutdown`](Self::shutdown) returns
+/// at once.
+///
+/// ```
+/// use futures_lite::future;
+/// use std::time::Duration;
+///
+/// let server = keywire::Server::new();
+/// let handle = server.handle();
+/// assert_eq!(handle.stats().active, 0);
+///
+/// let stop = handle.clone();
+/// future::block_on(future::zip(server.run(), async move {
+///     stop.shutdown(Duration::ZERO).await;
+///     stop.shutdown(Duration::ZERO).await; // once more does no harm
+/// }));
+/// assert!(handle.is_closed());
+/// assert_eq!(handle.stats().active, 0);
+/// ```
+#[derive(Clone)]
+pub struct Handle {
+    control: Arc<Control>,
+}
+
+impl Handle {
+    /// The counters. Never waits; works before, during and after the run.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.control.state().stats
+    }
+
+    /// Whether the server is gone: every task ended, every socket closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.control.state().phase == Phase::Closed
+    }
+
+    /// Brings a client in: anything that reads and writes bytes, such as one end of a pipe, or a
+    /// TLS stream. Before the server runs, up to 64 of them wait.
+    ///
+    /// ```
+    /// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+    ///
+    /// let server = keywire::Server::new();
+    /// let handle = server.handle();
+    /// let client = async {
+    ///     let (ours, mut theirs) = async_net::unix::UnixStream::pair()?;
+    ///     handle.attach(ours).await?;
+    ///     theirs.write_all(b"Sync:hello\n").await?;
+    ///     let mut reply = [0; 14];
+    ///     theirs.read_exact(&mut reply).await?;
+    ///     assert_eq!(&reply, b":sync:0:hello\n");
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// };
+    /// // The server is dropped as soon as the client is done.
+    /// let server = async { server.run().await; Ok(()) };
+    /// future::block_on(future::or(client, server)).unwrap();
+    /// ```
+    ///
+    /// Cancel safety: dropped before it is ready, it has not brought the client in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] where the server is shutting down or gone.
+    pub async fn attach<T>(&self, transport: T) -> Result<(), Error>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let join = self.control.joins.send(Box::new(transport));
+        join.await.map_err(|_| Error::Closed)
+    }
+
+    /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
+    ///
+    /// The doors close at once. Commands that the server has read are applied and answered; what
+    /// still arrives is answered `:error:LINE:closing:...`. Each client gets the replies it has
+    /// coming, then the end of the stream. When `grace` is over, what is left is cut off.
+    ///
+    /// Any number of callers may ask for it, any number of times; the shortest grace counts. It
+    /// returns at once where the server does not run: not yet, or no more. A server that has been
+    /// shut down before it ran ends as soon as it runs. It waits for whoever polls
+    /// [`Server::run`] to go on polling it, or to drop it.
+    ///
+    /// Cancel safety: once polled, the request stands, whether or not the caller waits.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.control.request_stop(grace);
+        self.closed().await;
+    }
+
+    /// Waits until the server is gone; returns at once where it has never run and never will.
+    async fn closed(&self) {
+        self.control
+            .wait_for(|state| (state.phase != Phase::Running).then_some(()))
+            .await;
+    }
+
+    /// Lends this thread to the server: a future that runs the server's tasks wherever it is
+    /// polled, beside [`Server::run`], until the server is gone.
+    ///
+    /// ```
+    /// use futures_lite::future;
+    /// use std::{thread, time::Duration};
+    ///
+    /// let server = keywire::Server::new();
+    /// let handle = server.handle();
+    /// let worker = handle.worker();
+    /// let second = thread::spawn(|| future::block_on(worker));
+    /// future::block_on(future::zip(server.run(), handle.shutdown(Duration::ZERO)));
+    /// second.join().unwrap();
+    /// ```
+    pub fn worker(&self) -> impl Future<Output = ()> + Send + 'static {
+        let control = self.control.clone();
+        async move {
+            let Some(executor) = control.executor.upgrade() else {
+                return;
+            };
+            executor
+                .run(control.wait_for(|state| (state.phase == Phase::Closed).then_some(())))
+                .await;
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let State { phase, stats, .. } = *self.control.state();
+        f.debug_struct("Handle")
+            .field("phase", &phase)
+            .field("stats", &stats)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What handles and the server share.
+struct Control {
+    limits: Limits,
+    joins: Sender<Box<dyn Transport>>,
+    executor: Weak<Executor<'static>>,
+    state: Mutex<State>,
+    /// Notified when `phase` or `stop_by` changes.
+    changed: Notice,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// When the grace time of a requested shutdown is over.
+    stop_by: Option<Instant>,
+    /// What the coordinator last published.
+    stats: Stats,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Ready,
+    Running,
+    Closed,
+}
+
+impl Control {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, stats: &Stats) {
+        self.state().stats = *stats;
+    }
+
+    fn request_stop(&self, grace: Duration) {
+        let now = Instant::now();
+        // A grace beyond the clock's end is one of many years.
+        let stop_by = now
+            .checked_add(grace)
+            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let mut state = self.state();
+        if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
+            state.stop_by = Some(stop_by);
+            drop(state);
+            self.changed.notify(usize::MAX);
+        }
+    }
+
+    fn begin(&self) {
+        self.state().phase = Phase::Running;
+    }
+
+    /// The server is gone, whichever way it went.
+    fn finish(&self) {
+        self.joins.close();
+        let mut state = self.state();
+        state.phase = Phase::Closed;
+        state.stats.dropped += std::mem::take(&mut state.stats.active);
+        drop(state);
+        self.changed.notify(usize::MAX);
+    }
+
+    async fn stop_requested(&self) {
+        self.wait_for(|state| state.stop_by.map(|_| ())).await;
+    }
+
+    /// Waits until the grace time of a requested shutdown is over.
+    async fn out_of_time(&self) {
+        loop {
+            let stop_by = self.wait_for(|state| state.stop_by).await;
+            let shorter = self.wait_for(|state| state.stop_by.filter(|&new| new < stop_by));
+            let over = async {
+                Timer::at(stop_by).await;
+                None
+            };
+            if future::or(over, async { Some(shorter.await) })
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn wait_for<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = look(&self.state()) {
+                return found;
+            }
+            let changed = self.changed.listen();
+            // It may have changed before the listener was there.
+            if let Some(found) = look(&self.state()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}

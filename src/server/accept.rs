@@ -1,0 +1,117 @@
+//! Doors: where clients come in.
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use async_channel::Sender;
+use async_io::{Async, Timer};
+use futures_lite::{AsyncRead, AsyncWrite};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{session::Transport, tcp::Tcp};
+use crate::Error;
+
+/// How long an accept loop waits after an error, such as having no file descriptor left. Long
+/// enough to cost nothing, short enough that nobody in the backlog gives up.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Where clients come from.
+///
+/// [`async_net::TcpListener`] and [`async_net::unix::UnixListener`] are listeners. Anything else
+/// that brings connections can be one too. This one brings pipes:
+///
+/// ```
+/// use futures_lite::{AsyncRead, AsyncWrite};
+/// use std::{future::Future, io};
+///
+/// struct Pipes<T>(async_channel::Receiver<T>);
+///
+/// impl<T> keywire::Listener for Pipes<T>
+/// where
+///     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+/// {
+///     type Connection = T;
+///
+///     async fn accept(&mut self) -> io::Result<T> {
+///         self.0.recv().await.map_err(|_| io::ErrorKind::NotConnected.into())
+///     }
+/// }
+/// ```
+pub trait Listener: Send + 'static {
+    /// A connection: bytes in, bytes out.
+    type Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Waits for the next connection.
+    ///
+    /// After an error the server waits 50 milliseconds and calls again: running out of
+    /// descriptors passes. The future may be dropped before it is ready; a connection must not be
+    /// lost with it.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Listener for async_net::TcpListener {
+    type Connection = Tcp;
+
+    async fn accept(&mut self) -> io::Result<Tcp> {
+        let (stream, _) = async_net::TcpListener::accept(self).await?;
+        // Replies are sent whole, so there is nothing for Nagle's algorithm to wait for. A
+        // connection that is already dead refuses; its session will find out.
+        let _ = stream.set_nodelay(true);
+        Ok(Tcp::new(stream.into()))
+    }
+}
+
+#[cfg(unix)]
+impl Listener for async_net::unix::UnixListener {
+    type Connection = async_net::unix::UnixStream;
+
+    async fn accept(&mut self) -> io::Result<Self::Connection> {
+        let (stream, _) = async_net::unix::UnixListener::accept(self).await?;
+        Ok(stream)
+    }
+}
+
+/// Listens on a TCP address, with a backlog as large as the system allows.
+///
+/// The backlog is what this function is for: std's listener takes 128 connections that nobody has
+/// accepted yet, and in a burst the next ones wait a second for their SYN to be sent again. Any
+/// other [`async_net::TcpListener`] will do as well. Port 0 is any free port.
+///
+/// ```
+/// let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// assert_ne!(listener.local_addr().unwrap().port(), 0);
+/// # Ok::<(), keywire::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Listen`] with the system's reason, such as an address in use.
+pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
+    let listen = || {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // Windows would let two servers share the port.
+        #[cfg(not(windows))]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        // The system cuts it to its own maximum.
+        socket.listen(i32::MAX)?;
+        Async::new(std::net::TcpListener::from(socket))
+    };
+    listen().map(Into::into).map_err(Error::Listen)
+}
+
+/// Brings connections to the coordinator until the server stops listening.
+pub(super) async fn accept_loop(mut listener: impl Listener, joins: Sender<Box<dyn Transport>>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                if joins.send(Box::new(connection)).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => {
+                Timer::after(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The select loop that owns the store, the client table and the counters.
+
+use std::{sync::Arc, time::Instant};
+
+use async_channel::{Receiver, Sender};
+use async_executor::{Executor, Task};
+use futures_lite::{
+    StreamExt as _, future,
+    stream::{self, Stream},
+};
+use slab::Slab;
+
+use super::{
+    Control, Stats,
+    batch::{Batch, Progress, Turn, TurnState},
+    outbox::{Content, Load, Outbox, Room, Then},
+    session::{self, Event, Message, Surroundings, Transport},
+};
+use crate::{
+    protocol::{Block, Code, push_error},
+    store::Store,
+};
+
+/// Clients whose commands go to the store as one batch. A larger round shares an fsync among more
+/// clients; a smaller one answers the first of them sooner.
+const ROUND_CLIENTS: usize = 256;
+
+/// Emptied buffers kept for the replies of the next round, so that most rounds allocate none.
+const SPARE_BUFFERS: usize = ROUND_CLIENTS;
+
+/// A spare buffer larger than this is given back to the allocator.
+const SPARE_BYTES: usize = 16 * 1024;
+
+pub(super) struct Coordinator {
+    control: Arc<Control>,
+    executor: Arc<Executor<'static>>,
+    surroundings: Arc<Surroundings>,
+    /// The accept loops. Dropping one closes its listening socket.
+    doors: Vec<Task<()>>,
+    clients: Slab<Client>,
+    /// Clients with commands left over that can go on at once.
+    ready: Vec<usize>,
+    stats: Stats,
+    started: Instant,
+    closing: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+struct Client {
+    outbox: Arc<Outbox>,
+    /// How far its commands have been handled; `at` is into `block`.
+    progress: Progress,
+    /// The rest of a batch that could not be finished in its round.
+    left_over: Option<LeftOver>,
+    /// The session has ended; only left-over commands keep the client here.
+    gone: bool,
+    _session: Task<()>,
+}
+
+struct LeftOver {
+    block: Block,
+    refuse: bool,
+}
+
+/// What a round consists of: the turns, and beside each the block it works through.
+#[derive(Default)]
+struct Round {
+    turns: Vec<Turn>,
+    blocks: Vec<Block>,
+    /// Other news of clients, which may have a turn in this round: they wait for its end.
+    after: Vec<(usize, Message)>,
+}
+
+enum Input {
+    Stop,
+    Join(Box<dyn Transport>),
+    Event(Event),
+}
+
+impl Coordinator {
+    pub(super) fn new(
+        control: Arc<Control>,
+        executor: Arc<Executor<'static>>,
+        events: Sender<Event>,
+        doors: Vec<Task<()>>,
+    ) -> Self {
+        Self {
+            surroundings: Arc::new(Surroundings::new(events, &control.limits)),
+            control,
+            executor,
+            doors,
+            clients: Slab::new(),
+            ready: Vec::new(),
+            stats: Stats::default(),
+            started: Instant::now(),
+            closing: false,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Serves until it is told to stop and every client has left, or the grace time is over.
+    pub(super) async fn run<S: Store>(
+        mut self,
+        mut store: S,
+        joins: Receiver<Box<dyn Transport>>,
+        events: Receiver<Event>,
+    ) -> S {
+        let control = self.control.clone();
+        future::or(self.serve(&mut store, joins, events), control.out_of_time()).await;
+        store
+    }
+
+    async fn serve<S: Store>(
+        &mut self,
+        store: &mut S,
+        joins: Receiver<Box<dyn Transport>>,
+        events: Receiver<Event>,
+    ) {
+        let control = self.control.clone();
+        let mut inputs = Box::pin(inputs(&control, joins.clone(), events.clone()));
+        let mut round = Round::default();
+        while !(self.closing && self.clients.is_empty()) {
+            let input = if self.ready.is_empty() {
+                inputs.next().await
+            } else {
+                // Work is left over. Sessions get their turn, then it goes on.
+                future::yield_now().await;
+                future::poll_once(inputs.next()).await.flatten()
+            };
+            match input {
+                Some(Input::Stop) => self.stop(&joins),
+                Some(Input::Join(transport)) => self.join(transport),
+                Some(Input::Event(event)) => self.note(event, &mut round),
+                None => {}
+            }
+            for client in std::mem::take(&mut self.ready) {
+                self.resume(client, &mut round);
+            }
+            while round.turns.len() < ROUND_CLIENTS {
+                let Ok(event) = events.try_recv() else { break };
+                self.note(event, &mut round);
+            }
+            self.play(store, &mut round).await;
+        }
+    }
+
+    fn stop(&mut self, joins: &Receiver<Box<dyn Transport>>) {
+        self.closing = true;
+        self.doors.clear();
+        // Who waits at the door is turned away.
+        joins.close();
+        while joins.try_recv().is_ok() {}
+        for (_, client) in &self.clients {
+            client.outbox.close();
+        }
+    }
+
+    fn join(&mut self, transport: Box<dyn Transport>) {
+        let outbox = Arc::new(Outbox::new());
+        let entry = self.clients.vacant_entry();
+        let session = session::run(
+            transport,
+            entry.key(),
+            outbox.clone(),
+            self.surroundings.clone(),
+        );
+        entry.insert(Client {
+            outbox,
+            progress: Progress::default(),
+            left_over: None,
+            gone: false,
+            _session: self.executor.spawn(session),
+        });
+        self.stats.active += 1;
+        self.publish();
+    }
+
+    /// Sorts an event into the round.
+    fn note(&mut self, event: Event, round: &mut Round) {
+        match event.message {
+            Message::Lines(block) => self.begin_turn(event.client, block, self.closing, round),
+            Message::Resume => self.resume(event.client, round),
+            message => round.after.push((event.client, message)),
+        }
+    }
+
+    fn resume(&mut self, key: usize, round: &mut Round) {
+        let left_over = self
+            .clients
+            .get_mut(key)
+            .and_then(|client| client.left_over.take());
+        if let Some(LeftOver { block, refuse }) = left_over {
+            self.begin_turn(key, block, refuse, round);
+        }
+    }
+
+    fn begin_turn(&mut self, key: usize, block: Block, refuse: bool, round: &mut Round) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let room = if client.gone {
+            Room {
+                gone: true,
+                ..Room::default()
+            }
+        } else {
+            client.outbox.room()
+        };
+        let replies = self.spare.pop().unwrap_or_default();
+        round
+            .turns
+            .push(Turn::new(key, client.progress, refuse, room, replies));
+        round.blocks.push(block);
+    }
+
+    /// Lets the store apply the round's commands, then sends the replies.
+    async fn play<S: Store>(&mut self, store: &mut S, round: &mut Round) {
+        self.stats.uptime = self.started.elapsed();
+        let limits = self.control.limits;
+        loop {
+            let Round { turns, blocks, .. } = &mut *round;
+            let mut batch = Batch::new(&limits, blocks, turns, &mut self.stats);
+            let result = store.apply(&mut batch).await;
+            if !batch.conclude(result) {
+                break;
+            }
+        }
+        // The counters first: who has a reply finds it counted.
+        self.publish();
+        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
+            self.end_turn(turn, block);
+        }
+        for (client, message) in round.after.drain(..) {
+            match message {
+                Message::End { partial } => self.end_input(client, partial),
+                Message::Left => self.leave(client),
+                Message::Lines(_) | Message::Resume => {}
+            }
+        }
+    }
+
+    fn end_turn(&mut self, mut turn: Turn, block: Block) {
+        let key = turn.client;
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.progress = turn.progress;
+        let then = match turn.state {
+            _ if turn.cut => Then::Cut,
+            TurnState::Done => Then::NextBatch,
+            TurnState::Full => Then::WaitForRoom,
+            TurnState::Going | TurnState::Spent => Then::GoOn,
+        };
+        let limits = &self.control.limits;
+        let waits = client
+            .outbox
+            .try_send(&mut turn.replies, turn.content, then, limits);
+        self.keep_spare(turn.replies);
+        if turn.state == TurnState::Done {
+            let client = &mut self.clients[key];
+            client.progress.at = 0;
+            let gone = client.gone;
+            self.keep_spare(block.into_buffer());
+            if gone {
+                self.remove(key);
+            }
+        } else {
+            self.clients[key].left_over = Some(LeftOver {
+                block,
+                refuse: turn.refuse,
+            });
+            if !waits {
+                self.ready.push(key);
+            }
+        }
+    }
+
+    fn keep_spare(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// No more commands will come: after the last reply comes the end of the stream.
+    fn end_input(&mut self, key: usize, partial: bool) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let mut replies = Vec::new();
+        let mut content = Content::default();
+        if partial {
+            let words = "the input ended within a line; it was not applied";
+            let line = client.progress.line + 1;
+            push_error(&mut replies, line, Code::Malformed, words);
+            let load = Load {
+                lines: 1,
+                bytes: replies.len(),
+            };
+            content = Content {
+                all: load,
+                control: load,
+            };
+            self.stats.errors += 1;
+            self.stats.lines_queued += 1;
+        }
+        let limits = &self.control.limits;
+        client
+            .outbox
+            .try_send(&mut replies, content, Then::Finish, limits);
+        self.publish();
+    }
+
+    /// The session has ended. Commands that it had read are still applied.
+    fn leave(&mut self, key: usize) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.gone = true;
+        if client.left_over.is_some() {
+            self.ready.push(key);
+        } else {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        self.clients.remove(key);
+        self.stats.active -= 1;
+        self.stats.dropped += 1;
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.control.publish(&self.stats);
+    }
+}
+
+/// Everything the coordinator waits for, the rarest first.
+fn inputs(
+    control: &Control,
+    joins: Receiver<Box<dyn Transport>>,
+    events: Receiver<Event>,
+) -> impl Stream<Item = Input> {
+    let stop = stream::once_future(control.stop_requested()).map(|()| Input::Stop);
+    let joins = joins.map(Input::Join);
+    let events = events.map(Input::Event);
+    stream::or(stop, stream::or(joins, events))
+}

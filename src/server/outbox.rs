@@ -1,0 +1,292 @@
+//! Replies → writer: a bounded channel for one client.
+//!
+//! It is measured in lines and bytes, not in slots, so that an idle client's costs nothing and a
+//! batch of replies is one entry. The coordinator sends with [`Outbox::try_send`], which never
+//! waits; the client's session receives.
+//!
+//! The lock is held for a few moves at a time and never across an await.
+
+use std::{
+    ops::AddAssign,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use super::Limits;
+
+/// An amount of reply lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) lines: usize,
+    pub(super) bytes: usize,
+}
+
+impl Load {
+    /// Whether this much is an outbox-full.
+    pub(super) fn fills(&self, limits: &Limits) -> bool {
+        self.lines >= limits.outbox_lines || self.bytes >= limits.outbox_bytes
+    }
+}
+
+impl AddAssign for Load {
+    fn add_assign(&mut self, more: Load) {
+        self.lines += more.lines;
+        self.bytes += more.bytes;
+    }
+}
+
+/// What stands in an outbox: queued, or taken by the writer and not yet in the socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Content {
+    /// Everything, control lines too.
+    pub(super) all: Load,
+    /// The control lines alone.
+    pub(super) control: Load,
+}
+
+impl AddAssign for Content {
+    fn add_assign(&mut self, more: Content) {
+        self.all += more.all;
+        self.control += more.control;
+    }
+}
+
+/// How an outbox stands, for the coordinator to decide by. Room can only grow behind its back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    pub(super) content: Content,
+    /// The socket has taken nothing for the stall time.
+    pub(super) refusing: bool,
+    /// The session has ended: nothing will be delivered.
+    pub(super) gone: bool,
+}
+
+/// What comes after the replies that are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The client's next batch may come.
+    NextBatch,
+    /// The rest of this batch waits for room.
+    WaitForRoom,
+    /// The rest of this batch goes on of itself.
+    GoOn,
+    /// No more replies: the end of the line.
+    Finish,
+    /// The client is to be cut off, what is queued with it.
+    Cut,
+}
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Encoded replies that the writer has not taken yet.
+    queue: Vec<u8>,
+    queued: Content,
+    /// What the writer took and the socket has not, so far.
+    writing: Content,
+    refusing: bool,
+    /// The coordinator wants to hear when there is room.
+    wanted: bool,
+    /// The coordinator is through with the batch that was sent to it.
+    next_batch: bool,
+    /// The server is closing: the client's input ends here.
+    closing: bool,
+    end: End,
+    /// The session's one task, reader and writer both.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
+    /// Nothing follows what is queued.
+    Finishing,
+    /// What is queued doesn't matter any more.
+    Cut,
+    /// The session itself has ended.
+    Gone,
+}
+
+impl State {
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// The coordinator's side.
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two statements that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then wakes the session, outside the lock.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let result = change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        result
+    }
+
+    pub(super) fn room(&self) -> Room {
+        let state = self.state();
+        let mut content = state.queued;
+        content += state.writing;
+        Room {
+            content,
+            refusing: state.refusing,
+            gone: matches!(state.end, End::Cut | End::Gone),
+        }
+    }
+
+    /// Queues replies without waiting and says what comes after them. Takes the bytes out of
+    /// `replies` and may leave an empty buffer in their place.
+    ///
+    /// The caller has looked at [`room`](Self::room) before. With [`Then::WaitForRoom`] it
+    /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
+    /// there is room by now, or nobody to wait for.
+    pub(super) fn try_send(
+        &self,
+        replies: &mut Vec<u8>,
+        content: Content,
+        then: Then,
+        limits: &Limits,
+    ) -> bool {
+        self.change(|state| {
+            if matches!(state.end, End::Cut | End::Gone) {
+                return false;
+            }
+            if state.queue.is_empty() {
+                std::mem::swap(&mut state.queue, replies);
+            } else {
+                state.queue.append(replies);
+            }
+            state.queued += content;
+            match then {
+                Then::NextBatch => state.next_batch = true,
+                Then::WaitForRoom => {
+                    let mut all = state.queued.all;
+                    all += state.writing.all;
+                    state.wanted = all.fills(limits) && !state.refusing;
+                }
+                Then::GoOn => {}
+                Then::Finish => state.end = End::Finishing,
+                Then::Cut => {
+                    state.end = End::Cut;
+                    state.queue = Vec::new();
+                }
+            }
+            state.wanted
+        })
+    }
+
+    /// The client's input ends here, because the server is closing.
+    pub(super) fn close(&self) {
+        self.change(|state| state.closing = true);
+    }
+}
+
+/// A batch of replies on its way to the socket.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    Replies(Vec<u8>),
+    /// Everything is delivered and nothing follows.
+    Finished,
+}
+
+/// The session's side. One task polls all of it.
+impl Outbox {
+    /// Takes everything that is queued.
+    pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Delivery> {
+        let mut state = self.state();
+        if !state.queue.is_empty() {
+            state.writing = std::mem::take(&mut state.queued);
+            Poll::Ready(Delivery::Replies(std::mem::take(&mut state.queue)))
+        } else if state.end == End::Finishing {
+            Poll::Ready(Delivery::Finished)
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    /// The socket has all that was taken. Says whether the coordinator wants to hear of it.
+    #[must_use]
+    pub(super) fn delivered(&self) -> bool {
+        let mut state = self.state();
+        state.writing = Content::default();
+        std::mem::take(&mut state.wanted)
+    }
+
+    /// The socket refuses bytes, or takes some again. Says whether the coordinator wants to hear
+    /// of it.
+    #[must_use]
+    pub(super) fn set_refusing(&self, refusing: bool) -> bool {
+        let mut state = self.state();
+        state.refusing = refusing;
+        refusing && std::mem::take(&mut state.wanted)
+    }
+
+    /// Waits until the coordinator is through with the last batch.
+    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if std::mem::take(&mut state.next_batch) {
+            Poll::Ready(())
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    pub(super) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.closing {
+            Poll::Ready(())
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
+    }
+
+    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.end == End::Cut {
+            Poll::Ready(())
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    /// Whether the writer has nothing more to do.
+    pub(super) fn is_finished(&self) -> bool {
+        let state = self.state();
+        state.end == End::Finishing && state.queue.is_empty() && state.writing.all.bytes == 0
+    }
+
+    /// The session ends: from now on, what is sent is for nobody.
+    pub(super) fn leave(&self) {
+        let mut state = self.state();
+        state.end = End::Gone;
+        state.queue = Vec::new();
+    }
+}

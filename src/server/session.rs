@@ -1,0 +1,284 @@
+//! One client: bytes → lines → the coordinator, and its replies → bytes.
+//!
+//! Reader and writer are two futures in one task. The reader has at most one batch with the
+//! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
+
+use std::{
+    convert::Infallible,
+    future::{Future, pending, poll_fn},
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_channel::Sender;
+use async_io::Timer;
+use futures_lite::{
+    AsyncRead, AsyncWrite, AsyncWriteExt as _, future,
+    io::{ReadHalf, WriteHalf, split},
+};
+
+use super::{
+    Limits, Overflow,
+    outbox::{Delivery, Outbox},
+};
+use crate::protocol::{Block, Lines};
+
+/// The most that one read takes. It bounds what a client can have applied in one batch.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Read buffers kept between reads. One a thread that polls the server is enough: a buffer is in
+/// use only while a read is tried, so a client that waits holds none.
+const READ_BUFFERS: usize = 8;
+
+/// At shutdown, how long a client must be silent before its connection is closed, after all its
+/// replies are delivered. Closing while it still sends could cost it the replies on their way.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// What a client is: anything that reads and writes bytes.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// News of one client for the coordinator.
+///
+/// The channel that carries them has no bound of its own. A session has at most one of each kind
+/// on its way, so the number of clients bounds it.
+pub(super) struct Event {
+    pub(super) client: usize,
+    pub(super) message: Message,
+}
+
+pub(super) enum Message {
+    /// The lines of one read.
+    Lines(Block),
+    /// The outbox has room again, or the socket refuses bytes.
+    Resume,
+    /// The client sends no more. `partial`: its last line had no end.
+    End { partial: bool },
+    /// The session is over and the connection closed.
+    Left,
+}
+
+/// What all sessions share.
+pub(super) struct Surroundings {
+    events: Sender<Event>,
+    max_line: usize,
+    /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
+    stall: Option<Duration>,
+    read_buffers: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Surroundings {
+    pub(super) fn new(events: Sender<Event>, limits: &Limits) -> Self {
+        Self {
+            events,
+            max_line: limits.max_line,
+            stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
+            read_buffers: Mutex::default(),
+        }
+    }
+
+    /// Tries a read, with a buffer that is held only until it returns.
+    fn poll_read(
+        &self,
+        reader: &mut Reader,
+        cx: &mut Context<'_>,
+        mut taken: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        let buffers = || {
+            self.read_buffers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut buffer = buffers().pop();
+        let bytes = buffer.get_or_insert_with(|| vec![0; READ_BYTES].into());
+        let result = Pin::new(reader).poll_read(cx, bytes);
+        if let Poll::Ready(Ok(n)) = result {
+            taken(&bytes[..n]);
+        }
+        let mut buffers = buffers();
+        if buffers.len() < READ_BUFFERS {
+            buffers.extend(buffer);
+        }
+        result
+    }
+}
+
+type Reader = ReadHalf<Box<dyn Transport>>;
+type Writer = WriteHalf<Box<dyn Transport>>;
+
+struct Session {
+    client: usize,
+    outbox: Arc<Outbox>,
+    surroundings: Arc<Surroundings>,
+}
+
+/// Serves one client to its end.
+pub(super) fn run(
+    transport: Box<dyn Transport>,
+    client: usize,
+    outbox: Arc<Outbox>,
+    surroundings: Arc<Surroundings>,
+) -> impl Future<Output = ()> {
+    let session = Session {
+        client,
+        outbox,
+        surroundings,
+    };
+    async move {
+        let (reader, writer) = split(transport);
+        // It ends when input and output have both ended, or when either breaks. Why it broke
+        // makes no difference to anyone here.
+        let _: io::Result<_> = future::or(
+            session.cut(),
+            future::try_zip(session.write(writer), session.read(reader)),
+        )
+        .await
+        .map(|_| ());
+        session.outbox.leave();
+        session.tell(Message::Left);
+    }
+}
+
+impl Session {
+    fn tell(&self, message: Message) {
+        // The coordinator is gone only where this task is about to be.
+        let _ = self.surroundings.events.try_send(Event {
+            client: self.client,
+            message,
+        });
+    }
+
+    /// Ends, with an error, when the coordinator cuts the client off.
+    async fn cut(&self) -> io::Result<((), ())> {
+        poll_fn(|cx| self.outbox.poll_cut(cx)).await;
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    /// Bytes → lines → the coordinator, until the client or the server ends the input.
+    async fn read(&self, mut reader: Reader) -> io::Result<()> {
+        let mut lines = Lines::new(self.surroundings.max_line);
+        loop {
+            // One read more after the server began to close: what has come is refused, line by
+            // line, and not just cut off.
+            let last = self.outbox.is_closing();
+            match self.next_block(&mut reader, &mut lines).await? {
+                Input::Block(block) if block.is_empty() => {
+                    // A long line comes in many reads; others get their turn between them.
+                    future::yield_now().await;
+                }
+                Input::Block(block) => {
+                    self.tell(Message::Lines(block));
+                    poll_fn(|cx| self.outbox.poll_next_batch(cx)).await;
+                }
+                Input::Ended => {
+                    let partial = lines.is_partial();
+                    self.tell(Message::End { partial });
+                    return Ok(());
+                }
+                Input::Closing => break,
+            }
+            if last {
+                break;
+            }
+        }
+        self.tell(Message::End { partial: false });
+        self.discard(&mut reader).await
+    }
+
+    async fn next_block(&self, reader: &mut Reader, lines: &mut Lines) -> io::Result<Input> {
+        poll_fn(|cx| {
+            let mut block = None;
+            let read = self.surroundings.poll_read(reader, cx, |bytes| {
+                block = Some(lines.push(bytes));
+            });
+            match (read, block) {
+                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::Ended)),
+                (Poll::Ready(Ok(_)), Some(block)) => Poll::Ready(Ok(Input::Block(block))),
+                (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+                _ => self.outbox.poll_closing(cx).map(|()| Ok(Input::Closing)),
+            }
+        })
+        .await
+    }
+
+    /// Reads on to no purpose, so that the client finds its last replies and not a reset, until
+    /// it hangs up or is silent.
+    async fn discard(&self, reader: &mut Reader) -> io::Result<()> {
+        loop {
+            let read = poll_fn(|cx| self.surroundings.poll_read(reader, cx, |_| ()));
+            let silent = async {
+                Timer::after(LINGER).await;
+                Err(io::ErrorKind::TimedOut.into())
+            };
+            match future::or(read, silent).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => future::yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    if self.outbox.is_finished() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Replies → bytes, until there are no more.
+    async fn write(&self, mut writer: Writer) -> io::Result<()> {
+        loop {
+            match poll_fn(|cx| self.outbox.poll_take(cx)).await {
+                Delivery::Finished => return writer.close().await,
+                Delivery::Replies(replies) => {
+                    self.deliver(&mut writer, &replies).await?;
+                    if self.outbox.delivered() {
+                        self.tell(Message::Resume);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, writer: &mut Writer, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            let written = match future::poll_once(writer.write(rest)).await {
+                Some(result) => result?,
+                None => self.write_when_accepted(writer, rest).await?,
+            };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            rest = &rest[written..];
+        }
+        writer.flush().await
+    }
+
+    /// The socket accepts nothing just now. Where that lasts, the coordinator hears of it.
+    async fn write_when_accepted(&self, writer: &mut Writer, rest: &[u8]) -> io::Result<usize> {
+        let stalled = async {
+            match self.surroundings.stall {
+                Some(stall) => Timer::after(stall).await,
+                None => pending().await,
+            };
+            if self.outbox.set_refusing(true) {
+                self.tell(Message::Resume);
+            }
+            pending::<Infallible>().await
+        };
+        let stalled = async { match stalled.await {} };
+        let result = future::or(writer.write(rest), stalled).await;
+        let _ = self.outbox.set_refusing(false);
+        result
+    }
+}
+
+enum Input {
+    Block(Block),
+    /// The client will send no more.
+    Ended,
+    /// The server is closing and nothing more has come.
+    Closing,
+}

@@ -1,0 +1,80 @@
+//! Commands → values: what a server keeps, and the contract of whatever keeps it.
+
+mod memory;
+
+use std::future::Future;
+
+pub use memory::{Memory, Values};
+
+use crate::Error;
+pub use crate::server::Batch;
+
+/// Keeps a list of values for each key.
+///
+/// One coordinator owns the store and calls it for every client, so a store needs no lock and sees
+/// one history.
+///
+/// # The contract
+///
+/// [`apply`](Store::apply) gets a [`Batch`]: the commands of many clients, in the order in which
+/// they take effect. The store [takes](Batch::take) them one by one and gives each its answer
+/// *in the order taken*: [`done`](Batch::done), [`values`](Batch::values) or
+/// [`fail`](Batch::fail). It may take several before it answers the first; then the replies it
+/// owes are what it holds in memory, so it should take a bounded number.
+///
+/// - **Order.** A command sees the effects of every command taken before it.
+/// - **All of it.** When `apply` returns `Ok`, every command that was taken is applied, and
+///   durable where the store is, except those answered by `fail`, which left nothing behind.
+///   Replies go out only then. So a store may commit once a batch: one fsync, one round trip.
+/// - **Or nothing.** When `apply` returns an error, no command of the batch is applied. The answers
+///   given so far are taken back and every command that was taken is answered
+///   `:error:LINE:store:reason`.
+/// - **Not to the end.** A store may return before `take` gave `None`; it is called again for the
+///   rest. `take` gives `None` early where a client has no room for more replies.
+/// - **No answer.** A command that was taken and not answered is answered with a store error. So
+///   is one command of a batch of which a store took none, lest the server turn in circles.
+/// - **Waiting.** While `apply` waits, every client waits. A shutdown whose grace time is over
+///   drops the future where it stands.
+/// - **Panics** go through to whoever polls the server.
+///
+/// The semantics of the commands:
+///
+/// - `Put` appends the value to the key's list.
+/// - `Get` reads the list, oldest first. An absent key is an empty list.
+/// - `Delete` removes the key and all its values. It is no failure if there are none.
+/// - `Update` replaces the first value equal to `old` by `new`, in place; it appends `new` where
+///   there is none.
+///
+/// # Example
+///
+/// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
+///
+/// ```
+/// use keywire::{Error, protocol::Operation, store::{Batch, Memory, Store}};
+///
+/// struct Guarded(Memory);
+///
+/// impl Store for Guarded {
+///     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+///         while let Some(operation) = batch.take() {
+///             match operation {
+///                 Operation::Put { key, .. } if key.starts_with(b"sys.") => {
+///                     batch.fail(&Error::store("that key is read-only"));
+///                 }
+///                 operation => self.0.answer(operation, batch),
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let server = keywire::Server::builder().store(Guarded(Memory::new())).build();
+/// # drop(server);
+/// ```
+pub trait Store: Send + 'static {
+    /// Applies a batch of commands; see the contract above.
+    ///
+    /// A store that has nothing to wait for writes an `async fn` without an await, and pays
+    /// nothing for it.
+    fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send;
+}

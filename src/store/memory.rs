@@ -1,0 +1,187 @@
+use std::{collections::HashMap, fmt};
+
+use super::{Batch, Store};
+use crate::{Error, protocol::Operation};
+
+/// The default store: everything in memory, gone at the end.
+///
+/// It is a plain data structure as well:
+///
+/// ```
+/// use keywire::store::Memory;
+///
+/// let mut store = Memory::new();
+/// store.put(b"user", b"alice");
+/// store.put(b"user", b"bob");
+/// store.update(b"user", b"alice", b"charlie");
+/// assert!(store.get(b"user").eq([b"charlie".as_slice(), b"bob"]));
+/// store.delete(b"user");
+/// assert_eq!(store.get(b"user").len(), 0);
+/// ```
+///
+/// `put` and `get` cost O(1) and the values given out; `update` looks through the key's values.
+/// `Debug` shows sizes, never keys or values.
+#[derive(Default)]
+pub struct Memory {
+    /// A hash with a random seed of its own, so that clients can't choose keys that collide.
+    lists: HashMap<Box<[u8]>, List>,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a value to the key's list.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        match self.lists.get_mut(key) {
+            Some(list) => list.push(value),
+            None => {
+                let mut list = List::default();
+                list.push(value);
+                self.lists.insert(key.into(), list);
+            }
+        }
+    }
+
+    /// The key's values, oldest first.
+    pub fn get(&self, key: &[u8]) -> Values<'_> {
+        self.lists.get(key).map(List::iter).unwrap_or_default()
+    }
+
+    /// Removes the key and all its values.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.lists.remove(key);
+    }
+
+    /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
+    pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
+        let list = self.lists.get_mut(key);
+        if !list.is_some_and(|list| list.replace(old, new)) {
+            self.put(key, new);
+        }
+    }
+
+    /// All keys with their values, in no order.
+    ///
+    /// ```
+    /// # use keywire::store::Memory;
+    /// let mut store = Memory::new();
+    /// store.put(b"a", b"1");
+    /// for (key, values) in store.iter() {
+    ///     assert_eq!((key, values.len()), (b"a".as_slice(), 1));
+    /// }
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Values<'_>)> {
+        self.lists.iter().map(|(key, list)| (&**key, list.iter()))
+    }
+
+    /// Applies one operation that was just taken from `batch`, and answers it there. For stores
+    /// that put something around this one; [`Store`] shows one.
+    pub fn answer(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
+        match operation {
+            Operation::Get { key } => return batch.values(self.get(key)),
+            Operation::Put { key, value } => self.put(key, value),
+            Operation::Delete { key } => self.delete(key),
+            Operation::Update { key, old, new } => self.update(key, old, new),
+        }
+        batch.done();
+    }
+}
+
+impl Store for Memory {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        while let Some(operation) = batch.take() {
+            self.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("keys", &self.lists.len())
+            .finish()
+    }
+}
+
+/// One key's values, end to end in one buffer, each behind its length. One allocation a key keeps
+/// reading them a straight run through memory, and removing them a single call, however many
+/// there are.
+#[derive(Default)]
+struct List {
+    len: usize,
+    bytes: Vec<u8>,
+}
+
+const PREFIX: usize = size_of::<usize>();
+
+impl List {
+    fn push(&mut self, value: &[u8]) {
+        self.bytes.reserve(PREFIX + value.len());
+        self.bytes.extend_from_slice(&value.len().to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.len += 1;
+    }
+
+    fn iter(&self) -> Values<'_> {
+        Values {
+            len: self.len,
+            rest: &self.bytes,
+        }
+    }
+
+    fn replace(&mut self, old: &[u8], new: &[u8]) -> bool {
+        let mut at = 0;
+        for value in self.iter() {
+            if value == old {
+                let value_at = at + PREFIX;
+                self.bytes[at..value_at].copy_from_slice(&new.len().to_ne_bytes());
+                if old.len() == new.len() {
+                    self.bytes[value_at..value_at + new.len()].copy_from_slice(new);
+                } else {
+                    let old = value_at..value_at + old.len();
+                    self.bytes.splice(old, new.iter().copied());
+                }
+                return true;
+            }
+            at += PREFIX + value.len();
+        }
+        false
+    }
+}
+
+/// The values of one key, oldest first. Made by [`Memory::get`].
+///
+/// `Debug` shows how many there are, never what they are.
+#[derive(Clone, Default)]
+pub struct Values<'a> {
+    len: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.rest.split_first_chunk()?;
+        let (value, rest) = rest.split_at(usize::from_ne_bytes(*length));
+        self.rest = rest;
+        self.len -= 1;
+        Some(value)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len, Some(self.len))
+    }
+}
+
+impl ExactSizeIterator for Values<'_> {}
+
+impl fmt::Debug for Values<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Values").field("len", &self.len).finish()
+    }
+}
