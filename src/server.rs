@@ -177,9 +177,9 @@ impl<S: Store> Builder<S> {
             core: Core {
                 main: None,
                 executor,
+                newcomers,
                 control,
             },
-            newcomers,
             store: self.store,
             doors: Vec::new(),
         }
@@ -217,7 +217,6 @@ impl<S: Store> Builder<S> {
 /// ```
 pub struct Server<S = Memory> {
     core: Core<S>,
-    newcomers: Receiver<Box<dyn Transport>>,
     store: S,
     doors: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -280,7 +279,6 @@ impl<S: Store> Server<S> {
     pub async fn run(self) -> S {
         let Server {
             mut core,
-            newcomers,
             store,
             doors,
         } = self;
@@ -291,7 +289,7 @@ impl<S: Store> Server<S> {
         let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
         let main = core
             .main
-            .insert(executor.spawn(coordinator.run(store, newcomers, inbox)));
+            .insert(executor.spawn(coordinator.run(store, core.newcomers.clone(), inbox)));
         let store = executor.run(main).await;
         // Sessions that the coordinator left behind are cancelled; see them gone.
         executor
@@ -322,6 +320,8 @@ struct Core<S> {
     /// The coordinator. It holds the executor that runs it: a circle, cut by dropping this.
     main: Option<Task<S>>,
     executor: Arc<Executor<'static>>,
+    /// Connections on their way in. Handles keep this channel alive, so it is emptied here.
+    newcomers: Receiver<Box<dyn Transport>>,
     control: Arc<Control>,
 }
 
@@ -336,6 +336,8 @@ impl<S> Drop for Core<S> {
                 future::yield_now().await;
             }
         }));
+        self.newcomers.close();
+        while self.newcomers.try_recv().is_ok() {}
         self.control.finish();
     }
 }
@@ -531,7 +533,6 @@ impl Control {
 
     /// The server is gone, whichever way it went.
     fn finish(&self) {
-        self.joins.close();
         let mut state = self.state();
         state.phase = Phase::Closed;
         state.stats.dropped += std::mem::take(&mut state.stats.active);

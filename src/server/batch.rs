@@ -317,6 +317,9 @@ impl<'a> Batch<'a> {
 
     /// Takes back every answer and fails every command that was taken.
     fn fail_all(&mut self, error: &Error) {
+        if self.taken == 0 {
+            return;
+        }
         *self.stats = self.stats_before;
         self.turns.iter_mut().for_each(Turn::back_to_mark);
         self.waiting.clear();

@@ -1,0 +1,264 @@
+//! What the tests share: servers on every executor, and a client that waits under a deadline.
+
+// Each test file is a crate of its own and uses its own part of this.
+#![allow(dead_code, unused_macros, unreachable_pub)]
+
+pub mod model;
+pub mod script;
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use futures_lite::future;
+use keywire::{
+    Handle, Server,
+    store::{Memory, Store},
+};
+
+/// How long a test waits for something that has to come. Only a failure takes as long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Who polls the server.
+#[derive(Clone, Copy, Debug)]
+pub enum Runtime {
+    Smol,
+    AsyncStd,
+    Tokio,
+    BlockOn,
+}
+
+/// Makes a test of a function for each executor, polled by one thread and by several.
+macro_rules! on_every_executor {
+    ($($(#[$attribute:meta])* fn $name:ident($place:ident: Place) $body:block)*) => {$(
+        $(#[$attribute])*
+        fn $name($place: common::Place) $body
+
+        mod $name {
+            use crate::common::{Place, Runtime};
+            #[test] fn smol() { super::$name(Place(Runtime::Smol, 1)) }
+            #[test] fn smol_on_three_threads() { super::$name(Place(Runtime::Smol, 3)) }
+            #[test] fn async_std() { super::$name(Place(Runtime::AsyncStd, 1)) }
+            #[test] fn tokio() { super::$name(Place(Runtime::Tokio, 1)) }
+            #[test] fn tokio_on_three_threads() { super::$name(Place(Runtime::Tokio, 3)) }
+            #[test] fn block_on() { super::$name(Place(Runtime::BlockOn, 1)) }
+            #[test] fn block_on_on_three_threads() { super::$name(Place(Runtime::BlockOn, 3)) }
+        }
+    )*};
+}
+
+/// An executor and the number of threads that poll the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(pub Runtime, pub usize);
+
+impl Place {
+    /// Where a test runs that is about something else.
+    pub const PLAIN: Place = Place(Runtime::Smol, 1);
+
+    /// Runs the server on threads of its own.
+    pub fn run<S: Store>(self, server: Server<S>) -> JoinHandle<S> {
+        let Place(runtime, threads) = self;
+        let handle = server.handle();
+        thread::spawn(move || match runtime {
+            Runtime::Tokio => {
+                let tokio = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(threads)
+                    .build()
+                    .unwrap();
+                let helpers: Vec<_> = (1..threads).map(|_| tokio.spawn(handle.worker())).collect();
+                let serving = tokio.spawn(server.run());
+                tokio.block_on(async {
+                    for helper in helpers {
+                        helper.await.unwrap();
+                    }
+                    serving.await.unwrap()
+                })
+            }
+            Runtime::Smol => on_threads(threads, server, smol::block_on, smol::block_on),
+            Runtime::BlockOn => on_threads(threads, server, future::block_on, future::block_on),
+            Runtime::AsyncStd => on_threads(
+                1,
+                server,
+                async_std::task::block_on,
+                async_std::task::block_on,
+            ),
+        })
+    }
+}
+
+type Serving<S> = std::pin::Pin<Box<dyn Future<Output = S> + Send>>;
+
+fn on_threads<S: Store>(
+    threads: usize,
+    server: Server<S>,
+    block_on: fn(Serving<S>) -> S,
+    help: fn(Serving<()>),
+) -> S {
+    let helpers: Vec<_> = (1..threads)
+        .map(|_| {
+            let worker = server.handle().worker();
+            thread::spawn(move || help(Box::pin(worker)))
+        })
+        .collect();
+    let store = block_on(Box::pin(server.run()));
+    for helper in helpers {
+        helper.join().unwrap();
+    }
+    store
+}
+
+/// A server that listens on a free port of the loopback.
+pub struct TestServer<S: Store = Memory> {
+    pub address: SocketAddr,
+    pub handle: Handle,
+    serving: Option<JoinHandle<S>>,
+}
+
+impl<S: Store> TestServer<S> {
+    pub fn start(place: Place, mut server: Server<S>) -> Self {
+        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        server.listen(listener);
+        let handle = server.handle();
+        Self {
+            address,
+            handle,
+            serving: Some(place.run(server)),
+        }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Waits until both counts are right.
+    pub fn await_counts(&self, active: u64, dropped: u64) {
+        wait_until("the counts are right", || {
+            let stats = self.handle.stats();
+            (stats.active, stats.dropped) == (active, dropped)
+        });
+    }
+
+    /// Shuts down with this grace and gives back the store.
+    pub fn stop(mut self, grace: Duration) -> S {
+        future::block_on(self.handle.shutdown(grace));
+        self.serving.take().unwrap().join().unwrap()
+    }
+}
+
+impl<S: Store> Drop for TestServer<S> {
+    fn drop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            future::block_on(self.handle.shutdown(Duration::ZERO));
+            if !thread::panicking() {
+                serving.join().unwrap();
+            }
+        }
+    }
+}
+
+/// Looks again and again until it is so. For what has no event to wait for, such as a count.
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < DEADLINE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A plain client. Every wait has a deadline; every failure is a panic.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Self {
+            stream: BufReader::with_capacity(64 * 1024, stream),
+        }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+        &mut self.stream
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next line, without its LF; `None` at the end of the stream.
+    pub fn line(&mut self) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line).unwrap();
+        match line.pop() {
+            Some(b'\n') => Some(line),
+            Some(_) => panic!("the stream ended within a line"),
+            None => None,
+        }
+    }
+
+    /// The next line, as text.
+    pub fn text(&mut self) -> String {
+        String::from_utf8(self.line().expect("one more line")).unwrap()
+    }
+
+    /// Sends a Sync, and gives what came before its reply, and the number of lines dropped.
+    pub fn sync(&mut self) -> (Vec<Vec<u8>>, u64) {
+        self.send("Sync:fence\n");
+        self.read_to_sync()
+    }
+
+    /// Reads up to the reply of a Sync that has been sent.
+    pub fn read_to_sync(&mut self) -> (Vec<Vec<u8>>, u64) {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.line().expect("the reply to a Sync");
+            match line.strip_prefix(b":sync:") {
+                Some(rest) => {
+                    let number = rest.split(|&byte| byte == b':').next().unwrap();
+                    let number = std::str::from_utf8(number).unwrap().parse().unwrap();
+                    return (lines, number);
+                }
+                None => lines.push(line),
+            }
+        }
+    }
+
+    /// Says that no more commands will come.
+    pub fn half_close(&self) {
+        self.stream().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Sends no more and reads everything.
+    pub fn end(mut self) -> Vec<u8> {
+        self.half_close();
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).unwrap();
+        rest
+    }
+
+    /// Waits for the server to hang up, one way or the other.
+    pub fn await_hang_up(mut self) {
+        match io::copy(&mut self.stream, &mut io::sink()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+        }
+    }
+
+    /// Hangs up with a reset.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.stream());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}

@@ -1,0 +1,64 @@
+//! The two counts, as clients come and go.
+
+#[macro_use]
+mod common;
+
+use common::TestServer;
+use keywire::{Server, Stats};
+
+on_every_executor! {
+    fn both_counts_are_right_after_each_round(place: Place) {
+        let server = TestServer::start(place, Server::new());
+        let mut gone = 0;
+        let mut staying = Vec::new();
+        for coming in [1, 50, 7, 33, 50] {
+            for _ in 0..coming {
+                let mut client = server.connect();
+                // Whoever has a reply has been counted.
+                assert_eq!(client.sync().1, 0);
+                staying.push(client);
+                assert_eq!(server.handle.stats().active, staying.len() as u64);
+            }
+            server.await_counts(staying.len() as u64, gone);
+            // Every third leaves each round, one way or the other.
+            let mut number = 0;
+            let leaving = staying.extract_if(.., |_| {
+                number += 1;
+                number % 3 == 0
+            });
+            for (number, client) in leaving.enumerate() {
+                match number % 3 {
+                    0 => drop(client),
+                    1 => client.reset(),
+                    _ => assert_eq!(client.end(), b""),
+                }
+                gone += 1;
+            }
+            server.await_counts(staying.len() as u64, gone);
+        }
+        let mut client = staying.pop().unwrap();
+        client.send("Stats\n");
+        let reply = client.text();
+        let stats = Stats::parse(reply.strip_prefix(":stats:").unwrap().as_bytes()).unwrap();
+        assert_eq!((stats.active, stats.dropped), (staying.len() as u64 + 1, gone));
+
+        let everyone = gone + staying.len() as u64 + 1;
+        let handle = server.handle.clone();
+        server.stop(std::time::Duration::ZERO);
+        let stats = handle.stats();
+        assert_eq!((stats.active, stats.dropped), (0, everyone));
+    }
+}
+
+#[test]
+fn commands_errors_and_lines_are_counted() {
+    let server = TestServer::start(common::Place::PLAIN, Server::new());
+    let mut client = server.connect();
+    client.send("Put:k:1\nPut:k:2\nGet:k\nbad\n\nGet:\n");
+    client.sync();
+    let stats = server.handle.stats();
+    assert_eq!(stats.commands, 4);
+    assert_eq!(stats.errors, 2);
+    assert_eq!(stats.lines_queued, 5);
+    assert_eq!(stats.lines_dropped, 0);
+}

@@ -1,0 +1,252 @@
+//! Shutdown, at every moment and in every order of calls.
+
+#[macro_use]
+mod common;
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    thread,
+    time::Duration,
+};
+
+use common::{Client, Place, TestServer, wait_until};
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
+use keywire::{Error, Overflow, Server, store::Memory};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Polls a future until it has nothing to do, as far as other threads allow.
+fn settle<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    for _ in 0..20 {
+        if let Some(done) = future::block_on(future::poll_once(future.as_mut())) {
+            return Some(done);
+        }
+    }
+    None
+}
+
+on_every_executor! {
+    fn everything_that_was_confirmed_is_there_after_a_shutdown(place: Place) {
+        for puts_before in [0, 1, 5, 40] {
+            let server = TestServer::start(place, Server::new());
+            let clients: Vec<_> = (0..3)
+                .map(|number| {
+                    let mut client = server.connect();
+                    thread::spawn(move || {
+                        // Puts, confirmed one by one, until the server refuses or hangs up.
+                        let mut confirmed = 0;
+                        loop {
+                            let put = format!("Put:{number}:{confirmed}\nSync\n");
+                            let sent = std::io::Write::write_all(&mut client.stream(), put.as_bytes());
+                            match sent.ok().and_then(|()| client.line_or_hang_up()) {
+                                Some(line) if line == b":sync:0:" => confirmed += 1,
+                                Some(line) => {
+                                    let text = String::from_utf8(line).unwrap();
+                                    assert!(text.contains(":closing:"), "{text}");
+                                    return confirmed;
+                                }
+                                None => return confirmed,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            wait_until("some Puts are done", || server.handle.stats().commands >= puts_before);
+            let handle = server.handle.clone();
+            let store = server.stop(LONG);
+            assert!(handle.is_closed());
+            for (number, client) in clients.into_iter().enumerate() {
+                let confirmed = client.join().unwrap();
+                let found = store.get(number.to_string().as_bytes());
+                // One more may be applied whose Sync came too late.
+                assert!((confirmed..=confirmed + 1).contains(&found.len()));
+                assert!(found.enumerate().all(|(at, value)| value == at.to_string().as_bytes()));
+            }
+        }
+    }
+
+    fn calls_in_any_order_never_hang(place: Place) {
+        let server = Server::new();
+        let handle = server.handle();
+        assert_eq!(handle.stats().active, 0);
+        let server = TestServer::start(place, server);
+        let mut client = server.connect();
+        client.sync();
+        assert_eq!(handle.stats().active, 1);
+        future::block_on(handle.shutdown(Duration::ZERO));
+        assert_eq!((handle.stats().active, handle.stats().dropped), (0, 1));
+        future::block_on(handle.shutdown(LONG));
+        future::block_on(handle.shutdown(Duration::ZERO));
+        future::block_on(handle.worker());
+        assert_eq!((handle.stats().active, handle.stats().dropped), (0, 1));
+        server.stop(LONG);
+        assert_eq!((handle.stats().active, handle.stats().dropped), (0, 1));
+    }
+
+    fn a_client_that_never_reads_can_not_hold_a_shutdown_up(place: Place) {
+        let server = Server::builder().overflow(Overflow::Wait).build();
+        let server = TestServer::start(place, server);
+        let mut client = server.connect();
+        client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+        client.send("Get:k\n".repeat(1000));
+        wait_until("replies wait", || server.handle.stats().lines_queued > 0);
+        server.stop(Duration::from_millis(100));
+        client.await_hang_up();
+    }
+
+    fn replies_on_their_way_arrive_whole(place: Place) {
+        let server = Server::builder().overflow(Overflow::Wait).build();
+        let server = TestServer::start(place, server);
+        let mut client = server.connect();
+        client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+        client.sync();
+        // One small write, so that the server has read all of it as soon as it answers any.
+        client.send("Get:k\n".repeat(1000) + "Sync\n");
+        wait_until("replies wait", || server.handle.stats().lines_queued > 1);
+        let stopping = thread::spawn(move || server.stop(LONG));
+        let (lines, dropped) = client.read_to_sync();
+        assert_eq!((lines.len(), dropped), (1000, 0));
+        assert_eq!(client.line(), None);
+        stopping.join().unwrap();
+    }
+}
+
+impl Client {
+    fn line_or_hang_up(&mut self) -> Option<Vec<u8>> {
+        use std::io::BufRead as _;
+        let mut line = Vec::new();
+        let read = self.reader().read_until(b'\n', &mut line);
+        (read.is_ok() && line.pop() == Some(b'\n')).then_some(line)
+    }
+}
+
+#[test]
+fn shut_down_before_it_runs_a_server_ends_at_once() {
+    let server = Server::new();
+    let handle = server.handle();
+    future::block_on(handle.shutdown(LONG));
+    assert!(!handle.is_closed());
+    future::block_on(server.run());
+    assert!(handle.is_closed());
+    future::block_on(handle.shutdown(LONG));
+    let (ours, _theirs) = async_net::unix::UnixStream::pair().unwrap();
+    let attached = future::block_on(handle.attach(ours));
+    assert!(matches!(attached, Err(Error::Closed)));
+}
+
+#[test]
+fn a_server_that_is_dropped_without_running_is_closed() {
+    let mut server = Server::new();
+    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    server.listen(listener);
+    let handle = server.handle();
+    let worker = handle.worker();
+    drop(server);
+    future::block_on(worker);
+    future::block_on(handle.shutdown(LONG));
+    assert!(handle.is_closed());
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn several_callers_may_wait_and_the_shortest_grace_counts() {
+    let server = Server::builder().overflow(Overflow::Wait).build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let mut client = server.connect();
+    client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+    client.send("Get:k\n".repeat(1000));
+    wait_until("replies wait", || server.handle.stats().lines_queued > 0);
+    let patient: Vec<_> = (0..3)
+        .map(|_| {
+            let handle = server.handle.clone();
+            thread::spawn(move || future::block_on(handle.shutdown(Duration::MAX)))
+        })
+        .collect();
+    future::block_on(server.handle.shutdown(Duration::from_millis(50)));
+    for caller in patient {
+        caller.join().unwrap();
+    }
+    client.await_hang_up();
+}
+
+#[test]
+fn commands_that_come_too_late_are_refused_by_number() {
+    let server = Server::new();
+    let handle = server.handle();
+    let mut run = pin!(server.run());
+    let (ours, mut theirs) = async_net::unix::UnixStream::pair().unwrap();
+    future::block_on(handle.attach(ours)).unwrap();
+    wait_until("the client is in", || {
+        assert!(settle(run.as_mut()).is_none());
+        handle.stats().active == 1
+    });
+    let mut shutdown = pin!(handle.shutdown(LONG));
+    assert!(settle(shutdown.as_mut()).is_none());
+    future::block_on(theirs.write_all(b"Put:k:v\n\nGet:k\nbad\n")).unwrap();
+    let client = async {
+        let mut replies = String::new();
+        theirs.read_to_string(&mut replies).await.unwrap();
+        drop(theirs);
+        replies
+    };
+    let (store, replies) = future::block_on(future::zip(run, client));
+    assert_eq!(
+        replies,
+        ":error:1:closing:the server is shutting down\n\
+         :error:3:closing:the server is shutting down\n\
+         :error:4:closing:the server is shutting down\n",
+    );
+    assert_eq!(store.iter().count(), 0);
+    future::block_on(shutdown);
+}
+
+/// Drops the run future after some number of polls, with clients at every stage of their work.
+fn drop_after(polls: usize, workers: usize) {
+    let mut server = Server::new();
+    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    server.listen(listener);
+    let handle = server.handle();
+    let workers: Vec<_> = (0..workers)
+        .map(|_| {
+            let worker = handle.worker();
+            thread::spawn(|| future::block_on(worker))
+        })
+        .collect();
+    let mut clients: Vec<_> = (0..5).map(|_| Client::connect(address)).collect();
+    for client in &mut clients {
+        client.send("Put:k:v\nGet:k\nSync\nPut:half");
+    }
+    let mut run: Pin<Box<dyn Future<Output = Memory>>> = Box::pin(server.run());
+    for _ in 0..polls {
+        assert!(future::block_on(future::poll_once(&mut run)).is_none());
+        thread::yield_now();
+    }
+    drop(run);
+    assert!(handle.is_closed());
+    assert_eq!(handle.stats().active, 0);
+    future::block_on(handle.shutdown(LONG));
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    for client in clients {
+        client.await_hang_up();
+    }
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn the_run_future_may_be_dropped_at_any_moment() {
+    for polls in 0..60 {
+        drop_after(polls, 0);
+    }
+}
+
+#[test]
+fn the_run_future_may_be_dropped_while_workers_help() {
+    for polls in 0..60 {
+        drop_after(polls, 2);
+    }
+}

@@ -1,0 +1,279 @@
+//! The contract of a store, from both sides.
+
+mod common;
+
+use std::{future::pending, time::Duration};
+
+use common::{Place, TestServer, script::converse, wait_until};
+use futures_lite::future;
+use keywire::{
+    Error, Server,
+    protocol::Operation,
+    store::{Batch, Memory, Store},
+};
+
+fn replies<S: Store>(store: S, commands: &str) -> String {
+    let server = Server::builder().store(store).build();
+    let (output, _) = converse(server, [commands.as_bytes()]);
+    String::from_utf8(output).unwrap()
+}
+
+fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
+    match operation {
+        Operation::Put { key, .. }
+        | Operation::Get { key }
+        | Operation::Delete { key }
+        | Operation::Update { key, .. } => key,
+    }
+}
+
+/// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
+#[derive(Default)]
+struct Failing(Memory);
+
+impl Store for Failing {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let mut taken = Vec::new();
+        while let Some(operation) = batch.take() {
+            taken.push(operation);
+        }
+        if taken.iter().any(|operation| key_of(operation) == b"worse") {
+            return Err(Error::store("nothing\nof this"));
+        }
+        for operation in taken {
+            if key_of(&operation) == b"bad" {
+                batch.fail(&Error::store("out of order"));
+            } else {
+                self.0.answer(operation, batch);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_command_that_fails_is_named_and_the_others_are_done() {
+    assert_eq!(
+        replies(
+            Failing::default(),
+            "Put:a:1\nPut:bad:2\nSync\nGet:bad\nno\nGet:a\nUpdate:bad:x:y\nDelete:bad\nSync\n",
+        ),
+        ":error:2:store:out of order\n\
+         :sync:0:\n\
+         :error:4:store:out of order\n\
+         :error:5:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         a:1\n\
+         :error:7:store:out of order\n\
+         :error:8:store:out of order\n\
+         :sync:0:\n",
+    );
+}
+
+#[test]
+fn a_batch_that_fails_fails_whole_and_in_order() {
+    assert_eq!(
+        replies(
+            Failing::default(),
+            "Put:a:1\n\nGet:a\nSync:x\nno\nPut:worse:1\nSync:y\n"
+        ),
+        ":error:1:store:nothing of this\n\
+         :error:3:store:nothing of this\n\
+         :sync:0:x\n\
+         :error:5:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         :error:6:store:nothing of this\n\
+         :sync:0:y\n",
+    );
+}
+
+#[test]
+fn the_server_goes_on_after_a_failure() {
+    let server = Server::builder().store(Failing::default()).build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let (mut one, mut other) = (server.connect(), server.connect());
+    for _ in 0..100 {
+        one.send("Put:worse:1\nPut:k:1\n");
+        assert_eq!(one.sync().0.len(), 2);
+        other.send("Put:bad:1\nPut:k:1\nGet:k\nDelete:k\n");
+        let lines = other.sync().0;
+        assert_eq!(lines[1], b"k:1");
+    }
+    let stats = server.handle.stats();
+    assert_eq!(stats.errors, 300);
+}
+
+/// Breaks the contract in the ways that need no malice.
+struct Careless {
+    answers: bool,
+    takes: bool,
+}
+
+impl Store for Careless {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        if self.takes {
+            batch.take();
+        }
+        if self.answers {
+            // More often than there are commands.
+            batch.done();
+            batch.done();
+            batch.fail(&Error::store("what?"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_command_without_an_answer_has_failed() {
+    for takes in [true, false] {
+        let store = Careless {
+            answers: false,
+            takes,
+        };
+        assert_eq!(
+            replies(store, "Put:a:1\nSync:1\nGet:a\nSync:2\n"),
+            ":error:1:store:the store gave no answer\n:sync:0:1\n\
+             :error:3:store:the store gave no answer\n:sync:0:2\n",
+        );
+    }
+}
+
+#[test]
+fn a_store_may_take_one_command_at_a_time_and_answer_too_often() {
+    let store = Careless {
+        answers: true,
+        takes: true,
+    };
+    assert_eq!(
+        replies(store, "Put:a:1\nSync:1\nGet:a\nSync:2\n"),
+        ":sync:0:1\n:sync:0:2\n"
+    );
+}
+
+struct AlwaysFailing;
+
+impl Store for AlwaysFailing {
+    async fn apply(&mut self, _: &mut Batch<'_>) -> Result<(), Error> {
+        Err(Error::store("no"))
+    }
+}
+
+#[test]
+fn a_store_that_fails_without_looking_fails_every_command() {
+    assert_eq!(
+        replies(AlwaysFailing, "Put:a:1\nSync\nGet:a\n"),
+        ":error:1:store:no\n:sync:0:\n:error:3:store:no\n",
+    );
+}
+
+/// Answers a while later, as a remote store would, several commands at a time.
+#[derive(Default)]
+struct Remote {
+    memory: Memory,
+    batches: usize,
+}
+
+impl Store for Remote {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(7).collect();
+        future::yield_now().await;
+        self.batches += 1;
+        for operation in taken {
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_store_may_take_several_commands_before_it_answers() {
+    let commands: String = (0..100)
+        .map(|n| format!("Put:k:{n}\nGet:k\nSync:{n}\nDelete:k\nwhat\n"))
+        .collect();
+    let server = Server::builder().store(Remote::default()).build();
+    let (output, store) = converse(server, [commands.as_bytes()]);
+    let expected: String = (0..100)
+        .map(|n| {
+            let line = 5 * n + 5;
+            format!(
+                "k:{n}\n:sync:0:{n}\n:error:{line}:unknown:no such command; there are Put, Get, \
+                 Delete, Update, Sync and Stats\n"
+            )
+        })
+        .collect();
+    assert_eq!(String::from_utf8(output).unwrap(), expected);
+    assert!(
+        (300 / 7..=300).contains(&store.batches),
+        "{} batches",
+        store.batches
+    );
+}
+
+#[test]
+fn many_clients_share_a_batch() {
+    /// Counts the batches, and holds each until all clients have sent.
+    struct Counting {
+        batches: usize,
+        go: async_channel::Receiver<()>,
+    }
+    impl Store for Counting {
+        async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+            let mut any = false;
+            while batch.take().is_some() {
+                any = true;
+                batch.done();
+            }
+            if any {
+                self.batches += 1;
+                let _ = self.go.recv().await;
+            }
+            Ok(())
+        }
+    }
+    let (sender, go) = async_channel::bounded(1);
+    let store = Counting { batches: 0, go };
+    let server = TestServer::start(Place::PLAIN, Server::builder().store(store).build());
+    let mut first = server.connect();
+    first.sync();
+    let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    server.await_counts(51, 0);
+    first.send("Put:k:first\n");
+    wait_until("the store is busy", || server.handle.stats().commands >= 1);
+    for client in &mut clients {
+        client.send("Put:k:v\nSync:fence\n");
+    }
+    // The server has all of it at hand by the time the store is let go on; how much of it comes in
+    // one batch is up to the executor, but a batch a client would be no sharing.
+    future::block_on(async {
+        smol::Timer::after(Duration::from_millis(50)).await;
+        sender.send(()).await.unwrap();
+    });
+    sender.close();
+    for client in &mut clients {
+        client.read_to_sync();
+    }
+    drop((first, clients));
+    let store = server.stop(Duration::from_secs(10));
+    assert!(store.batches < 40, "{} batches", store.batches);
+}
+
+/// Never comes back.
+struct Stuck;
+
+impl Store for Stuck {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        match batch.take() {
+            Some(_) => pending().await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_stuck_store_can_not_hold_a_shutdown_up() {
+    let server = TestServer::start(Place::PLAIN, Server::builder().store(Stuck).build());
+    let mut client = server.connect();
+    client.sync();
+    client.send("Get:k\n");
+    server.stop(Duration::from_millis(100));
+    client.await_hang_up();
+}

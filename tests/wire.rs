@@ -1,0 +1,161 @@
+//! Transcripts, byte for byte.
+
+mod common;
+
+use common::script::converse;
+use keywire::Server;
+
+/// The server is fed the commands whole, then in two pieces, cut at every offset.
+fn transcript(server: impl Fn() -> Server, commands: &[u8], replies: &str) {
+    for cut in 0..=commands.len() {
+        let (first, second) = commands.split_at(cut);
+        let (output, _) = converse(server(), [first, second]);
+        let output = String::from_utf8_lossy(&output);
+        assert_eq!(output, replies, "cut at {cut}");
+    }
+    let (output, _) = converse(server(), commands.chunks(1));
+    assert_eq!(String::from_utf8_lossy(&output), replies, "byte by byte");
+}
+
+fn plain(commands: &str, replies: &str) {
+    transcript(Server::new, commands.as_bytes(), replies);
+}
+
+#[test]
+fn put_appends_and_get_reads_oldest_first() {
+    plain(
+        "Put:user:alice\nPut:user:bob\nPut:user:alice\nGet:user\n",
+        "user:alice\nuser:bob\nuser:alice\n",
+    );
+}
+
+#[test]
+fn update_replaces_the_first_match_in_place() {
+    plain(
+        "Put:user:alice\nPut:user:bob\nPut:user:alice\nUpdate:user:alice:charlie\nGet:user\n",
+        "user:charlie\nuser:bob\nuser:alice\n",
+    );
+}
+
+#[test]
+fn update_appends_where_the_old_value_is_absent() {
+    plain(
+        "Update:user:x:alice\nUpdate:user:x:bob\nUpdate:user::carol\nGet:user\n",
+        "user:alice\nuser:bob\nuser:carol\n",
+    );
+}
+
+#[test]
+fn update_may_change_the_length_of_a_value() {
+    plain(
+        "Put:k:a\nPut:k:b\nPut:k:c\nUpdate:k:b:longer\nGet:k\nUpdate:k:longer:\nGet:k\n",
+        "k:a\nk:longer\nk:c\nk:a\nk:\nk:c\n",
+    );
+}
+
+#[test]
+fn delete_removes_the_key_and_all_its_values() {
+    plain(
+        "Put:user:alice\nPut:user:bob\nDelete:user\nGet:user\nDelete:user\nPut:user:c\nGet:user\n",
+        "user:c\n",
+    );
+}
+
+#[test]
+fn values_may_be_empty_and_hold_colons() {
+    plain(
+        "Put:k:\nPut:k::\nPut:k:a:b\nUpdate:k::c:d\nGet:k\n",
+        "k:c:d\nk::\nk:a:b\n",
+    );
+}
+
+#[test]
+fn sync_is_a_fence_that_gives_its_token_back() {
+    plain(
+        "Sync\nSync:\nPut:k:v\nGet:k\nSync:a:b\nGet:absent\nSync:2\n",
+        ":sync:0:\n:sync:0:\nk:v\n:sync:0:a:b\n:sync:0:2\n",
+    );
+}
+
+#[test]
+fn stats_begin_with_active_and_dropped() {
+    plain(
+        "Put:k:v\nGet:k\nnonsense\nStats\n",
+        "k:v\n:error:3:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         :stats:active=1 dropped=0 commands=3 errors=1 lines_queued=3 lines_dropped=0 uptime=0\n",
+    );
+}
+
+#[test]
+fn a_carriage_return_before_the_line_feed_is_stripped_once() {
+    plain(
+        "Put:k:v\r\nGet:k\r\nPut:k:two\r\r\nGet:k\r\nSync\r\n",
+        "k:v\nk:v\nk:two\r\n:sync:0:\n",
+    );
+}
+
+#[test]
+fn blank_lines_are_ignored_and_counted() {
+    plain(
+        "\n\r\nPut:k:v\n\n\nGet:k\n\nwhat\n",
+        "k:v\n:error:8:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n",
+    );
+}
+
+#[test]
+fn bad_lines_are_named_and_the_connection_goes_on() {
+    plain(
+        "Put:k\nGet:\nGet:a:b\nput:k:v\nPut:k:v\nGet:k\n",
+        ":error:1:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key \
+         and Update:key:old:new\n\
+         :error:2:malformed:the key is empty\n\
+         :error:3:malformed:a colon too many; a key can't hold one\n\
+         :error:4:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         k:v\n",
+    );
+}
+
+#[test]
+fn a_line_too_long_is_skipped_and_nothing_after_it_is_lost() {
+    let server = || Server::builder().max_line(10).build();
+    transcript(
+        server,
+        b"Put:k:1234\nPut:k:12345\nPut:k:1234\r\nPut:k:more and more and more\r\nGet:k\nSync\n",
+        ":error:2:too-long:the line is longer than 10 bytes\n\
+         :error:4:too-long:the line is longer than 10 bytes\n\
+         k:1234\nk:1234\n:sync:0:\n",
+    );
+}
+
+#[test]
+fn a_reply_too_long_is_refused_whole() {
+    let server = || Server::builder().max_reply(12).build();
+    transcript(
+        server,
+        b"Put:k:123\nPut:k:456\nGet:k\nPut:k:\nGet:k\nSync\n",
+        "k:123\nk:456\n:error:5:too-long:the reply is longer than 12 bytes\n:sync:0:\n",
+    );
+}
+
+#[test]
+fn a_last_line_without_its_end_is_not_applied() {
+    plain(
+        "Put:k:whole\nGet:k\nDelete:k",
+        "k:whole\n:error:3:malformed:the input ended within a line; it was not applied\n",
+    );
+}
+
+#[test]
+fn any_bytes_are_keys_and_values() {
+    let mut key: Vec<u8> = (0..=255).filter(|byte| !b":\n\r".contains(byte)).collect();
+    key.extend_from_slice(b"\r\xff");
+    let value: Vec<u8> = (0..=255).filter(|&byte| byte != b'\n').collect();
+    let put = [b"Put:", &key[..], b":", &value, b"\n"].concat();
+    let get = [b"Get:", &key[..], b"\n"].concat();
+    let reply = [&key[..], b":", &value, b"\n"].concat();
+    let commands = [put, get].concat();
+    for cut in 0..commands.len() {
+        let (first, second) = commands.split_at(cut);
+        assert_eq!(converse(Server::new(), [first, second]).0, reply);
+    }
+}
