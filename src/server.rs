@@ -287,9 +287,9 @@ impl<S: Store> Server<S> {
         let (events, inbox) = async_channel::unbounded();
         let doors = doors.into_iter().map(|door| executor.spawn(door)).collect();
         let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
-        let main = core
-            .main
-            .insert(executor.spawn(coordinator.run(store, core.newcomers.clone(), inbox)));
+        let main =
+            core.main
+                .insert(executor.spawn(coordinator.run(store, core.newcomers.clone(), inbox)));
         let store = executor.run(main).await;
         // Sessions that the coordinator left behind are cancelled; see them gone.
         executor

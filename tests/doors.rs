@@ -1,0 +1,169 @@
+//! Ways in: TCP, Unix sockets, pipes, and doors that fail.
+
+#[macro_use]
+mod common;
+
+use std::{io, time::Duration};
+
+use common::{Client, Place, TestServer};
+use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
+use keywire::{Listener, Server};
+
+/// Both directions of an in-memory connection.
+struct Pipe {
+    reader: piper::Reader,
+    writer: piper::Writer,
+}
+
+impl Pipe {
+    fn pair(capacity: usize) -> (Self, Self) {
+        let (reader, far_writer) = piper::pipe(capacity);
+        let (far_reader, writer) = piper::pipe(capacity);
+        let far = Self {
+            reader: far_reader,
+            writer: far_writer,
+        };
+        (Self { reader, writer }, far)
+    }
+}
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_close(cx)
+    }
+}
+
+/// A few commands through anything, then the end of the input, then the rest of the replies.
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+    stream.write_all(b"Put:k:v\nGet:k\n").await.unwrap();
+    let mut first = [0; 4];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"k:v\n");
+    stream
+        .write_all(b"Delete:k\nGet:k\nSync:done\n")
+        .await
+        .unwrap();
+    stream.close().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    rest
+}
+
+on_every_executor! {
+    fn a_client_comes_in_through_a_pipe(place: Place) {
+        // From a roomy pipe to one that takes a byte at a time.
+        for capacity in [1, 7, 1000] {
+            let server = TestServer::start(place, Server::new());
+            let (ours, theirs) = Pipe::pair(capacity);
+            let replies = future::block_on(async {
+                server.handle.attach(theirs).await.unwrap();
+                talk(ours).await
+            });
+            assert_eq!(replies, ":sync:0:done\n");
+            server.await_counts(0, 1);
+        }
+    }
+}
+
+#[test]
+fn a_server_may_have_doors_of_several_kinds() {
+    let folder = std::env::temp_dir();
+    let path = folder.join(format!("keywire-doors-{}.sock", std::process::id()));
+    let mut server = Server::new();
+    server.listen(async_net::unix::UnixListener::bind(&path).unwrap());
+    let server = TestServer::start(Place::PLAIN, server);
+    let replies = future::block_on(async {
+        talk(async_net::unix::UnixStream::connect(&path).await.unwrap()).await
+    });
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(replies, ":sync:0:done\n");
+    let replies = future::block_on(async {
+        talk(async_net::TcpStream::connect(server.address).await.unwrap()).await
+    });
+    assert_eq!(replies, ":sync:0:done\n");
+}
+
+#[test]
+fn tcp_clients_are_served_without_delay_and_by_the_hundred() {
+    let server = TestServer::start(Place::PLAIN, Server::new());
+    // More than a usual backlog at once, while nobody has been accepted for sure.
+    let mut clients: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("Sync:");
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(format!("{number}\n"));
+        assert_eq!(client.text(), format!(":sync:0:{number}"));
+    }
+}
+
+/// Fails a few times before each connection, as a door does that has no descriptor left.
+struct Troubled {
+    inner: async_net::TcpListener,
+    failures: u32,
+}
+
+impl Listener for Troubled {
+    type Connection = keywire::Tcp;
+
+    async fn accept(&mut self) -> io::Result<keywire::Tcp> {
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(io::Error::other("no descriptor left"));
+        }
+        self.failures = 2;
+        Listener::accept(&mut self.inner).await
+    }
+}
+
+#[test]
+fn a_door_that_fails_is_tried_again() {
+    let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = inner.local_addr().unwrap();
+    let mut server = Server::new();
+    server.listen(Troubled { inner, failures: 3 });
+    let server = TestServer::start(Place::PLAIN, server);
+    for _ in 0..3 {
+        let mut client = Client::connect(address);
+        assert_eq!(client.sync(), (vec![], 0));
+    }
+    server.stop(Duration::ZERO);
+}
+
+#[test]
+fn an_address_in_use_is_an_error_with_its_reason() {
+    let first = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let error = keywire::bind(first.local_addr().unwrap()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("can't listen: Address"),
+        "{error}"
+    );
+    assert!(std::error::Error::source(&error).is_some());
+}

@@ -1,0 +1,220 @@
+//! The example server and client as processes, the way a person meets them.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+};
+
+use common::{Client, wait_until};
+
+fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push(format!("examples/{name}"));
+    assert!(path.exists(), "first run: cargo build --examples");
+    path
+}
+
+struct Served {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Served {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(example("server"));
+        Self::spawn(command.args(arguments))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let rest = line.strip_prefix("keywire listens on ").expect(&line);
+        let address = rest.split(',').next().unwrap().to_owned();
+        Self {
+            child,
+            output,
+            address,
+        }
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.address.parse().unwrap())
+    }
+
+    fn signal(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        let status = kill.arg(signal).arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for the end; gives what it printed meanwhile.
+    fn wait(&mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn client(address: &str, input: &str) -> (ExitStatus, String) {
+    let mut child = Command::new(example("client"))
+        .args(["--connect", address])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let feeding = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    feeding.join().unwrap().unwrap();
+    (output.status, String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn both_signals_shut_down_gracefully() {
+    for signal in ["-INT", "-TERM"] {
+        let mut server = Served::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
+        let mut idle = server.connect();
+        idle.sync();
+        server.signal(signal);
+        assert_eq!(idle.line(), None, "the end of the stream, not a reset");
+        let (status, printed) = server.wait();
+        assert!(status.success());
+        assert!(
+            printed.ends_with("shut down; 1 clients served\n"),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_shuts_down_at_once() {
+    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut client = server.connect();
+    client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+    client.sync();
+    client.send("Get:k\n".repeat(1000));
+    client.stream().peek(&mut [0]).unwrap(); // it has begun to answer
+    server.signal("-TERM");
+    let mut line = String::new();
+    server.output.read_line(&mut line).unwrap();
+    assert_eq!(line, "shutting down; once more to do it at once\n");
+    // The client does not read, so the first signal alone would take the whole grace time.
+    server.signal("-TERM");
+    let (status, _) = server.wait();
+    assert!(status.success());
+    client.await_hang_up();
+}
+
+#[test]
+fn the_client_ends_when_every_reply_is_in() {
+    let server = Served::start(&["--listen", "127.0.0.1:0"]);
+    let gets = "Get:k\n".repeat(50_000);
+    let (status, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
+    assert!(status.success());
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines.len(), 50_001);
+    assert!(lines[..50_000].iter().all(|line| *line == "k:v"));
+    assert!(lines[50_000].starts_with(":error:50002:unknown:"));
+}
+
+#[test]
+fn a_unix_socket_is_served_and_removed() {
+    let path = std::env::temp_dir().join(format!("keywire-process-{}.sock", std::process::id()));
+    let address = format!("unix:{}", path.display());
+    // What a server that was killed leaves behind is no obstacle.
+    let mut killed = Served::start(&["--listen", &address]);
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(path.exists());
+    let mut server = Served::start(&["--listen", &address]);
+    let (status, output) = client(&address, "Put:k:v\nGet:k\n");
+    assert!(status.success());
+    assert_eq!(output, "k:v\n");
+    // One that lives is.
+    let second = Command::new(example("server"))
+        .args(["--listen", &address])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8(second.stderr).unwrap().contains("in use"));
+    server.signal("-TERM");
+    server.wait();
+    assert!(!path.exists());
+}
+
+#[test]
+fn without_descriptors_it_waits_and_accepts_again() {
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0";
+    let server = Served::spawn(command.arg("-c").arg(script).arg(example("server")));
+    let mut first = server.connect();
+    first.sync();
+    let crowd: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    let mut active = 0;
+    wait_until("there is no descriptor left", || {
+        first.send("Stats\n");
+        let stats = first.text();
+        let now = stats[14..].split(' ').next().unwrap().parse().unwrap();
+        std::mem::replace(&mut active, now) == now && now > 10
+    });
+    assert!(active < 40);
+    // It goes on serving, and takes the others in when there is room.
+    assert_eq!(first.sync(), (vec![], 0));
+    drop(crowd);
+    let mut late: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut late {
+        assert_eq!(client.sync(), (vec![], 0));
+    }
+}
+
+#[test]
+fn wrong_options_are_explained() {
+    for arguments in [
+        &["--outbox", "0"][..],
+        &["--overflow", "explode"],
+        &["--listen", "nowhere"],
+        &["--stats", "-1"],
+    ] {
+        let output = Command::new(example("server"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        assert!(
+            String::from_utf8(output.stderr)
+                .unwrap()
+                .starts_with("error: ")
+        );
+    }
+}
+
+#[test]
+fn stats_are_printed_while_it_runs() {
+    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--stats", "0.05"]);
+    let mut client = server.connect();
+    client.sync();
+    let mut line = String::new();
+    wait_until("the client is counted", || {
+        line.clear();
+        server.output.read_line(&mut line).unwrap();
+        line.starts_with("active 1  dropped 0  commands ")
+    });
+}
