@@ -49,3 +49,8 @@ pub mod store;
 pub use error::Error;
 pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, Tcp, bind};
 pub use squarer::{Squarer, Worker};
+
+/// The README's code is compiled with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

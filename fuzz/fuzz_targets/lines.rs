@@ -1,0 +1,53 @@
+//! How the bytes are cut into reads never changes the lines.
+//!
+//! The input is the limit, four sizes of reads, used in turn, and the bytes.
+#![no_main]
+
+use keywire::protocol::{Lines, TooLong};
+use libfuzzer_sys::fuzz_target;
+
+type Found = (Vec<Result<Vec<u8>, TooLong>>, bool);
+
+fn cut<'a>(max: usize, reads: impl Iterator<Item = &'a [u8]>) -> Found {
+    let mut lines = Lines::new(max);
+    let mut found = Vec::new();
+    for read in reads {
+        let block = lines.push(read);
+        found.extend(block.iter().map(|line| line.map(<[u8]>::to_vec)));
+    }
+    (found, lines.is_partial())
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [max, a, b, c, d, bytes @ ..] = input else {
+        return;
+    };
+    let max = usize::from(*max);
+    let whole = cut(max, std::iter::once(bytes));
+
+    let mut rest = bytes;
+    let pieces = [a, b, c, d].into_iter().cycle().map_while(|&size| {
+        let (piece, later) = rest.split_at_checked(usize::from(size).max(1))?;
+        rest = later;
+        Some(piece)
+    });
+    let mut pieces: Vec<_> = pieces.collect();
+    pieces.push(rest);
+    assert_eq!(cut(max, pieces.into_iter()), whole);
+    assert_eq!(cut(max, bytes.chunks(1)), whole);
+
+    // And they are the lines that one finds by looking at the whole.
+    let plain: Vec<_> = bytes
+        .split_inclusive(|&byte| byte == b'\n')
+        .filter_map(|line| line.strip_suffix(b"\n"))
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .map(|line| {
+            if line.len() > max {
+                Err(TooLong)
+            } else {
+                Ok(line.to_vec())
+            }
+        })
+        .collect();
+    assert_eq!(whole.0, plain);
+});
