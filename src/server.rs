@@ -2,6 +2,8 @@
 
 mod accept;
 mod batch;
+mod builder;
+mod control;
 mod coordinator;
 mod outbox;
 mod session;
@@ -12,19 +14,18 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use async_channel::{Receiver, Sender};
+use async_channel::Receiver;
 use async_executor::{Executor, Task};
-use async_io::Timer;
-use event_listener::Event as Notice;
 use futures_lite::{AsyncRead, AsyncWrite, future};
 
 pub use accept::{Listener, bind};
 pub use batch::Batch;
+pub use builder::{Builder, Overflow};
 pub use stats::Stats;
 pub use tcp::Tcp;
 
@@ -32,159 +33,14 @@ use crate::{
     Error,
     store::{Memory, Store},
 };
+use builder::Limits;
+use control::{Control, Phase, State};
 use coordinator::Coordinator;
 use session::Transport;
 
 /// Connections that have been accepted and not yet taken in by the coordinator. Past this, they
 /// wait in the system's backlog.
 const JOINS: usize = 64;
-
-/// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// The reply goes, and is counted: the client's next `Sync` says how many lines went.
-    #[default]
-    Drop,
-    /// The client goes.
-    Disconnect,
-    /// Nothing is dropped. The client's own commands wait until it reads; no one else's do.
-    Wait,
-}
-
-/// The bounds a server keeps, each set by the [`Builder`] method of its name.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    outbox_lines: usize,
-    outbox_bytes: usize,
-    overflow: Overflow,
-    stall: Duration,
-    max_line: usize,
-    max_reply: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            outbox_lines: 500,
-            outbox_bytes: 4 << 20,
-            overflow: Overflow::Drop,
-            stall: Duration::from_millis(500),
-            max_line: 64 << 10,
-            max_reply: 64 << 20,
-        }
-    }
-}
-
-/// Sets a server up. Made by [`Server::builder`].
-///
-/// ```
-/// use keywire::{Overflow, Server};
-/// use std::time::Duration;
-///
-/// let server = Server::builder()
-///     .outbox_lines(1_000)
-///     .outbox_bytes(1 << 20)
-///     .overflow(Overflow::Disconnect)
-///     .stall(Duration::from_secs(2))
-///     .max_line(4096)
-///     .max_reply(1 << 20)
-///     .build();
-/// # drop(server);
-/// ```
-#[derive(Debug)]
-pub struct Builder<S = Memory> {
-    limits: Limits,
-    store: S,
-}
-
-impl<S: Store> Builder<S> {
-    /// Reply lines that may wait for a client; 500 unless set. At least 1.
-    ///
-    /// An outbox is full when it holds this many lines *or* [`outbox_bytes`](Self::outbox_bytes).
-    /// A reply is let in while the outbox is not full, and always whole, so it may hold one
-    /// reply more than its bounds.
-    #[must_use]
-    pub fn outbox_lines(mut self, lines: usize) -> Self {
-        self.limits.outbox_lines = lines.max(1);
-        self
-    }
-
-    /// Bytes of replies that may wait for a client; 4 MiB unless set. At least 1.
-    #[must_use]
-    pub fn outbox_bytes(mut self, bytes: usize) -> Self {
-        self.limits.outbox_bytes = bytes.max(1);
-        self
-    }
-
-    /// What happens when a client does not read its replies; [`Overflow::Drop`] unless set.
-    #[must_use]
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.limits.overflow = overflow;
-        self
-    }
-
-    /// How long a client's socket may take no byte at all before it counts as refusing bytes; half
-    /// a second unless set.
-    ///
-    /// Until then a full outbox only makes that client's commands wait, so a client that reads,
-    /// however slowly, loses nothing. [`Overflow::Wait`] makes no use of it.
-    #[must_use]
-    pub fn stall(mut self, time: Duration) -> Self {
-        self.limits.stall = time;
-        self
-    }
-
-    /// Bytes of a line from a client, its ending not counted; 64 KiB unless set.
-    ///
-    /// A longer one is refused with `too-long` and skipped; the connection goes on.
-    #[must_use]
-    pub fn max_line(mut self, bytes: usize) -> Self {
-        self.limits.max_line = bytes;
-        self
-    }
-
-    /// Bytes of the reply to one `Get`; 64 MiB unless set.
-    ///
-    /// A longer one is refused with `too-long`: it would have to be held in memory whole.
-    #[must_use]
-    pub fn max_reply(mut self, bytes: usize) -> Self {
-        self.limits.max_reply = bytes;
-        self
-    }
-
-    /// What keeps the values; an empty [`Memory`] unless set.
-    #[must_use]
-    pub fn store<T: Store>(self, store: T) -> Builder<T> {
-        Builder {
-            limits: self.limits,
-            store,
-        }
-    }
-
-    /// The server, with no door yet.
-    #[must_use]
-    pub fn build(self) -> Server<S> {
-        let executor = Arc::new(Executor::new());
-        let (joins, newcomers) = async_channel::bounded(JOINS);
-        let control = Arc::new(Control {
-            limits: self.limits,
-            joins,
-            executor: Arc::downgrade(&executor),
-            state: Mutex::default(),
-            changed: Notice::new(),
-        });
-        Server {
-            core: Core {
-                main: None,
-                executor,
-                newcomers,
-                control,
-            },
-            store: self.store,
-            doors: Vec::new(),
-        }
-    }
-}
 
 /// A key-value line server.
 ///
@@ -245,6 +101,22 @@ impl Default for Server {
 }
 
 impl<S: Store> Server<S> {
+    fn with(limits: Limits, store: S) -> Self {
+        let executor = Arc::new(Executor::new());
+        let (joins, newcomers) = async_channel::bounded(JOINS);
+        let control = Control::new(limits, joins, Arc::downgrade(&executor));
+        Self {
+            core: Core {
+                main: None,
+                executor,
+                newcomers,
+                control: Arc::new(control),
+            },
+            store,
+            doors: Vec::new(),
+        }
+    }
+
     /// Adds a door. A server may have several, of different kinds, or none: clients can also be
     /// brought in one by one, with [`Handle::attach`].
     pub fn listen(&mut self, listener: impl Listener) -> &mut Self {
@@ -474,105 +346,5 @@ impl fmt::Debug for Handle {
             .field("phase", &phase)
             .field("stats", &stats)
             .finish_non_exhaustive()
-    }
-}
-
-/// What handles and the server share.
-struct Control {
-    limits: Limits,
-    joins: Sender<Box<dyn Transport>>,
-    executor: Weak<Executor<'static>>,
-    state: Mutex<State>,
-    /// Notified when `phase` or `stop_by` changes.
-    changed: Notice,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    phase: Phase,
-    /// When the grace time of a requested shutdown is over.
-    stop_by: Option<Instant>,
-    /// What the coordinator last published.
-    stats: Stats,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Ready,
-    Running,
-    Closed,
-}
-
-impl Control {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish(&self, stats: &Stats) {
-        self.state().stats = *stats;
-    }
-
-    fn request_stop(&self, grace: Duration) {
-        let now = Instant::now();
-        // A grace beyond the clock's end is one of many years.
-        let stop_by = now
-            .checked_add(grace)
-            .unwrap_or(now + Duration::from_secs(1 << 30));
-        let mut state = self.state();
-        if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
-            state.stop_by = Some(stop_by);
-            drop(state);
-            self.changed.notify(usize::MAX);
-        }
-    }
-
-    fn begin(&self) {
-        self.state().phase = Phase::Running;
-    }
-
-    /// The server is gone, whichever way it went.
-    fn finish(&self) {
-        let mut state = self.state();
-        state.phase = Phase::Closed;
-        state.stats.dropped += std::mem::take(&mut state.stats.active);
-        drop(state);
-        self.changed.notify(usize::MAX);
-    }
-
-    async fn stop_requested(&self) {
-        self.wait_for(|state| state.stop_by.map(|_| ())).await;
-    }
-
-    /// Waits until the grace time of a requested shutdown is over.
-    async fn out_of_time(&self) {
-        loop {
-            let stop_by = self.wait_for(|state| state.stop_by).await;
-            let shorter = self.wait_for(|state| state.stop_by.filter(|&new| new < stop_by));
-            let over = async {
-                Timer::at(stop_by).await;
-                None
-            };
-            if future::or(over, async { Some(shorter.await) })
-                .await
-                .is_none()
-            {
-                return;
-            }
-        }
-    }
-
-    async fn wait_for<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
-        loop {
-            if let Some(found) = look(&self.state()) {
-                return found;
-            }
-            let changed = self.changed.listen();
-            // It may have changed before the listener was there.
-            if let Some(found) = look(&self.state()) {
-                return found;
-            }
-            changed.await;
-        }
     }
 }

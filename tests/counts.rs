@@ -21,13 +21,13 @@ on_every_executor! {
             }
             server.await_counts(staying.len() as u64, gone);
             // Every third leaves each round, one way or the other.
-            let mut number = 0;
-            let leaving = staying.extract_if(.., |_| {
-                number += 1;
-                number % 3 == 0
-            });
-            for (number, client) in leaving.enumerate() {
-                match number % 3 {
+            let (leaving, rest): (Vec<_>, Vec<_>) = staying
+                .into_iter()
+                .enumerate()
+                .partition(|(number, _)| number % 3 == 0);
+            staying = rest.into_iter().map(|(_, client)| client).collect();
+            for (number, client) in leaving {
+                match number / 3 % 3 {
                     0 => drop(client),
                     1 => client.reset(),
                     _ => assert_eq!(client.end(), b""),

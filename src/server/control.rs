@@ -1,0 +1,127 @@
+//! What handles and the server share.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use async_channel::Sender;
+use async_executor::Executor;
+use async_io::Timer;
+use event_listener::Event as Notice;
+use futures_lite::future;
+
+use super::{Limits, Stats, session::Transport};
+
+pub(super) struct Control {
+    pub(super) limits: Limits,
+    pub(super) joins: Sender<Box<dyn Transport>>,
+    pub(super) executor: Weak<Executor<'static>>,
+    state: Mutex<State>,
+    /// Notified when `phase` or `stop_by` changes.
+    changed: Notice,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// When the grace time of a requested shutdown is over.
+    pub(super) stop_by: Option<Instant>,
+    /// What the coordinator last published.
+    pub(super) stats: Stats,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Ready,
+    Running,
+    Closed,
+}
+
+impl Control {
+    pub(super) fn new(
+        limits: Limits,
+        joins: Sender<Box<dyn Transport>>,
+        executor: Weak<Executor<'static>>,
+    ) -> Self {
+        Self {
+            limits,
+            joins,
+            executor,
+            state: Mutex::default(),
+            changed: Notice::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish(&self, stats: &Stats) {
+        self.state().stats = *stats;
+    }
+
+    pub(super) fn request_stop(&self, grace: Duration) {
+        let now = Instant::now();
+        // A grace beyond the clock's end is one of many years.
+        let stop_by = now
+            .checked_add(grace)
+            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let mut state = self.state();
+        if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
+            state.stop_by = Some(stop_by);
+            drop(state);
+            self.changed.notify(usize::MAX);
+        }
+    }
+
+    pub(super) fn begin(&self) {
+        self.state().phase = Phase::Running;
+    }
+
+    /// The server is gone, whichever way it went.
+    pub(super) fn finish(&self) {
+        let mut state = self.state();
+        state.phase = Phase::Closed;
+        state.stats.dropped += std::mem::take(&mut state.stats.active);
+        drop(state);
+        self.changed.notify(usize::MAX);
+    }
+
+    pub(super) async fn stop_requested(&self) {
+        self.wait_for(|state| state.stop_by.map(|_| ())).await;
+    }
+
+    /// Waits until the grace time of a requested shutdown is over.
+    pub(super) async fn out_of_time(&self) {
+        loop {
+            let stop_by = self.wait_for(|state| state.stop_by).await;
+            let shorter = self.wait_for(|state| state.stop_by.filter(|&new| new < stop_by));
+            let over = async {
+                Timer::at(stop_by).await;
+                None
+            };
+            if future::or(over, async { Some(shorter.await) })
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn wait_for<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = look(&self.state()) {
+                return found;
+            }
+            let changed = self.changed.listen();
+            // It may have changed before the listener was there.
+            if let Some(found) = look(&self.state()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}
