@@ -186,7 +186,7 @@ impl Session {
             }
         }
         self.tell(Message::End { partial: false });
-        self.discard(&mut reader).await
+        Box::pin(self.discard(&mut reader)).await
     }
 
     async fn next_block(&self, reader: &mut Reader, lines: &mut Lines) -> io::Result<Input> {
@@ -246,7 +246,8 @@ impl Session {
         while !rest.is_empty() {
             let written = match future::poll_once(writer.write(rest)).await {
                 Some(result) => result?,
-                None => self.write_when_accepted(writer, rest).await?,
+                // Boxed, because it is rare and every idle client would have to hold room for it.
+                None => Box::pin(self.write_when_accepted(writer, rest)).await?,
             };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
