@@ -1,4 +1,9 @@
-use std::{collections::HashMap, fmt};
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+};
+
+use hashbrown::HashTable;
 
 use super::{Batch, Store};
 use crate::{Error, protocol::Operation};
@@ -23,8 +28,9 @@ use crate::{Error, protocol::Operation};
 /// `Debug` shows sizes, never keys or values.
 #[derive(Default)]
 pub struct Memory {
-    /// A hash with a random seed of its own, so that clients can't choose keys that collide.
-    lists: HashMap<Box<[u8]>, List>,
+    lists: HashTable<List>,
+    /// Keyed at random, and of a kind that keeps its key: clients can't choose keys that collide.
+    hasher: RandomState,
 }
 
 impl Memory {
@@ -35,29 +41,37 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        match self.lists.get_mut(key) {
+        let hash = self.hasher.hash_one(key);
+        let same = |list: &List| list.key() == key;
+        match self.lists.find_mut(hash, same) {
             Some(list) => list.push(value),
             None => {
-                let mut list = List::default();
-                list.push(value);
-                self.lists.insert(key.into(), list);
+                let rehash = |list: &List| self.hasher.hash_one(list.key());
+                let list = List::new(key, value);
+                self.lists.insert_unique(hash, list, rehash);
             }
         }
     }
 
     /// The key's values, oldest first.
     pub fn get(&self, key: &[u8]) -> Values<'_> {
-        self.lists.get(key).map(List::iter).unwrap_or_default()
+        let hash = self.hasher.hash_one(key);
+        let list = self.lists.find(hash, |list| list.key() == key);
+        list.map(List::iter).unwrap_or_default()
     }
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
-        self.lists.remove(key);
+        let hash = self.hasher.hash_one(key);
+        if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
+            found.remove();
+        }
     }
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
-        let list = self.lists.get_mut(key);
+        let hash = self.hasher.hash_one(key);
+        let list = self.lists.find_mut(hash, |list| list.key() == key);
         if !list.is_some_and(|list| list.replace(old, new)) {
             self.put(key, new);
         }
@@ -74,7 +88,7 @@ impl Memory {
     /// }
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Values<'_>)> {
-        self.lists.iter().map(|(key, list)| (&**key, list.iter()))
+        self.lists.iter().map(|list| (list.key(), list.iter()))
     }
 
     /// Applies one operation that was just taken from `batch`, and answers it there. For stores
@@ -107,11 +121,14 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// One key's values, end to end in one buffer, each behind its length. One allocation a key keeps
-/// reading them a straight run through memory, and removing them a single call, however many
-/// there are.
-#[derive(Default)]
+/// A key and its values, end to end in one buffer, each value behind its length.
+///
+/// One allocation a key: finding it, reading its values and removing them all touch one run of
+/// memory, however many values there are.
 struct List {
+    /// The length of the key, which stands first.
+    key: usize,
+    /// The number of values.
     len: usize,
     bytes: Vec<u8>,
 }
@@ -119,6 +136,23 @@ struct List {
 const PREFIX: usize = size_of::<usize>();
 
 impl List {
+    fn new(key: &[u8], value: &[u8]) -> Self {
+        // Most keys have one value all their life.
+        let mut bytes = Vec::with_capacity(key.len() + PREFIX + value.len());
+        bytes.extend_from_slice(key);
+        let mut list = Self {
+            key: key.len(),
+            len: 0,
+            bytes,
+        };
+        list.push(value);
+        list
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key]
+    }
+
     fn push(&mut self, value: &[u8]) {
         self.bytes.reserve(PREFIX + value.len());
         self.bytes.extend_from_slice(&value.len().to_ne_bytes());
@@ -129,12 +163,12 @@ impl List {
     fn iter(&self) -> Values<'_> {
         Values {
             len: self.len,
-            rest: &self.bytes,
+            rest: &self.bytes[self.key..],
         }
     }
 
     fn replace(&mut self, old: &[u8], new: &[u8]) -> bool {
-        let mut at = 0;
+        let mut at = self.key;
         for value in self.iter() {
             if value == old {
                 let value_at = at + PREFIX;
