@@ -1,1 +1,106 @@
-fn main() {}
+//! Loads a keywire server, or a Redis server with the same work, and prints what came of it:
+//! operations a second, latencies, and the CPU time that the server spent on an operation.
+//!
+//! The loop is closed: each client sends a batch of operations in one write, reads until it has
+//! every reply, and sends the next. Every byte that comes back is compared with what the server
+//! has to say. The load runs in one thread; give it a core and the server another:
+//!
+//! ```text
+//! taskset -c 0 cargo run --release --example server
+//! taskset -c 1 cargo run --release -p keywire-bench -- --clients 50 --depth 16
+//!
+//! taskset -c 0 redis-server --save "" --appendonly no
+//! taskset -c 1 cargo run --release -p keywire-bench -- --redis --clients 50 --depth 16
+//! ```
+//!
+//! "load CPU" near 100 % of a core means that the load was the limit, not the server. Where neither
+//! is near it, other programs had the cores: then only the CPU time an operation says something.
+//! The keys are `key00000000` and up; what they held before is lost.
+//!
+//! The exit code is 0 where every reply was right, and 1 otherwise.
+
+mod client;
+mod connect;
+mod cpu;
+mod fill;
+mod load;
+mod report;
+mod work;
+
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser;
+
+use crate::{
+    connect::Target,
+    cpu::Process,
+    load::{Load, Plan},
+    report::Report,
+    work::{Mix, Work},
+};
+
+/// Loads a keywire or Redis server: clients send batches, wait for every reply, send again.
+#[derive(Parser)]
+struct Options {
+    /// The server: a TCP address, or unix:PATH [default: 127.0.0.1:9999, for Redis 127.0.0.1:6379]
+    #[arg(long, value_name = "ADDR")]
+    connect: Option<String>,
+    /// Speak to a Redis server, with the same work as GET and SET
+    #[arg(long)]
+    redis: bool,
+    #[command(flatten)]
+    plan: Plan,
+    #[command(flatten)]
+    mix: Mix,
+}
+
+fn main() -> ExitCode {
+    match bench(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells whether every reply was right.
+fn bench(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let (name, work, address) = if options.redis {
+        ("Redis", Work::redis(&options.mix), "127.0.0.1:6379")
+    } else {
+        ("keywire", Work::keywire(&options.mix), "127.0.0.1:9999")
+    };
+    let address = options.connect.as_deref().unwrap_or(address);
+
+    connect::allow_sockets(options.plan.sockets())?;
+    let start = Instant::now();
+    let target = Target::find(address)?;
+    fill::fill(&target, &work)?;
+    let filled = start.elapsed();
+
+    let start = Instant::now();
+    let load = Load::connect(&target, &options.plan, &work)?;
+    let connected = start.elapsed();
+
+    let server = Process::serving(&target);
+    let outcome = load.run(server.as_ref());
+    let report = Report {
+        name,
+        target: &target,
+        plan: &options.plan,
+        mix: &options.mix,
+        filled,
+        connected,
+        server: server.as_ref(),
+        outcome: &outcome,
+    };
+    io::stdout().write_all(report.to_string().as_bytes())?;
+    Ok(outcome.errors == 0)
+}

@@ -1,0 +1,288 @@
+//! The closed loop: each client has one batch on its way, and sends the next when it has every
+//! reply to the last.
+
+use std::{
+    error::Error,
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
+
+use clap::value_parser;
+use fastrand::Rng;
+use hdrhistogram::Histogram;
+use mio::{Events, Poll, Token};
+
+use crate::{
+    client::{Client, Received},
+    connect::{PATIENCE, Target},
+    cpu::Process,
+    work::Work,
+};
+
+/// How long the last replies may take to come, after the measured time.
+const LAST_REPLIES: Duration = Duration::from_secs(60);
+
+/// What a client that never reads asks for: replies to so many are more than the kernel keeps for
+/// it, values of the default size included.
+const UNREAD: u32 = 10_000;
+
+/// Few events at a time, so that a reply is not long in coming to its turn.
+const EVENTS: usize = 256;
+
+/// How the work is asked for.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// Clients
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) clients: u32,
+    /// Operations a client sends in one batch, before it reads
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) depth: u32,
+    /// Clients more that ask for 10,000 operations each and never read a reply
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) never_read: u32,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+    /// How long to work before that
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: Duration,
+    /// Chooses the operations; the same number, the same operations
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+impl Plan {
+    pub(crate) fn sockets(&self) -> usize {
+        self.clients as usize + self.never_read as usize
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time <= Duration::from_secs(86_400) => Ok(time),
+        _ => Err("it has to be a time of a day at most".into()),
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Operations answered in the measured time.
+    pub(crate) operations: u64,
+    /// What was measured; less than planned where the run broke off.
+    pub(crate) elapsed: Duration,
+    /// Nanoseconds from sending a batch to its last reply.
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) server_cpu: Option<Duration>,
+    pub(crate) load_cpu: Option<Duration>,
+    /// Clients that never read and are connected still.
+    pub(crate) unread: usize,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
+}
+
+/// A moment of the run, and the CPU time used until then.
+struct Mark {
+    at: Instant,
+    server: Option<Duration>,
+    load: Option<Duration>,
+}
+
+impl Mark {
+    fn now(server: Option<&Process>) -> Mark {
+        Mark {
+            at: Instant::now(),
+            server: server.and_then(Process::time),
+            load: Process::this().time(),
+        }
+    }
+}
+
+/// All clients, and what they have seen.
+pub(crate) struct Load<'a> {
+    work: &'a Work,
+    plan: &'a Plan,
+    poll: Poll,
+    /// Those that ask and read, then those that never read; none where a client is lost.
+    clients: Vec<Option<Client>>,
+    /// Clients with a batch on its way.
+    busy: usize,
+    /// Whether a client that has every reply sends its next batch.
+    going_on: bool,
+    last_reply: Instant,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    operations: u64,
+    latency: Histogram<u64>,
+    errors: u64,
+    first_error: Option<String>,
+}
+
+impl<'a> Load<'a> {
+    pub(crate) fn connect(
+        target: &Target,
+        plan: &'a Plan,
+        work: &'a Work,
+    ) -> Result<Load<'a>, Box<dyn Error>> {
+        let mut poll = Poll::new()?;
+        let sockets = target.connect(plan.clients as usize, plan.never_read as usize, &mut poll)?;
+        let mut seeds = Rng::with_seed(plan.seed);
+        let clients = sockets.into_iter().enumerate().map(|(index, socket)| {
+            let reads = index < plan.clients as usize;
+            Some(Client::new(socket, seeds.fork(), reads))
+        });
+        Ok(Load {
+            work,
+            plan,
+            clients: clients.collect(),
+            poll,
+            busy: 0,
+            going_on: true,
+            last_reply: Instant::now(),
+            input: vec![0; 128 << 10],
+            output: Vec::new(),
+            operations: 0,
+            // From 100 ns to 100 s, to three digits.
+            latency: Histogram::new_with_bounds(100, 100_000_000_000, 3)?,
+            errors: 0,
+            first_error: None,
+        })
+    }
+
+    pub(crate) fn run(mut self, server: Option<&Process>) -> Outcome {
+        let mut events = Events::with_capacity(EVENTS);
+        let readers = self.plan.clients as usize;
+        for client in (readers..self.clients.len()).chain(0..readers) {
+            self.send(client);
+        }
+        self.last_reply = Instant::now();
+
+        let start = self.last_reply + self.plan.warmup;
+        self.work_until(start, &mut events);
+        self.operations = 0;
+        self.latency.reset();
+        let before = Mark::now(server);
+        self.work_until(before.at + self.plan.seconds, &mut events);
+        let after = Mark::now(server);
+        let (operations, latency) = (self.operations, self.latency.clone());
+
+        // A reply that never comes shows now that there are no others.
+        self.going_on = false;
+        self.work_until(after.at + LAST_REPLIES, &mut events);
+        if self.busy > 0 {
+            let seconds = self.last_reply.elapsed().as_secs();
+            self.fail(format!(
+                "{} clients wait for replies, the last came {seconds} s ago",
+                self.busy
+            ));
+        }
+
+        let used = |before: Option<Duration>, after: Option<Duration>| after?.checked_sub(before?);
+        Outcome {
+            operations,
+            elapsed: after.at - before.at,
+            latency,
+            server_cpu: used(before.server, after.server),
+            load_cpu: used(before.load, after.load),
+            unread: self.clients[readers..].iter().flatten().count(),
+            errors: self.errors,
+            first_error: self.first_error,
+        }
+    }
+
+    /// Returns early where no batch is on its way any more, or no reply comes any more.
+    fn work_until(&mut self, end: Instant, events: &mut Events) {
+        loop {
+            let now = Instant::now();
+            let silent = now.saturating_duration_since(self.last_reply);
+            if now >= end || self.busy == 0 || silent >= PATIENCE {
+                return;
+            }
+            let time = (end - now).min(PATIENCE - silent);
+            let polled = self.poll.poll(events, Some(time));
+            for event in &*events {
+                let Token(client) = event.token();
+                let ends = event.is_read_closed() || event.is_error();
+                self.attend(client, ends);
+            }
+            if let Err(error) = polled {
+                if error.kind() != ErrorKind::Interrupted {
+                    self.fail(format!("can't wait for events: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads and writes what can be read and written.
+    fn attend(&mut self, index: usize, ends: bool) {
+        let Some(client) = &mut self.clients[index] else {
+            return;
+        };
+        if !client.reads {
+            // What a client loses that never reads is no one's error; it may be disconnected.
+            if ends || client.flush().is_err() {
+                self.clients[index] = None;
+            }
+            return;
+        }
+        let attended = client
+            .flush()
+            .map_err(|error| error.to_string())
+            .and_then(|()| client.receive(self.work, &mut self.input, ends));
+        match attended {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Some) => self.last_reply = Instant::now(),
+            Ok(Received::All) => {
+                self.last_reply = Instant::now();
+                client.waits = false;
+                self.busy -= 1;
+                self.operations += u64::from(self.plan.depth);
+                let latency = (self.last_reply - client.asked).as_nanos();
+                self.latency.saturating_record(latency as u64);
+                if self.going_on {
+                    self.send(index);
+                }
+            }
+            Err(error) => self.lose(index, &error),
+        }
+    }
+
+    /// Sends a client's next batch.
+    fn send(&mut self, index: usize) {
+        let Some(client) = &mut self.clients[index] else {
+            return;
+        };
+        let depth = if client.reads {
+            self.plan.depth
+        } else {
+            UNREAD
+        };
+        let reads = client.reads;
+        let sent = client.send(self.work, depth, &mut self.output);
+        self.busy += usize::from(client.waits);
+        match sent {
+            Ok(()) => {}
+            Err(error) if reads => self.lose(index, &error.to_string()),
+            Err(_) => self.clients[index] = None,
+        }
+    }
+
+    /// A client that was answered wrongly, or not at all, is out of step with the server.
+    fn lose(&mut self, index: usize, error: &str) {
+        if let Some(client) = self.clients[index].take() {
+            self.busy -= usize::from(client.waits);
+            self.fail(format!("client {}: {error}", index + 1));
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(error);
+    }
+}
