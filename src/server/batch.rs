@@ -8,11 +8,24 @@ use super::{
 };
 use crate::{
     Error,
-    protocol::{Block, Code, Command, Operation, push_error, push_sync, push_value},
+    protocol::{
+        Block, Code, Command, Operation, ParseError, TooLong, push_error, push_sync, push_value,
+    },
 };
 
 /// Commands that one client may have applied in one turn, before the others have theirs.
 const TURN_COMMANDS: usize = 4096;
+
+/// Bytes of replies that one client may have in one turn, before the others have theirs.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// Bytes of replies in one round, before the writers have their turn. What a round produced is
+/// written while it is still in the processor's cache.
+const ROUND_BYTES: usize = 256 * 1024;
+
+/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Growing by halves
+/// would copy as much as the replies themselves.
+const SMALL_REPLIES: usize = 2 * 1024;
 
 /// One client's part of a round: where its block of lines stands, and the replies so far.
 #[derive(Debug)]
@@ -110,12 +123,13 @@ impl Turn {
         &mut self,
         block: &'a Block,
         limits: &Limits,
-    ) -> Option<Result<&'a [u8], crate::protocol::TooLong>> {
+        round_is_over: bool,
+    ) -> Option<Result<&'a [u8], TooLong>> {
         loop {
             if self.state != TurnState::Going {
                 return None;
             }
-            if self.commands == TURN_COMMANDS {
+            if round_is_over || self.commands == TURN_COMMANDS || self.replies.len() >= TURN_BYTES {
                 self.state = TurnState::Spent;
                 return None;
             }
@@ -160,6 +174,8 @@ pub struct Batch<'a> {
     stats_before: Stats,
     /// Which turn the next command is taken from.
     current: usize,
+    /// Bytes of replies in the turns before that.
+    round_bytes: usize,
     /// What has been read and not been answered: operations that the store has taken, and other
     /// lines that have to wait for them.
     waiting: VecDeque<Waiting<'a>>,
@@ -182,7 +198,7 @@ enum What<'a> {
 
 #[derive(Clone, Copy)]
 enum Words {
-    Parse(crate::protocol::ParseError),
+    Parse(ParseError),
     TooLong { max: usize },
     Closing,
 }
@@ -212,6 +228,7 @@ impl<'a> Batch<'a> {
             stats_before: *stats,
             stats,
             current: 0,
+            round_bytes: 0,
             waiting: VecDeque::new(),
             taken: 0,
         }
@@ -220,9 +237,11 @@ impl<'a> Batch<'a> {
     /// The next command to apply; `None` when the batch is at its end.
     pub fn take(&mut self) -> Option<Operation<'a>> {
         loop {
+            let round_is_over = self.round_bytes >= ROUND_BYTES;
             let turn = self.turns.get_mut(self.current)?;
             let block = &self.blocks[self.current];
-            let Some(line) = turn.next_line(block, self.limits) else {
+            let Some(line) = turn.next_line(block, self.limits, round_is_over) else {
+                self.round_bytes += turn.replies.len();
                 self.current += 1;
                 continue;
             };
@@ -324,6 +343,7 @@ impl<'a> Batch<'a> {
         self.turns.iter_mut().for_each(Turn::back_to_mark);
         self.waiting.clear();
         self.current = 0;
+        self.round_bytes = 0;
         for _ in 0..self.taken {
             if self.take().is_some() {
                 self.fail(error);
@@ -419,6 +439,7 @@ impl<'a> Batch<'a> {
                 let words = format_args!("the reply is longer than {max} bytes");
                 return self.error(waiting, Code::TooLong, words);
             }
+            make_room(&mut turn.replies, key.len() + value.len() + 2);
             push_value(&mut turn.replies, key, value);
         }
         turn.content.all += Load {
@@ -426,6 +447,14 @@ impl<'a> Batch<'a> {
             bytes: turn.replies.len() - before,
         };
         self.stats.lines_queued += lines as u64;
+    }
+}
+
+fn make_room(replies: &mut Vec<u8>, more: usize) {
+    if replies.capacity() - replies.len() < more
+        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
+    {
+        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
     }
 }
 
