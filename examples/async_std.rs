@@ -5,12 +5,22 @@
 //! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
 //! ```
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use async_std::{io, task};
 use keywire::Server;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
     println!(
         "keywire listens on {}; Enter ends it",

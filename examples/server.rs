@@ -6,8 +6,10 @@
 //! ```
 
 use std::{
+    fs,
     io::{self, ErrorKind, Write as _},
     net::ToSocketAddrs as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -25,6 +27,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A key-value server that speaks lines: Put:key:value, Get:key, Delete:key, Update:key:old:new.
 #[derive(Parser)]
+#[command(version)]
 struct Options {
     /// Where to listen: a TCP address, or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
@@ -45,7 +48,7 @@ struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = at_least_one)]
     max_line: usize,
     /// Print clients and rates every so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     stats: Option<Duration>,
 }
 
@@ -61,18 +64,17 @@ enum OnOverflow {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("it has to be at least 1".into()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("it has to be a whole number, at least 1".into()),
     }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if time >= Duration::from_millis(1) => Ok(time),
-        _ => Err("it has to be a time above zero".into()),
-    }
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.001..=1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
 }
 
 fn main() -> ExitCode {
@@ -101,13 +103,13 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (address, _socket_file) = match options.listen.strip_prefix("unix:") {
         Some(path) => {
             let (listener, file) = bind_unix(Path::new(path))
-                .map_err(|error| format!("can't listen on {path}: {error}"))?;
+                .map_err(|error| format!("can't listen on {:?}: {error}", options.listen))?;
             server.listen(listener);
             (options.listen.clone(), Some(file))
         }
         None => {
             let listener = bind_tcp(&options.listen)
-                .map_err(|error| format!("{}: {error}", options.listen))?;
+                .map_err(|error| format!("{:?}: {error}", options.listen))?;
             let address = listener.local_addr()?.to_string();
             server.listen(listener);
             (address, None)
@@ -129,13 +131,19 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         future::or(obey(signals, &handle), report(options.stats, &handle)),
     ));
     let stats = handle.stats();
-    say(format_args!("shut down; {} clients served", stats.dropped));
+    say(format_args!(
+        "shut down; clients served: {}, reply lines lost: {}",
+        stats.dropped, stats.lines_dropped
+    ));
     Ok(())
 }
 
 fn bind_tcp(address: &str) -> Result<smol::net::TcpListener, Box<dyn std::error::Error>> {
-    let mut result = Err("no such address".into());
-    for address in address.to_socket_addrs()? {
+    let addresses = address
+        .to_socket_addrs()
+        .map_err(|error| format!("{error}; expected HOST:PORT or unix:PATH"))?;
+    let mut result = Err("it has no address".into());
+    for address in addresses {
         result = keywire::bind(address).map_err(Into::into);
         if result.is_ok() {
             break;
@@ -144,28 +152,47 @@ fn bind_tcp(address: &str) -> Result<smol::net::TcpListener, Box<dyn std::error:
     result
 }
 
-/// Removes the socket's file at the end.
-struct SocketFile(PathBuf);
+/// Our socket in the file system. Removes it at the end, unless another has taken its place.
+struct SocketFile {
+    path: PathBuf,
+    inode: Option<u64>,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
+fn inode(path: &Path) -> Option<u64> {
+    Some(fs::symlink_metadata(path).ok()?.ino())
+}
+
 fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    if path.as_os_str().is_empty() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty"));
+    }
     let listener = UnixListener::bind(path).or_else(|error| {
-        // A server that was killed leaves its file behind. One that lives answers.
+        // A server that was killed leaves its socket behind; one that lives answers. Anything else
+        // in this place is somebody's file.
+        let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
         let abandoned = error.kind() == ErrorKind::AddrInUse
+            && is_socket
             && std::os::unix::net::UnixStream::connect(path)
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
         if !abandoned {
             return Err(error);
         }
-        std::fs::remove_file(path)?;
+        fs::remove_file(path)?;
         UnixListener::bind(path)
     })?;
-    Ok((listener, SocketFile(path.to_owned())))
+    let file = SocketFile {
+        path: path.to_owned(),
+        inode: inode(path),
+    };
+    Ok((listener, file))
 }
 
 /// The first signal lets clients have their replies; the second does not wait for them.
@@ -191,7 +218,7 @@ async fn report(every: Option<Duration>, handle: &Handle) {
         let seconds = (now - last).as_secs_f64();
         let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
         say(format_args!(
-            "active {}  dropped {}  commands {:.0}/s  errors {:.0}/s  reply lines {:.0}/s  \
+            "active {}  gone {}  commands {:.0}/s  errors {:.0}/s  reply lines {:.0}/s  \
              lines lost {:.0}/s",
             stats.active,
             stats.dropped,

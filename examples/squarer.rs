@@ -1,7 +1,7 @@
 //! A stage between two channels: squares the integers on standard input, a line each, in order.
 //!
 //! ```text
-//! seq 1 10 | cargo run --example squarer
+//! seq 1 10 | cargo run --release --example squarer
 //! ```
 
 use std::io::{self, Write as _};
@@ -16,7 +16,13 @@ fn main() -> io::Result<()> {
     let feed = async move {
         let mut lines = BufReader::new(smol::Unblock::new(io::stdin())).lines();
         while let Some(line) = lines.next().await {
-            let line = line?;
+            let line = match line {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    eprintln!("a line is left out: {error}");
+                    continue;
+                }
+                line => line?,
+            };
             match line.trim().parse::<i64>() {
                 // It fails only where the stage was closed, because nobody hears it.
                 Ok(number) => {

@@ -9,11 +9,21 @@
 //! To save that detour, give the server a thread that runs `async_io::block_on`, as
 //! examples/server.rs does with smol's.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use keywire::Server;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
     println!(
         "keywire listens on {}; Enter ends it",

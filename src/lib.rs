@@ -43,12 +43,12 @@
 mod error;
 pub mod protocol;
 mod server;
-mod squarer;
+pub mod squarer;
 pub mod store;
 
 pub use error::Error;
 pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, Tcp, bind};
-pub use squarer::{Squarer, Worker};
+pub use squarer::Squarer;
 
 /// The README's code is compiled with the doctests.
 #[cfg(doctest)]

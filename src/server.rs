@@ -9,6 +9,7 @@ mod outbox;
 mod session;
 mod stats;
 mod tcp;
+mod turn;
 
 use std::{
     fmt,

@@ -26,15 +26,19 @@ pub use crate::server::Batch;
 /// - **All of it.** When `apply` returns `Ok`, every command that was taken is applied, and
 ///   durable where the store is, except those answered by `fail`, which left nothing behind.
 ///   Replies go out only then. So a store may commit once a batch: one fsync, one round trip.
-/// - **Or nothing.** When `apply` returns an error, no command of the batch is applied. The answers
-///   given so far are taken back and every command that was taken is answered
-///   `:error:LINE:store:reason`.
+/// - **Or nothing.** When `apply` returns an error, no command of the batch is applied: what was
+///   begun, the store has undone. The answers given so far are taken back and every command that
+///   was taken is answered `:error:LINE:store:reason`.
 /// - **Not to the end.** A store may return before `take` gave `None`; it is called again for the
 ///   rest. `take` gives `None` early where a client has no room for more replies.
-/// - **No answer.** A command that was taken and not answered is answered with a store error. So
-///   is one command of a batch of which a store took none, lest the server turn in circles.
+/// - **One answer each.** A command that is not answered by the end is answered with a store error,
+///   and so is one whose answer does not fit it, such as `values` for a `Put`: the store has lost
+///   count. So is one command of a batch of which a store took none, lest the server turn in
+///   circles.
+/// - **Values** hold no LF. No command brings one in; a `Get` that would bring one out fails.
 /// - **Waiting.** While `apply` waits, every client waits. A shutdown whose grace time is over
-///   drops the future where it stands.
+///   drops the future where it stands; so does dropping the server. A durable store must find its
+///   way from there when it is opened again.
 /// - **Panics** go through to whoever polls the server.
 ///
 /// The semantics of the commands:

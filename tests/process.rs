@@ -98,7 +98,7 @@ fn both_signals_shut_down_gracefully() {
         let (status, printed) = server.wait();
         assert!(status.success());
         assert!(
-            printed.ends_with("shut down; 1 clients served\n"),
+            printed.ends_with("shut down; clients served: 1, reply lines lost: 0\n"),
             "{printed}"
         );
     }
@@ -161,6 +161,30 @@ fn a_unix_socket_is_served_and_removed() {
 }
 
 #[test]
+fn a_file_in_the_place_of_the_socket_is_left_alone() {
+    let path = std::env::temp_dir().join(format!("keywire-file-{}", std::process::id()));
+    std::fs::write(&path, "precious").unwrap();
+    let address = format!("unix:{}", path.display());
+    let mut server = Command::new(example("server"));
+    let output = server.args(["--listen", &address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+
+    // And so is the socket of another server that has taken the place.
+    let mut first = Served::start(&["--listen", &address]);
+    std::fs::remove_file(&path).unwrap();
+    let mut second = Served::start(&["--listen", &address]);
+    first.signal("-TERM");
+    first.wait();
+    let (status, _) = client(&address, "Put:k:v\n");
+    assert!(status.success());
+    second.signal("-TERM");
+    second.wait();
+    assert!(!path.exists());
+}
+
+#[test]
 fn without_descriptors_it_waits_and_accepts_again() {
     let mut command = Command::new("sh");
     let script = "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0";
@@ -192,6 +216,8 @@ fn wrong_options_are_explained() {
         &["--overflow", "explode"],
         &["--listen", "nowhere"],
         &["--stats", "-1"],
+        &["--outbox-bytes", "4M"],
+        &["--listen", "unix:"],
     ] {
         let output = Command::new(example("server"))
             .args(arguments)
@@ -215,6 +241,6 @@ fn stats_are_printed_while_it_runs() {
     wait_until("the client is counted", || {
         line.clear();
         server.output.read_line(&mut line).unwrap();
-        line.starts_with("active 1  dropped 0  commands ")
+        line.starts_with("active 1  gone 0  commands ")
     });
 }

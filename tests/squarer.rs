@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, thread};
 use async_channel::{Receiver, TryRecvError, bounded, unbounded};
 use common::{Place, Runtime, wait_until};
 use futures_lite::{StreamExt as _, future};
-use keywire::{Squarer, Worker};
+use keywire::squarer::{Squarer, Worker};
 use proptest::prelude::*;
 
 /// Polls the worker to its end, on an executor of this kind, in a thread of its own.

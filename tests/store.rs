@@ -61,7 +61,7 @@ fn a_command_that_fails_is_named_and_the_others_are_done() {
         ":error:2:store:out of order\n\
          :sync:0:\n\
          :error:4:store:out of order\n\
-         :error:5:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n\
          a:1\n\
          :error:7:store:out of order\n\
          :error:8:store:out of order\n\
@@ -79,7 +79,7 @@ fn a_batch_that_fails_fails_whole_and_in_order() {
         ":error:1:store:nothing of this\n\
          :error:3:store:nothing of this\n\
          :sync:0:x\n\
-         :error:5:unknown:no such command; there are Put, Get, Delete, Update, Sync and Stats\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n\
          :error:6:store:nothing of this\n\
          :sync:0:y\n",
     );
@@ -144,8 +144,38 @@ fn a_store_may_take_one_command_at_a_time_and_answer_too_often() {
         takes: true,
     };
     assert_eq!(
-        replies(store, "Put:a:1\nSync:1\nGet:a\nSync:2\n"),
+        replies(store, "Put:a:1\nSync:1\nDelete:a\nSync:2\n"),
         ":sync:0:1\n:sync:0:2\n"
+    );
+}
+
+/// Answers every command with the same list.
+struct Parrot(&'static [u8]);
+
+impl Store for Parrot {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        while batch.take().is_some() {
+            batch.values([&b"first"[..], self.0].into_iter());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_a_failure_of_the_store() {
+    assert_eq!(
+        replies(Parrot(b"second"), "Get:a\nPut:a:1\nSync\nGet:a\n"),
+        "a:first\na:second\n\
+         :error:2:store:the store gave an answer that does not fit the command\n:sync:0:\n\
+         a:first\na:second\n",
+    );
+}
+
+#[test]
+fn a_value_can_not_forge_a_line() {
+    assert_eq!(
+        replies(Parrot(b"x\n:sync:0:"), "Get:a\nSync\n"),
+        ":error:1:store:a value holds a line feed, which no line can carry\n:sync:0:\n",
     );
 }
 
@@ -195,8 +225,8 @@ fn a_store_may_take_several_commands_before_it_answers() {
         .map(|n| {
             let line = 5 * n + 5;
             format!(
-                "k:{n}\n:sync:0:{n}\n:error:{line}:unknown:no such command; there are Put, Get, \
-                 Delete, Update, Sync and Stats\n"
+                "k:{n}\n:sync:0:{n}\n:error:{line}:unknown:no such command (case matters); there are \
+                 Put, Get, Delete, Update, Sync and Stats\n"
             )
         })
         .collect();

@@ -202,14 +202,16 @@ impl ParseError {
     fn words(self) -> &'static str {
         match self {
             ParseError::UnknownCommand => {
-                "no such command; there are Put, Get, Delete, Update, Sync and Stats"
+                "no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats"
             }
             ParseError::MissingField => {
                 "a field is missing; the forms are Put:key:value, Get:key, Delete:key and \
                  Update:key:old:new"
             }
             ParseError::EmptyKey => "the key is empty",
-            ParseError::ExtraField => "a colon too many; a key can't hold one",
+            ParseError::ExtraField => {
+                "a colon too many; Get and Delete take a key, which holds none, and Stats takes nothing"
+            }
         }
     }
 }

@@ -17,7 +17,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Where clients come from.
 ///
 /// [`async_net::TcpListener`] and [`async_net::unix::UnixListener`] are listeners. Anything else
-/// that brings connections can be one too. This one brings pipes:
+/// that brings connections can be one too; so can something around one of these, to see its errors
+/// or to choose whom to let in. (The file of a Unix socket stays behind when its listener goes;
+/// removing it is the program's.) This one brings pipes:
 ///
 /// ```
 /// use futures_lite::{AsyncRead, AsyncWrite};

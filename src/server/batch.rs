@@ -2,9 +2,12 @@
 
 use std::{collections::VecDeque, fmt};
 
+use memchr::memchr;
+
 use super::{
     Limits, Overflow, Stats,
-    outbox::{Content, Load, Room},
+    outbox::{Content, Load},
+    turn::{Progress, TURN_BYTES, Turn},
 };
 use crate::{
     Error,
@@ -12,12 +15,6 @@ use crate::{
         Block, Code, Command, Operation, ParseError, TooLong, push_error, push_sync, push_value,
     },
 };
-
-/// Commands that one client may have applied in one turn, before the others have theirs.
-const TURN_COMMANDS: usize = 4096;
-
-/// Bytes of replies that one client may have in one turn, before the others have theirs.
-const TURN_BYTES: usize = 64 * 1024;
 
 /// Bytes of replies in one round, before the writers have their turn. What a round produced is
 /// written while it is still in the processor's cache.
@@ -27,140 +24,7 @@ const ROUND_BYTES: usize = 256 * 1024;
 /// would copy as much as the replies themselves.
 const SMALL_REPLIES: usize = 2 * 1024;
 
-/// One client's part of a round: where its block of lines stands, and the replies so far.
-#[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) client: usize,
-    pub(super) progress: Progress,
-    /// The server is closing: commands are refused, not applied.
-    pub(super) refuse: bool,
-    /// How the client's outbox stood when the turn began.
-    pub(super) room: Room,
-    /// Encoded replies, in order, and their measure.
-    pub(super) replies: Vec<u8>,
-    pub(super) content: Content,
-    /// The client broke the overflow policy and has to go.
-    pub(super) cut: bool,
-    pub(super) state: TurnState,
-    commands: usize,
-    /// Where this turn stood when the batch at hand began.
-    mark: (Progress, usize, usize, Content, bool),
-}
-
-/// How far a client's commands have been handled.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    /// Where in its block the next line begins.
-    pub(super) at: usize,
-    /// The number of lines handled so far on this connection.
-    pub(super) line: u64,
-    /// Reply lines dropped on this connection since the last Sync.
-    pub(super) lost: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TurnState {
-    Going,
-    /// The outbox is full and the client may yet read: the rest waits for room.
-    Full,
-    /// The turn has taken its share of the round.
-    Spent,
-    /// Every line of the block is handled.
-    Done,
-}
-
-impl Turn {
-    pub(super) fn new(
-        client: usize,
-        progress: Progress,
-        refuse: bool,
-        room: Room,
-        replies: Vec<u8>,
-    ) -> Self {
-        Self {
-            client,
-            progress,
-            refuse,
-            room,
-            replies,
-            content: Content::default(),
-            cut: false,
-            state: TurnState::Going,
-            commands: 0,
-            mark: Default::default(),
-        }
-    }
-
-    fn set_mark(&mut self) {
-        self.mark = (
-            self.progress,
-            self.commands,
-            self.replies.len(),
-            self.content,
-            self.cut,
-        );
-    }
-
-    fn back_to_mark(&mut self) {
-        let bytes;
-        (self.progress, self.commands, bytes, self.content, self.cut) = self.mark;
-        self.replies.truncate(bytes);
-        self.state = TurnState::Going;
-    }
-
-    fn gone(&self) -> bool {
-        self.room.gone || self.cut
-    }
-
-    fn is_full(&self, limits: &Limits) -> bool {
-        let mut all = self.room.content.all;
-        all += self.content.all;
-        all.fills(limits)
-    }
-
-    /// The next line that is not blank, unless the turn has to stop here.
-    fn next_line<'a>(
-        &mut self,
-        block: &'a Block,
-        limits: &Limits,
-        round_is_over: bool,
-    ) -> Option<Result<&'a [u8], TooLong>> {
-        loop {
-            if self.state != TurnState::Going {
-                return None;
-            }
-            if round_is_over || self.commands == TURN_COMMANDS || self.replies.len() >= TURN_BYTES {
-                self.state = TurnState::Spent;
-                return None;
-            }
-            if !self.gone() && !self.room.refusing && self.is_full(limits) {
-                self.state = TurnState::Full;
-                return None;
-            }
-            let Some(line) = block.line_at(&mut self.progress.at) else {
-                self.state = TurnState::Done;
-                return None;
-            };
-            self.progress.line += 1;
-            if line != Ok(b"") {
-                self.commands += 1;
-                return Some(line);
-            }
-        }
-    }
-
-    /// Counts a line that was just appended to the replies, where they were `before` long.
-    fn count_control(&mut self, before: usize) {
-        let load = Load {
-            lines: 1,
-            bytes: self.replies.len() - before,
-        };
-        self.content += Content {
-            all: load,
-            control: load,
-        };
-    }
-}
+const MISFIT: &str = "the store gave an answer that does not fit the command";
 
 /// Commands for a [`Store`](crate::store::Store) to apply, and the place for its answers.
 ///
@@ -182,33 +46,46 @@ pub struct Batch<'a> {
     taken: usize,
 }
 
+#[derive(Clone, Copy)]
 struct Waiting<'a> {
     turn: usize,
     line: u64,
     what: What<'a>,
 }
 
+#[derive(Clone, Copy)]
 enum What<'a> {
     Get { key: &'a [u8] },
     Write,
     Sync { token: &'a [u8] },
     Stats,
-    Refused { code: Code, words: Words },
+    Refused(Refusal),
 }
 
+/// Why a line is not for the store.
 #[derive(Clone, Copy)]
-enum Words {
+enum Refusal {
     Parse(ParseError),
     TooLong { max: usize },
     Closing,
 }
 
-impl fmt::Display for Words {
+impl Refusal {
+    fn code(self) -> Code {
+        match self {
+            Refusal::Parse(error) => error.code(),
+            Refusal::TooLong { .. } => Code::TooLong,
+            Refusal::Closing => Code::Closing,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Words::Parse(error) => error.fmt(f),
-            Words::TooLong { max } => write!(f, "the line is longer than {max} bytes"),
-            Words::Closing => f.write_str("the server is shutting down"),
+            Refusal::Parse(error) => error.fmt(f),
+            Refusal::TooLong { max } => write!(f, "the line is longer than {max} bytes"),
+            Refusal::Closing => f.write_str("the server is shutting down"),
         }
     }
 }
@@ -245,36 +122,45 @@ impl<'a> Batch<'a> {
                 self.current += 1;
                 continue;
             };
-            let (what, operation) = match line.map(Command::parse) {
-                _ if turn.refuse => (What::refused(Code::Closing, Words::Closing), None),
-                Err(_) => {
-                    let max = self.limits.max_line;
-                    (What::refused(Code::TooLong, Words::TooLong { max }), None)
-                }
-                Ok(Err(error)) => (What::refused(error.code(), Words::Parse(error)), None),
-                Ok(Ok(Command::Sync { token })) => {
-                    let token = token.unwrap_or_default();
-                    (What::Sync { token }, None)
-                }
-                Ok(Ok(Command::Stats)) => (What::Stats, None),
-                Ok(Ok(Command::Operation(operation))) => match operation {
-                    Operation::Get { key } => (What::Get { key }, Some(operation)),
-                    _ => (What::Write, Some(operation)),
-                },
+            let number = turn.progress.line;
+            let command = match line {
+                _ if turn.refuse => Err(Refusal::Closing),
+                Ok(line) => Command::parse(line).map_err(Refusal::Parse),
+                Err(TooLong) => Err(Refusal::TooLong {
+                    max: self.limits.max_line,
+                }),
             };
-            if !matches!(what, What::Refused { .. }) {
-                self.stats.commands += 1;
-            }
+            let what = match command {
+                Ok(Command::Operation(operation)) => {
+                    self.stats.commands += 1;
+                    self.taken += 1;
+                    self.waiting.push_back(Waiting {
+                        turn: self.current,
+                        line: number,
+                        what: match operation {
+                            Operation::Get { key } => What::Get { key },
+                            _ => What::Write,
+                        },
+                    });
+                    return Some(operation);
+                }
+                Ok(Command::Sync { token }) => {
+                    self.stats.commands += 1;
+                    What::Sync {
+                        token: token.unwrap_or_default(),
+                    }
+                }
+                Ok(Command::Stats) => {
+                    self.stats.commands += 1;
+                    What::Stats
+                }
+                Err(refusal) => What::Refused(refusal),
+            };
             let waiting = Waiting {
                 turn: self.current,
-                line: turn.progress.line,
+                line: number,
                 what,
             };
-            if operation.is_some() {
-                self.taken += 1;
-                self.waiting.push_back(waiting);
-                return operation;
-            }
             if self.waiting.is_empty() {
                 self.control(waiting);
             } else {
@@ -285,22 +171,38 @@ impl<'a> Batch<'a> {
 
     /// Answers the oldest command without an answer, a write: it is applied.
     ///
-    /// For a `Get` it is an empty list. It does nothing where no command waits for an answer.
+    /// It does nothing where no command waits for an answer. Where that command is a `Get`, the
+    /// store has lost count, and the command fails.
     pub fn done(&mut self) {
-        self.values(std::iter::empty());
+        match self.waiting.front() {
+            Some(Waiting {
+                what: What::Write, ..
+            }) => {
+                self.waiting.pop_front();
+                self.settle();
+            }
+            _ => self.fail(&Error::store(MISFIT)),
+        }
     }
 
     /// Answers the oldest command without an answer, a `Get`, with the values in order.
     ///
-    /// For a write it is the same as [`done`](Self::done).
+    /// It does nothing where no command waits for an answer. Where that command is a write, the
+    /// store has lost count, and the command fails; so does a `Get` with a value that holds an LF,
+    /// which would look like two lines.
     pub fn values<'v>(&mut self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
-        let Some(waiting) = self.waiting.pop_front() else {
-            return;
-        };
-        if let What::Get { key } = waiting.what {
-            self.queue_values(&waiting, key, values);
+        match self.waiting.front() {
+            Some(&Waiting {
+                turn,
+                line,
+                what: What::Get { key },
+            }) => {
+                self.waiting.pop_front();
+                self.queue_values(turn, line, key, values);
+                self.settle();
+            }
+            _ => self.fail(&Error::store(MISFIT)),
         }
-        self.settle();
     }
 
     /// Answers the oldest command without an answer: it failed, and left nothing behind.
@@ -311,8 +213,8 @@ impl<'a> Batch<'a> {
             return;
         };
         match error {
-            Error::Store(reason) => self.error(&waiting, Code::Store, reason),
-            other => self.error(&waiting, Code::Store, other),
+            Error::Store(reason) => self.error(waiting.turn, waiting.line, Code::Store, reason),
+            other => self.error(waiting.turn, waiting.line, Code::Store, other),
         }
         self.settle();
     }
@@ -364,66 +266,71 @@ impl<'a> Batch<'a> {
     }
 
     fn control(&mut self, waiting: Waiting<'a>) {
-        match waiting.what {
+        let Waiting { turn, line, what } = waiting;
+        match what {
             What::Get { .. } | What::Write => {}
-            What::Refused { code, words } => self.error(&waiting, code, words),
-            What::Stats => {
-                if self.admit_control(waiting.turn) {
-                    let turn = &mut self.turns[waiting.turn];
-                    let before = turn.replies.len();
-                    self.stats.lines_queued += 1;
-                    self.stats.push(&mut turn.replies);
-                    turn.count_control(before);
-                }
-            }
-            What::Sync { token } => {
-                if self.admit_control(waiting.turn) {
-                    let turn = &mut self.turns[waiting.turn];
-                    let before = turn.replies.len();
-                    let dropped = std::mem::take(&mut turn.progress.lost);
-                    push_sync(&mut turn.replies, dropped, token);
-                    turn.count_control(before);
-                    self.stats.lines_queued += 1;
-                }
-            }
+            What::Refused(refusal) => self.error(turn, line, refusal.code(), refusal),
+            What::Stats => self.control_line(turn, |replies, _, stats| {
+                stats.lines_queued += 1;
+                stats.push(replies);
+            }),
+            What::Sync { token } => self.control_line(turn, |replies, progress, stats| {
+                stats.lines_queued += 1;
+                push_sync(replies, std::mem::take(&mut progress.lost), token);
+            }),
         }
     }
 
-    fn error(&mut self, waiting: &Waiting<'_>, code: Code, words: impl fmt::Display) {
+    fn error(&mut self, turn: usize, line: u64, code: Code, words: impl fmt::Display) {
         self.stats.errors += 1;
-        if self.admit_control(waiting.turn) {
-            let turn = &mut self.turns[waiting.turn];
-            let before = turn.replies.len();
-            push_error(&mut turn.replies, waiting.line, code, words);
-            turn.count_control(before);
-            self.stats.lines_queued += 1;
-        }
+        self.control_line(turn, |replies, _, stats| {
+            stats.lines_queued += 1;
+            push_error(replies, line, code, words);
+        });
     }
 
-    /// Control lines are not dropped; who leaves an outbox-full of them unread has to go.
-    fn admit_control(&mut self, turn: usize) -> bool {
+    /// Queues a control line, unless nobody is there to read it. Control lines are not dropped; who
+    /// leaves an outbox-full of them unread has to go.
+    fn control_line(
+        &mut self,
+        turn: usize,
+        push: impl FnOnce(&mut Vec<u8>, &mut Progress, &mut Stats),
+    ) {
         let turn = &mut self.turns[turn];
         if turn.room.refusing && turn.is_full(self.limits) {
             let mut control = turn.room.content.control;
             control += turn.content.control;
             turn.cut |= self.limits.overflow == Overflow::Disconnect || control.fills(self.limits);
         }
-        !turn.gone()
+        if turn.gone() {
+            return;
+        }
+        let before = turn.replies.len();
+        push(&mut turn.replies, &mut turn.progress, self.stats);
+        let load = Load {
+            lines: 1,
+            bytes: turn.replies.len() - before,
+        };
+        turn.content += Content {
+            all: load,
+            control: load,
+        };
     }
 
     fn queue_values<'v>(
         &mut self,
-        waiting: &Waiting<'_>,
+        turn_number: usize,
+        line: u64,
         key: &[u8],
         values: impl ExactSizeIterator<Item = &'v [u8]>,
     ) {
-        let lines = values.len();
-        let turn = &mut self.turns[waiting.turn];
-        if lines == 0 || turn.gone() {
+        let turn = &mut self.turns[turn_number];
+        if turn.gone() {
             return;
         }
+        let mut lines = values.len();
         if turn.room.refusing && turn.is_full(self.limits) {
-            if self.limits.overflow == Overflow::Disconnect {
+            if lines > 0 && self.limits.overflow == Overflow::Disconnect {
                 turn.cut = true;
             } else {
                 turn.progress.lost += lines as u64;
@@ -433,14 +340,23 @@ impl<'a> Batch<'a> {
         }
         let before = turn.replies.len();
         let max = self.limits.max_reply;
+        lines = 0;
         for value in values {
-            if turn.replies.len() - before + key.len() + value.len() + 2 > max {
+            let bytes = key.len() + value.len() + 2;
+            let whole = turn.replies.len() - before + bytes;
+            if whole > max || memchr(b'\n', value).is_some() {
                 turn.replies.truncate(before);
-                let words = format_args!("the reply is longer than {max} bytes");
-                return self.error(waiting, Code::TooLong, words);
+                return if whole > max {
+                    let words = format_args!("the reply is longer than {max} bytes");
+                    self.error(turn_number, line, Code::TooLong, words);
+                } else {
+                    let words = "a value holds a line feed, which no line can carry";
+                    self.error(turn_number, line, Code::Store, words);
+                };
             }
-            make_room(&mut turn.replies, key.len() + value.len() + 2);
+            make_room(&mut turn.replies, bytes);
             push_value(&mut turn.replies, key, value);
+            lines += 1;
         }
         turn.content.all += Load {
             lines,
@@ -455,12 +371,6 @@ fn make_room(replies: &mut Vec<u8>, more: usize) {
         && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
     {
         replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
-    }
-}
-
-impl What<'_> {
-    fn refused(code: Code, words: Words) -> Self {
-        What::Refused { code, words }
     }
 }
 

@@ -12,9 +12,10 @@ use slab::Slab;
 
 use super::{
     Control, Stats,
-    batch::{Batch, Progress, Turn, TurnState},
+    batch::Batch,
     outbox::{Content, Load, Outbox, Room, Then},
     session::{self, Event, Message, Surroundings, Transport},
+    turn::{Progress, Turn, TurnState},
 };
 use crate::{
     protocol::{Block, Code, push_error},
