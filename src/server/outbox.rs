@@ -205,35 +205,37 @@ impl Outbox {
     }
 }
 
-/// A batch of replies on its way to the socket.
+/// What the writer has to do next.
 #[derive(Debug)]
 pub(super) enum Delivery {
+    /// Write these.
     Replies(Vec<u8>),
-    /// Everything is delivered and nothing follows.
+    /// Tell the coordinator that there is room: it waits for that.
+    RoomAgain,
+    /// Nothing: everything is delivered and nothing follows.
     Finished,
+    /// Nothing: the coordinator cut the client off.
+    Cut,
 }
 
 /// The session's side. One task polls all of it.
 impl Outbox {
-    /// Takes everything that is queued.
+    /// Takes everything that is queued. What was taken before counts as delivered now.
     pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Delivery> {
         let mut state = self.state();
-        if !state.queue.is_empty() {
+        state.writing = Content::default();
+        if state.end == End::Cut {
+            Poll::Ready(Delivery::Cut)
+        } else if !state.queue.is_empty() {
             state.writing = std::mem::take(&mut state.queued);
             Poll::Ready(Delivery::Replies(std::mem::take(&mut state.queue)))
+        } else if std::mem::take(&mut state.wanted) {
+            Poll::Ready(Delivery::RoomAgain)
         } else if state.end == End::Finishing {
             Poll::Ready(Delivery::Finished)
         } else {
             state.wait(cx)
         }
-    }
-
-    /// The socket has all that was taken. Says whether the coordinator wants to hear of it.
-    #[must_use]
-    pub(super) fn delivered(&self) -> bool {
-        let mut state = self.state();
-        state.writing = Content::default();
-        std::mem::take(&mut state.wanted)
     }
 
     /// The socket refuses bytes, or takes some again. Says whether the coordinator wants to hear
@@ -245,11 +247,12 @@ impl Outbox {
         refusing && std::mem::take(&mut state.wanted)
     }
 
-    /// Waits until the coordinator is through with the last batch.
-    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the coordinator is through with the last batch. Says whether the server is
+    /// closing.
+    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut state = self.state();
         if std::mem::take(&mut state.next_batch) {
-            Poll::Ready(())
+            Poll::Ready(state.closing)
         } else {
             state.wait(cx)
         }
@@ -262,10 +265,6 @@ impl Outbox {
         } else {
             state.wait(cx)
         }
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.state().closing
     }
 
     pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {

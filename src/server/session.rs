@@ -4,7 +4,6 @@
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
 use std::{
-    convert::Infallible,
     future::{Future, pending, poll_fn},
     io,
     pin::Pin,
@@ -132,12 +131,7 @@ pub(super) fn run(
         let (reader, writer) = split(transport);
         // It ends when input and output have both ended, or when either breaks. Why it broke
         // makes no difference to anyone here.
-        let _: io::Result<_> = future::or(
-            session.cut(),
-            future::try_zip(session.write(writer), session.read(reader)),
-        )
-        .await
-        .map(|_| ());
+        let _: io::Result<_> = future::try_zip(session.write(writer), session.read(reader)).await;
         session.outbox.leave();
         session.tell(Message::Left);
     }
@@ -152,19 +146,14 @@ impl Session {
         });
     }
 
-    /// Ends, with an error, when the coordinator cuts the client off.
-    async fn cut(&self) -> io::Result<((), ())> {
-        poll_fn(|cx| self.outbox.poll_cut(cx)).await;
-        Err(io::ErrorKind::ConnectionAborted.into())
-    }
-
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
     async fn read(&self, mut reader: Reader) -> io::Result<()> {
         let mut lines = Lines::new(self.surroundings.max_line);
+        let mut closing = false;
         loop {
             // One read more after the server began to close: what has come is refused, line by
             // line, and not just cut off.
-            let last = self.outbox.is_closing();
+            let last = closing;
             match self.next_block(&mut reader, &mut lines).await? {
                 Input::Block(block) if block.is_empty() => {
                     // A long line comes in many reads; others get their turn between them.
@@ -172,7 +161,7 @@ impl Session {
                 }
                 Input::Block(block) => {
                     self.tell(Message::Lines(block));
-                    poll_fn(|cx| self.outbox.poll_next_batch(cx)).await;
+                    closing = poll_fn(|cx| self.outbox.poll_next_batch(cx)).await;
                 }
                 Input::Ended => {
                     let partial = lines.is_partial();
@@ -231,13 +220,10 @@ impl Session {
     async fn write(&self, mut writer: Writer) -> io::Result<()> {
         loop {
             match poll_fn(|cx| self.outbox.poll_take(cx)).await {
+                Delivery::Replies(replies) => self.deliver(&mut writer, &replies).await?,
+                Delivery::RoomAgain => self.tell(Message::Resume),
                 Delivery::Finished => return writer.close().await,
-                Delivery::Replies(replies) => {
-                    self.deliver(&mut writer, &replies).await?;
-                    if self.outbox.delivered() {
-                        self.tell(Message::Resume);
-                    }
-                }
+                Delivery::Cut => return Err(cut_off()),
             }
         }
     }
@@ -267,13 +253,18 @@ impl Session {
             if self.outbox.set_refusing(true) {
                 self.tell(Message::Resume);
             }
-            pending::<Infallible>().await
+            // From here on, the coordinator may lose its patience.
+            poll_fn(|cx| self.outbox.poll_cut(cx)).await;
+            Err(cut_off())
         };
-        let stalled = async { match stalled.await {} };
         let result = future::or(writer.write(rest), stalled).await;
         let _ = self.outbox.set_refusing(false);
         result
     }
+}
+
+fn cut_off() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
 }
 
 enum Input {
