@@ -17,8 +17,10 @@ pub(crate) struct Client {
     replies: Replies,
     /// The rest of the batch, where the socket did not take all of it.
     unsent: Vec<u8>,
-    /// When the batch was sent.
+    /// When the batch was sent, or should have been.
     pub(crate) asked: Instant,
+    /// Batches that have been answered.
+    pub(crate) turns: u64,
     pub(crate) reads: bool,
     /// Whether replies have to come that will be read.
     pub(crate) waits: bool,
@@ -40,6 +42,7 @@ impl Client {
             replies: Replies::none(),
             unsent: Vec::new(),
             asked: Instant::now(),
+            turns: 0,
             reads,
             waits: false,
         }
@@ -51,7 +54,6 @@ impl Client {
         self.replies = Replies::of_batch(depth, &self.rng);
         work.ask(depth, &mut self.rng, buffer);
         self.waits = self.reads;
-        self.asked = Instant::now();
         let sent = write(&self.socket, buffer)?;
         self.unsent.extend_from_slice(&buffer[sent..]);
         Ok(())

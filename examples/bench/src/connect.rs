@@ -8,6 +8,7 @@ use std::{
     os::fd::AsRawFd as _,
     path::PathBuf,
     process,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,8 +25,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections begun before the first of them is waited for.
 const BATCH: usize = 512;
 
-/// Connections that come from one address, which has some 28,000 ports to give.
-const PER_ADDRESS: usize = 20_000;
+/// Connections that come from one address. It has some 28,000 ports to give, but the fewer of them
+/// are free, the longer the kernel looks for one.
+const PER_ADDRESS: usize = 5_000;
+
+/// How often this process has connected its clients.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// Where the server is.
 #[derive(Debug)]
@@ -76,6 +81,21 @@ impl Target {
         Ok(socket)
     }
 
+    /// A socket that has been connected by as few system calls as it takes.
+    pub(crate) fn visit(&self, source: Option<Ipv4Addr>) -> io::Result<Socket> {
+        let Target::Tcp(address) = self else {
+            return self.open();
+        };
+        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+        // On Linux this bounds the wait for the connection too.
+        socket.set_write_timeout(Some(PATIENCE))?;
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        socket.connect(&(*address).into())?;
+        Ok(socket)
+    }
+
     fn socket(&self) -> io::Result<Socket> {
         match self {
             Target::Tcp(address) => {
@@ -116,19 +136,17 @@ impl Target {
         }
     }
 
-    /// The address that the client of this number comes from, where one address is too few for all.
-    fn source(&self, client: usize, clients: usize) -> Option<Ipv4Addr> {
-        match self {
-            Target::Tcp(SocketAddr::V4(address))
-                if address.ip().is_loopback() && clients > PER_ADDRESS =>
-            {
-                // The ports of an earlier run can't be bound again for a minute, so that each run
-                // has addresses of its own.
-                let run = process::id();
-                let last = 1 + (client / PER_ADDRESS) % 254;
-                Some([127, 64 + (run >> 8) as u8 % 128, run as u8, last as u8].into())
-            }
-            _ => None,
+    /// Addresses for the clients of a run to come from, where this machine has so many.
+    pub(crate) fn sources(&self) -> impl Fn(usize) -> Option<Ipv4Addr> + use<> {
+        let local = matches!(self, Target::Tcp(SocketAddr::V4(address))
+            if address.ip().is_loopback());
+        // The ports of an earlier run can't be bound again for a minute, so that each run has
+        // addresses of its own, and so has each process.
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let run = process::id().wrapping_mul(101).wrapping_add(run);
+        move |client| {
+            let last = 1 + (client / PER_ADDRESS) % 254;
+            local.then(|| [127, 64 + (run >> 8) as u8 % 128, run as u8, last as u8].into())
         }
     }
 
@@ -141,8 +159,11 @@ impl Target {
         poll: &mut Poll,
     ) -> Result<Vec<Socket>, String> {
         let clients = readers + others;
+        let sources = self.sources();
         let begin = |poll: &Poll, client: usize| {
-            let socket = self.begin(self.source(client, clients), client < readers)?;
+            // Few clients find free ports without help.
+            let source = sources(client).filter(|_| clients > PER_ADDRESS);
+            let socket = self.begin(source, client < readers)?;
             poll.registry().register(
                 &mut SourceFd(&socket.as_raw_fd()),
                 Token(client),

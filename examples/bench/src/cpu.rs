@@ -1,4 +1,4 @@
-//! The CPU time of a process, and which process serves an address. Linux tells it in /proc; where
+//! The CPU time, memory and open files of a process, and which process serves an address. Linux tells it in /proc; where
 //! there is none, or the process is another user's, there is nothing to be told.
 
 use std::{
@@ -50,6 +50,22 @@ impl Process {
         let ticks = used_ticks(&stat)?;
         let a_second = rustix::param::clock_ticks_per_second();
         Some(Duration::from_secs_f64(ticks as f64 / a_second as f64))
+    }
+}
+
+impl Process {
+    /// Bytes of its memory that are resident.
+    pub(crate) fn resident(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    pub(crate) fn open_files(&self) -> Option<usize> {
+        Some(fs::read_dir(format!("/proc/{}/fd", self.id)).ok()?.count())
     }
 }
 

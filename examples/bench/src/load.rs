@@ -1,9 +1,10 @@
-//! The closed loop: each client has one batch on its way, and sends the next when it has every
-//! reply to the last.
+//! The load: each client has one batch on its way. In the closed loop it sends the next when it has
+//! every reply to the last; in the open loop when that is done and the next is due.
 
 use std::{
     error::Error,
     io::ErrorKind,
+    iter,
     time::{Duration, Instant},
 };
 
@@ -16,15 +17,12 @@ use crate::{
     client::{Client, Received},
     connect::{PATIENCE, Target},
     cpu::Process,
+    schedule::Schedule,
     work::Work,
 };
 
 /// How long the last replies may take to come, after the measured time.
 const LAST_REPLIES: Duration = Duration::from_secs(60);
-
-/// What a client that never reads asks for: replies to so many are more than the kernel keeps for
-/// it, values of the default size included.
-const UNREAD: u32 = 10_000;
 
 /// Few events at a time, so that a reply is not long in coming to its turn.
 const EVENTS: usize = 256;
@@ -40,10 +38,21 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) depth: u32,
-    /// Clients more that ask for 10,000 operations each and never read a reply
+    /// Operations that the first client sends in one batch, where it differs from the others
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) first_depth: Option<u32>,
+    /// Operations a second, all clients together, at fixed times [default: as fast as replies come]
+    #[arg(long, value_name = "OPS", conflicts_with = "first_depth",
+          value_parser = value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Clients more that ask and never read a reply
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = value_parser!(u32).range(0..=1_000_000))]
     pub(crate) never_read: u32,
+    /// Operations each of those asks for; replies to 10,000 are more than the kernel keeps for it
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) unread: u32,
     /// How long to measure
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     pub(crate) seconds: Duration,
@@ -61,7 +70,7 @@ impl Plan {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if time <= Duration::from_secs(86_400) => Ok(time),
@@ -76,8 +85,10 @@ pub(crate) struct Outcome {
     pub(crate) operations: u64,
     /// What was measured; less than planned where the run broke off.
     pub(crate) elapsed: Duration,
-    /// Nanoseconds from sending a batch to its last reply.
+    /// Nanoseconds from sending a batch, or from when it was due, to its last reply.
     pub(crate) latency: Histogram<u64>,
+    /// Batches that each client had answered in the measured time.
+    pub(crate) turns: Vec<u64>,
     pub(crate) server_cpu: Option<Duration>,
     pub(crate) load_cpu: Option<Duration>,
     /// Clients that never read and are connected still.
@@ -114,6 +125,8 @@ pub(crate) struct Load<'a> {
     busy: usize,
     /// Whether a client that has every reply sends its next batch.
     going_on: bool,
+    /// When it may do so, in the open loop.
+    schedule: Option<Schedule>,
     last_reply: Instant,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -143,6 +156,7 @@ impl<'a> Load<'a> {
             poll,
             busy: 0,
             going_on: true,
+            schedule: None,
             last_reply: Instant::now(),
             input: vec![0; 128 << 10],
             output: Vec::new(),
@@ -154,24 +168,40 @@ impl<'a> Load<'a> {
         })
     }
 
-    pub(crate) fn run(mut self, server: Option<&Process>) -> Outcome {
+    /// Works for the planned time, and on until every batch is answered. The clients stay
+    /// connected until the load is dropped.
+    pub(crate) fn run(&mut self, server: Option<&Process>) -> Outcome {
         let mut events = Events::with_capacity(EVENTS);
+        let Plan {
+            warmup, seconds, ..
+        } = *self.plan;
         let readers = self.plan.clients as usize;
-        for client in (readers..self.clients.len()).chain(0..readers) {
-            self.send(client);
+        self.going_on = true;
+        for client in readers..self.clients.len() {
+            self.send(client, Instant::now());
         }
-        self.last_reply = Instant::now();
+        if let Some(rate) = self.plan.rate {
+            let batches = f64::from(rate) / f64::from(self.plan.depth);
+            self.schedule = Some(Schedule::new(batches, self.plan.clients, warmup, seconds));
+        } else {
+            (0..readers).for_each(|client| self.send(client, Instant::now()));
+        }
 
-        let start = self.last_reply + self.plan.warmup;
-        self.work_until(start, &mut events);
+        self.work_until(Instant::now() + warmup, &mut events);
         self.operations = 0;
         self.latency.reset();
+        let turns = self.turns();
         let before = Mark::now(server);
-        self.work_until(before.at + self.plan.seconds, &mut events);
+        self.work_until(before.at + seconds, &mut events);
         let after = Mark::now(server);
-        let (operations, latency) = (self.operations, self.latency.clone());
+        let turns =
+            iter::zip(self.turns(), turns).map(|(after, before)| after.saturating_sub(before));
+        let turns = turns.collect();
+        let operations = self.operations;
+        let closed = self.schedule.is_none().then(|| self.latency.clone());
 
-        // A reply that never comes shows now that there are no others.
+        // A reply that never comes shows now that there are no others. In the open loop what was
+        // due before is sent still, and counts.
         self.going_on = false;
         self.work_until(after.at + LAST_REPLIES, &mut events);
         if self.busy > 0 {
@@ -186,24 +216,44 @@ impl<'a> Load<'a> {
         Outcome {
             operations,
             elapsed: after.at - before.at,
-            latency,
+            latency: closed.unwrap_or_else(|| self.latency.clone()),
+            turns,
             server_cpu: used(before.server, after.server),
             load_cpu: used(before.load, after.load),
             unread: self.clients[readers..].iter().flatten().count(),
             errors: self.errors,
-            first_error: self.first_error,
+            first_error: self.first_error.clone(),
         }
+    }
+
+    fn turns(&self) -> Vec<u64> {
+        let readers = &self.clients[..self.plan.clients as usize];
+        let turns = readers
+            .iter()
+            .map(|client| client.as_ref().map_or(0, |client| client.turns));
+        turns.collect()
     }
 
     /// Returns early where no batch is on its way any more, or no reply comes any more.
     fn work_until(&mut self, end: Instant, events: &mut Events) {
         loop {
             let now = Instant::now();
+            self.send_due(now);
+            let pause = self
+                .schedule
+                .as_ref()
+                .and_then(|schedule| schedule.pause(now));
             let silent = now.saturating_duration_since(self.last_reply);
-            if now >= end || self.busy == 0 || silent >= PATIENCE {
+            let idle = self.busy == 0;
+            if now >= end || (idle && pause.is_none()) || (!idle && silent >= PATIENCE) {
                 return;
             }
-            let time = (end - now).min(PATIENCE - silent);
+            let time = if idle {
+                end - now
+            } else {
+                (end - now).min(PATIENCE - silent)
+            };
+            let time = time.min(pause.unwrap_or(time));
             let polled = self.poll.poll(events, Some(time));
             for event in &*events {
                 let Token(client) = event.token();
@@ -241,28 +291,67 @@ impl<'a> Load<'a> {
             Ok(Received::All) => {
                 self.last_reply = Instant::now();
                 client.waits = false;
+                client.turns += 1;
+                let (asked, turns) = (client.asked, client.turns);
                 self.busy -= 1;
-                self.operations += u64::from(self.plan.depth);
-                let latency = (self.last_reply - client.asked).as_nanos();
-                self.latency.saturating_record(latency as u64);
-                if self.going_on {
-                    self.send(index);
+                self.operations += u64::from(self.depth(index));
+                let Some(schedule) = &self.schedule else {
+                    self.record(asked);
+                    if self.going_on {
+                        self.send(index, self.last_reply);
+                    }
+                    return;
+                };
+                let late = schedule
+                    .due(index, turns)
+                    .filter(|&due| due <= self.last_reply);
+                if schedule.measures(asked) {
+                    self.record(asked);
+                }
+                if let Some(due) = late {
+                    self.send(index, due);
                 }
             }
             Err(error) => self.lose(index, &error),
         }
     }
 
+    fn record(&mut self, asked: Instant) {
+        let latency = self.last_reply.saturating_duration_since(asked);
+        self.latency.saturating_record(latency.as_nanos() as u64);
+    }
+
+    /// Sends what has become due. A client that still waits sends when it has its replies.
+    fn send_due(&mut self, now: Instant) {
+        while let Some((index, batch)) = self.schedule.as_mut().and_then(|all| all.pop(now)) {
+            let client = self.clients[index].as_ref();
+            if client.is_some_and(|client| !client.waits && client.turns == batch) {
+                let due = self.schedule.as_ref().and_then(|all| all.due(index, batch));
+                self.send(index, due.unwrap_or(now));
+            }
+        }
+    }
+
+    fn depth(&self, index: usize) -> u32 {
+        let plan = self.plan;
+        match index {
+            0 => plan.first_depth.unwrap_or(plan.depth),
+            _ if index < plan.clients as usize => plan.depth,
+            _ => plan.unread,
+        }
+    }
+
     /// Sends a client's next batch.
-    fn send(&mut self, index: usize) {
+    fn send(&mut self, index: usize, asked: Instant) {
+        let depth = self.depth(index);
         let Some(client) = &mut self.clients[index] else {
             return;
         };
-        let depth = if client.reads {
-            self.plan.depth
-        } else {
-            UNREAD
-        };
+        if self.busy == 0 {
+            // Until now there was no reply to wait for.
+            self.last_reply = Instant::now();
+        }
+        client.asked = asked;
         let reads = client.reads;
         let sent = client.send(self.work, depth, &mut self.output);
         self.busy += usize::from(client.waits);

@@ -20,11 +20,13 @@
 //! The exit code is 0 where every reply was right, and 1 otherwise.
 
 mod client;
+mod compare;
 mod connect;
 mod cpu;
 mod fill;
 mod load;
 mod report;
+mod schedule;
 mod work;
 
 use std::{
@@ -34,7 +36,7 @@ use std::{
     time::Instant,
 };
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     connect::Target,
@@ -46,7 +48,21 @@ use crate::{
 
 /// Loads a keywire or Redis server: clients send batches, wait for every reply, send again.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Compare(compare::Options),
+}
+
+#[derive(Args)]
+struct Run {
     /// The server: a TCP address, or unix:PATH [default: 127.0.0.1:9999, for Redis 127.0.0.1:6379]
     #[arg(long, value_name = "ADDR")]
     connect: Option<String>,
@@ -60,7 +76,12 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match bench(&Options::parse()) {
+    let options = Options::parse();
+    let done = match &options.command {
+        Some(Command::Compare(options)) => compare::compare(options),
+        None => run(&options.run),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -71,7 +92,7 @@ fn main() -> ExitCode {
 }
 
 /// Tells whether every reply was right.
-fn bench(options: &Options) -> Result<bool, Box<dyn Error>> {
+fn run(options: &Run) -> Result<bool, Box<dyn Error>> {
     let (name, work, address) = if options.redis {
         ("Redis", Work::redis(&options.mix), "127.0.0.1:6379")
     } else {
@@ -86,7 +107,7 @@ fn bench(options: &Options) -> Result<bool, Box<dyn Error>> {
     let filled = start.elapsed();
 
     let start = Instant::now();
-    let load = Load::connect(&target, &options.plan, &work)?;
+    let mut load = Load::connect(&target, &options.plan, &work)?;
     let connected = start.elapsed();
 
     let server = Process::serving(&target);

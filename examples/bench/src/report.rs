@@ -39,6 +39,13 @@ impl fmt::Display for Report<'_> {
             mix.list,
             mix.value_size,
         )?;
+        if let Some(rate) = plan.rate {
+            let rate = grouped(rate.into());
+            writeln!(
+                f,
+                "{rate} operations a second are due; latency counts from then"
+            )?;
+        }
         writeln!(
             f,
             "keys loaded in {:.2} s, clients connected in {:.2} s, measured for {:.2} s\n",
@@ -71,7 +78,7 @@ impl Report<'_> {
         let rate = outcome.operations as f64 / elapsed;
         line(f, "operations", grouped(rate as u64), "a second")?;
         for (label, quantile) in [
-            ("round trip, p50", 0.5),
+            ("latency, p50", 0.5),
             ("p90", 0.9),
             ("p99", 0.99),
             ("p99.9", 0.999),
@@ -108,7 +115,7 @@ fn line(
 }
 
 /// A number in groups of three digits.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {

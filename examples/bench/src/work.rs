@@ -42,6 +42,14 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
+    /// 10,000 keys with a value of 16 bytes each, nine reads to a write.
+    pub(crate) const USUAL: Mix = Mix {
+        keys: 10_000,
+        list: 1,
+        value_size: 16,
+        writes: 10,
+    };
+
     fn value(&self) -> String {
         (b'a'..=b'z')
             .cycle()
