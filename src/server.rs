@@ -292,7 +292,7 @@ impl Handle {
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
     ///
     /// The doors close at once. Commands that the server has read are applied and answered; what
-    /// still arrives is answered `:error:LINE:closing:...`. Each client gets the replies it has
+    /// arrives just then is answered `:error:LINE:closing:...`, and what comes later is not read. Each client gets the replies it has
     /// coming, then the end of the stream. When `grace` is over, what is left is cut off.
     ///
     /// Any number of callers may ask for it, any number of times; the shortest grace counts. It
@@ -314,7 +314,8 @@ impl Handle {
     }
 
     /// Lends this thread to the server: a future that runs the server's tasks wherever it is
-    /// polled, beside [`Server::run`], until the server is gone.
+    /// polled, beside [`Server::run`], until the server is gone. Poll it whenever it wakes, or drop
+    /// it: tasks may be waiting in its hands.
     ///
     /// ```
     /// use futures_lite::future;

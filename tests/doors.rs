@@ -124,6 +124,51 @@ fn tcp_clients_are_served_without_delay_and_by_the_hundred() {
     }
 }
 
+/// Takes bytes in, as a TLS stream does, and gets none of them out.
+struct Clogged(Pipe);
+
+impl AsyncRead for Clogged {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Clogged {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(b.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_transport_that_can_not_flush_is_one_that_refuses_bytes() {
+    let server = Server::builder()
+        .outbox_lines(5)
+        .stall(Duration::from_millis(20))
+        .overflow(keywire::Overflow::Disconnect)
+        .build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let (mut ours, theirs) = Pipe::pair(1000);
+    future::block_on(async {
+        server.handle.attach(Clogged(theirs)).await.unwrap();
+        ours.write_all("Sync\n".repeat(50).as_bytes())
+            .await
+            .unwrap();
+    });
+    server.await_counts(0, 1);
+}
+
 /// Fails a few times before each connection, as a door does that has no descriptor left.
 struct Troubled {
     inner: async_net::TcpListener,

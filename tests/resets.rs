@@ -43,3 +43,22 @@ fn what_a_client_sent_before_it_left_is_applied() {
     let expected = (0..100).map(|number| number.to_string().into_bytes());
     assert!(store.get(b"k").eq(expected));
 }
+
+#[test]
+fn what_a_client_sent_before_it_left_is_applied_although_it_did_not_read() {
+    let server = TestServer::start(common::Place::PLAIN, Server::new());
+    let mut steady = server.connect();
+    steady.send(format!("Put:big:{}\n", "x".repeat(60_000)));
+    steady.sync();
+    for round in 0..20 {
+        let mut client = server.connect();
+        // It leaves with replies unread, which is a reset, and the rest of its commands unread.
+        client.send("Delete:n\n".to_owned() + &"Get:big\n".repeat(20) + &"Put:n:1\n".repeat(5000));
+        let socket = client.stream().try_clone().unwrap();
+        std::net::TcpStream::shutdown(&socket, std::net::Shutdown::Write).unwrap();
+        drop((client, socket));
+        server.await_counts(1, round + 1);
+        steady.send("Get:n\n");
+        assert_eq!(steady.sync().0.len(), 5000);
+    }
+}

@@ -219,3 +219,42 @@ fn under_wait_control_lines_wait_too() {
     }
     sending.join().unwrap();
 }
+
+#[test]
+fn costly_commands_of_one_client_leave_others_their_turn() {
+    const UPDATES: u64 = 3000;
+    let server = TestServer::start(Place::PLAIN, Server::new());
+    let mut costly = server.connect();
+    costly.send("Put:k:v\n".repeat(50_000));
+    costly.sync();
+    let before = server.handle.stats().commands;
+    // Each looks through the whole list.
+    costly.send("Update:k:absent:v\n".repeat(UPDATES as usize) + "Sync:fence\n");
+    wait_until("it has begun", || server.handle.stats().commands > before);
+    others_work(&server, 3);
+    assert!(
+        server.handle.stats().commands < before + UPDATES,
+        "the others had to wait for all of it",
+    );
+    costly.read_to_sync();
+}
+
+#[test]
+fn a_crowd_that_asks_without_end_leaves_others_their_turn() {
+    let server = server(Place::PLAIN, Overflow::Drop);
+    // More than take part in one round, each with more to ask than one turn allows.
+    let crowd: Vec<_> = (0..400)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send("Get:big\n".repeat(2000));
+            client
+        })
+        .collect();
+    let asked = 2000 * crowd.len() as u64;
+    others_work(&server, 5);
+    assert!(
+        server.handle.stats().commands < asked,
+        "the others had to wait for all of it"
+    );
+    drop(crowd);
+}

@@ -5,7 +5,7 @@ mod common;
 use std::{future::pending, time::Duration};
 
 use common::{Place, TestServer, script::converse, wait_until};
-use futures_lite::future;
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{
     Error, Server,
     protocol::Operation,
@@ -99,6 +99,175 @@ fn the_server_goes_on_after_a_failure() {
     }
     let stats = server.handle.stats();
     assert_eq!(stats.errors, 300);
+}
+
+/// Lets the first batch wait at a gate, fails the second, and is well after that.
+struct FailsSecond {
+    memory: Memory,
+    gate: async_channel::Receiver<()>,
+    batches: usize,
+    most: usize,
+}
+
+impl Store for FailsSecond {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let taken: Vec<_> = std::iter::from_fn(|| batch.take())
+            .take(self.most)
+            .collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.batches += 1;
+        match self.batches {
+            1 => self.gate.recv().await.unwrap(),
+            2 => return Err(Error::store("the whole batch")),
+            _ => {}
+        }
+        for operation in taken {
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_batch_that_fails_fails_what_was_taken_and_nothing_else() {
+    // The errors fill the first client's outbox. All the same, they go to the commands that were
+    // taken, of both clients, and what was not taken is applied later.
+    let (open, gate) = async_channel::bounded(1);
+    let store = FailsSecond {
+        memory: Memory::new(),
+        gate,
+        batches: 0,
+        most: 60,
+    };
+    let server = Server::builder().outbox_lines(30).store(store).build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let (mut first, mut second, mut third) = (server.connect(), server.connect(), server.connect());
+    server.await_counts(3, 0);
+    third.send("Put:gate:1\n");
+    let fifty = |key| {
+        (1..=50)
+            .map(|n| format!("Put:{key}:{n}\n"))
+            .collect::<String>()
+    };
+    first.send(fifty("first") + "Sync:fence\n");
+    second.send(fifty("second") + "Sync:fence\n");
+    open.send_blocking(()).unwrap();
+    // The number of the line is the number that was to be put.
+    let failed = |client: &mut common::Client| -> Vec<String> {
+        let (errors, _) = client.read_to_sync();
+        let number = |line: &[u8]| {
+            String::from_utf8_lossy(line)
+                .split(':')
+                .nth(2)
+                .unwrap()
+                .into()
+        };
+        errors.iter().map(|line| number(line)).collect()
+    };
+    let failed = [failed(&mut first), failed(&mut second)];
+    assert!(failed.iter().any(|numbers| !numbers.is_empty()));
+    drop((first, second, third));
+    let store = server.stop(Duration::from_secs(10)).memory;
+    for (key, failed) in ["first", "second"].into_iter().zip(failed) {
+        let numbers = (1..=50).map(|n| n.to_string());
+        let applied = numbers
+            .filter(|n| !failed.contains(n))
+            .map(String::into_bytes);
+        assert!(
+            store.get(key.as_bytes()).eq(applied),
+            "{key}: {failed:?} failed"
+        );
+    }
+}
+
+/// Waits at a gate before it answers the key `gate`.
+struct Gated {
+    memory: Memory,
+    gate: async_channel::Receiver<()>,
+}
+
+impl Store for Gated {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        while let Some(operation) = batch.take() {
+            if key_of(&operation) == b"gate" {
+                self.gate.recv().await.unwrap();
+            }
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_client_that_reads_while_the_store_is_slow_loses_nothing() {
+    let (open, gate) = async_channel::bounded(1);
+    let memory = Memory::new();
+    let server = Server::builder()
+        .outbox_lines(10)
+        .stall(Duration::from_millis(50))
+        .store(Gated { memory, gate })
+        .build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let mut client = server.connect();
+    client.send(format!("Put:big:{}\n", "x".repeat(60_000)));
+    client.sync();
+    // It does not read until its socket counts as refusing, with the store in the middle of a turn.
+    client.send("Get:big\n".repeat(1000));
+    wait_until("some are dropped", || {
+        server.handle.stats().lines_dropped > 0
+    });
+    let (lines, dropped) = client.sync();
+    assert_eq!(lines.len() as u64 + dropped, 1000);
+    client.send("Get:big\n".repeat(300) + "Get:gate\n" + &"Get:big\n".repeat(300));
+    let reading = std::thread::spawn(move || {
+        let mut lines = 0;
+        while client
+            .line()
+            .is_some_and(|line| !line.starts_with(b":sync:"))
+        {
+            lines += 1;
+            if lines == 300 {
+                open.send_blocking(()).unwrap();
+                client.send("Sync\n");
+            }
+        }
+        lines
+    });
+    assert_eq!(reading.join().unwrap(), 600);
+}
+
+#[test]
+fn what_was_read_before_a_shutdown_is_applied() {
+    let (open, gate) = async_channel::bounded(1);
+    let memory = Memory::new();
+    let server = Server::builder().store(Gated { memory, gate }).build();
+    let handle = server.handle();
+    let (ours, mut theirs) = async_net::unix::UnixStream::pair().unwrap();
+    let (gates, mut gating) = async_net::unix::UnixStream::pair().unwrap();
+    let talk = async {
+        handle.attach(ours).await.unwrap();
+        handle.attach(gates).await.unwrap();
+        gating.write_all(b"Get:gate\n").await.unwrap();
+        while handle.stats().active < 2 {
+            future::yield_now().await;
+        }
+        theirs.write_all(b"Put:k:v\nSync:fence\n").await.unwrap();
+        // The store is at the gate; the server reads on.
+        smol::Timer::after(Duration::from_millis(100)).await;
+        let mut shutdown = std::pin::pin!(handle.shutdown(Duration::from_secs(60)));
+        assert!(future::poll_once(shutdown.as_mut()).await.is_none());
+        open.send(()).await.unwrap();
+        let mut replies = String::new();
+        theirs.read_to_string(&mut replies).await.unwrap();
+        drop((theirs, gating));
+        shutdown.await;
+        replies
+    };
+    let (store, replies) = future::block_on(future::zip(server.run(), talk));
+    assert_eq!(replies, ":sync:0:fence\n");
+    assert_eq!(store.memory.get(b"k").len(), 1);
 }
 
 /// Breaks the contract in the ways that need no malice.

@@ -1,13 +1,17 @@
 //! Commands → replies: the turns of a round, handed to the store as one batch.
 
-use std::{collections::VecDeque, fmt};
+use std::{
+    collections::VecDeque,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use memchr::memchr;
 
 use super::{
     Limits, Overflow, Stats,
     outbox::{Content, Load},
-    turn::{Progress, TURN_BYTES, Turn},
+    turn::{Progress, TURN_BYTES, Turn, TurnState},
 };
 use crate::{
     Error,
@@ -19,6 +23,13 @@ use crate::{
 /// Bytes of replies in one round, before the writers have their turn. What a round produced is
 /// written while it is still in the processor's cache.
 const ROUND_BYTES: usize = 256 * 1024;
+
+/// How long a round may keep on handing out commands before everyone else has their turn. Some
+/// commands take long, such as an Update of a list of a million values.
+const ROUND_TIME: Duration = Duration::from_millis(2);
+
+/// A look at the clock costs as much as a short command.
+const LINES_A_LOOK: usize = 16;
 
 /// A reply buffer that outgrows this grows to a whole turn's bytes at once. Growing by halves
 /// would copy as much as the replies themselves.
@@ -38,8 +49,12 @@ pub struct Batch<'a> {
     stats_before: Stats,
     /// Which turn the next command is taken from.
     current: usize,
-    /// Bytes of replies in the turns before that.
+    /// Bytes of replies in the turns before that; [`ROUND_BYTES`] when the round is over.
     round_bytes: usize,
+    /// When the round began.
+    began: Instant,
+    /// Lines handled, to look at the clock once in a while.
+    lines: usize,
     /// What has been read and not been answered: operations that the store has taken, and other
     /// lines that have to wait for them.
     waiting: VecDeque<Waiting<'a>>,
@@ -96,6 +111,7 @@ impl<'a> Batch<'a> {
         blocks: &'a [Block],
         turns: &'a mut [Turn],
         stats: &'a mut Stats,
+        began: Instant,
     ) -> Self {
         turns.iter_mut().for_each(Turn::set_mark);
         Self {
@@ -106,22 +122,53 @@ impl<'a> Batch<'a> {
             stats,
             current: 0,
             round_bytes: 0,
+            began,
+            lines: 0,
             waiting: VecDeque::new(),
             taken: 0,
         }
     }
 
-    /// The next command to apply; `None` when the batch is at its end.
+    /// The next command to apply; `None` when the batch is at its end, which may be at once.
     pub fn take(&mut self) -> Option<Operation<'a>> {
+        while self.current < self.turns.len() {
+            if let Some(operation) = self.take_from(self.current, Self::must_stop) {
+                return Some(operation);
+            }
+            self.round_bytes += self.turns[self.current].replies.len();
+            self.current += 1;
+        }
+        None
+    }
+
+    /// Whether a turn has to stop before its next line, for its own sake or for the round's.
+    fn must_stop(&mut self, turn: usize) -> bool {
+        self.lines += 1;
+        let looks_at_clock = self.lines % LINES_A_LOOK == 0;
+        let turn = &mut self.turns[turn];
+        if self.round_bytes >= ROUND_BYTES || looks_at_clock && self.began.elapsed() >= ROUND_TIME {
+            // Turns that come after this one stop without beginning.
+            self.round_bytes = ROUND_BYTES;
+            turn.state = TurnState::Spent;
+        }
+        turn.must_stop(self.limits)
+    }
+
+    /// Handles the lines of a turn up to its next operation.
+    fn take_from(
+        &mut self,
+        index: usize,
+        must_stop: impl Fn(&mut Self, usize) -> bool,
+    ) -> Option<Operation<'a>> {
         loop {
-            let round_is_over = self.round_bytes >= ROUND_BYTES;
-            let turn = self.turns.get_mut(self.current)?;
-            let block = &self.blocks[self.current];
-            let Some(line) = turn.next_line(block, self.limits, round_is_over) else {
-                self.round_bytes += turn.replies.len();
-                self.current += 1;
+            if must_stop(self, index) {
+                return None;
+            }
+            let turn = &mut self.turns[index];
+            let line = turn.next_line(&self.blocks[index])?;
+            if line == Ok(b"") {
                 continue;
-            };
+            }
             let number = turn.progress.line;
             let command = match line {
                 _ if turn.refuse => Err(Refusal::Closing),
@@ -130,12 +177,13 @@ impl<'a> Batch<'a> {
                     max: self.limits.max_line,
                 }),
             };
+            self.stats.commands += u64::from(command.is_ok());
             let what = match command {
                 Ok(Command::Operation(operation)) => {
-                    self.stats.commands += 1;
                     self.taken += 1;
+                    turn.taken += 1;
                     self.waiting.push_back(Waiting {
-                        turn: self.current,
+                        turn: index,
                         line: number,
                         what: match operation {
                             Operation::Get { key } => What::Get { key },
@@ -144,20 +192,14 @@ impl<'a> Batch<'a> {
                     });
                     return Some(operation);
                 }
-                Ok(Command::Sync { token }) => {
-                    self.stats.commands += 1;
-                    What::Sync {
-                        token: token.unwrap_or_default(),
-                    }
-                }
-                Ok(Command::Stats) => {
-                    self.stats.commands += 1;
-                    What::Stats
-                }
+                Ok(Command::Sync { token }) => What::Sync {
+                    token: token.unwrap_or_default(),
+                },
+                Ok(Command::Stats) => What::Stats,
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
-                turn: self.current,
+                turn: index,
                 line: number,
                 what,
             };
@@ -242,12 +284,12 @@ impl<'a> Batch<'a> {
             return;
         }
         *self.stats = self.stats_before;
-        self.turns.iter_mut().for_each(Turn::back_to_mark);
         self.waiting.clear();
         self.current = 0;
-        self.round_bytes = 0;
-        for _ in 0..self.taken {
-            if self.take().is_some() {
+        for turn in 0..self.turns.len() {
+            for _ in 0..self.turns[turn].back_to_mark() {
+                // Exactly those that were taken, whatever room their errors need.
+                self.take_from(turn, |_, _| false);
                 self.fail(error);
             }
         }
@@ -297,7 +339,7 @@ impl<'a> Batch<'a> {
         push: impl FnOnce(&mut Vec<u8>, &mut Progress, &mut Stats),
     ) {
         let turn = &mut self.turns[turn];
-        if turn.room.refusing && turn.is_full(self.limits) {
+        if turn.overflows(self.limits) {
             let mut control = turn.room.content.control;
             control += turn.content.control;
             turn.cut |= self.limits.overflow == Overflow::Disconnect || control.fills(self.limits);
@@ -329,7 +371,7 @@ impl<'a> Batch<'a> {
             return;
         }
         let mut lines = values.len();
-        if turn.room.refusing && turn.is_full(self.limits) {
+        if turn.overflows(self.limits) {
             if lines > 0 && self.limits.overflow == Overflow::Disconnect {
                 turn.cut = true;
             } else {

@@ -1,6 +1,6 @@
 //! The select loop that owns the store, the client table and the counters.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -13,7 +13,7 @@ use slab::Slab;
 use super::{
     Control, Stats,
     batch::Batch,
-    outbox::{Content, Load, Outbox, Room, Then},
+    outbox::{Content, Load, Outbox, Then},
     session::{self, Event, Message, Surroundings, Transport},
     turn::{Progress, Turn, TurnState},
 };
@@ -39,8 +39,9 @@ pub(super) struct Coordinator {
     /// The accept loops. Dropping one closes its listening socket.
     doors: Vec<Task<()>>,
     clients: Slab<Client>,
-    /// Clients with commands left over that can go on at once.
-    ready: Vec<usize>,
+    /// Clients whose commands wait for their turn, in the order of their turns. One that stands
+    /// here twice has nothing left the second time.
+    queue: VecDeque<usize>,
     stats: Stats,
     started: Instant,
     closing: bool,
@@ -51,14 +52,14 @@ struct Client {
     outbox: Arc<Outbox>,
     /// How far its commands have been handled; `at` is into `block`.
     progress: Progress,
-    /// The rest of a batch that could not be finished in its round.
-    left_over: Option<LeftOver>,
-    /// The session has ended; only left-over commands keep the client here.
+    /// Lines that have not been handled, waiting for a turn or for room.
+    pending: Option<Pending>,
+    /// The session has ended; only pending commands keep the client here.
     gone: bool,
     _session: Task<()>,
 }
 
-struct LeftOver {
+struct Pending {
     block: Block,
     refuse: bool,
 }
@@ -68,8 +69,6 @@ struct LeftOver {
 struct Round {
     turns: Vec<Turn>,
     blocks: Vec<Block>,
-    /// Other news of clients, which may have a turn in this round: they wait for its end.
-    after: Vec<(usize, Message)>,
 }
 
 enum Input {
@@ -91,7 +90,7 @@ impl Coordinator {
             executor,
             doors,
             clients: Slab::new(),
-            ready: Vec::new(),
+            queue: VecDeque::new(),
             stats: Stats::default(),
             started: Instant::now(),
             closing: false,
@@ -121,7 +120,7 @@ impl Coordinator {
         let mut inputs = Box::pin(inputs(&control, joins.clone(), events.clone()));
         let mut round = Round::default();
         while !(self.closing && self.clients.is_empty()) {
-            let input = if self.ready.is_empty() {
+            let input = if self.queue.is_empty() {
                 inputs.next().await
             } else {
                 // Work is left over. Sessions get their turn, then it goes on.
@@ -129,17 +128,20 @@ impl Coordinator {
                 future::poll_once(inputs.next()).await.flatten()
             };
             match input {
-                Some(Input::Stop) => self.stop(&joins),
+                Some(Input::Stop) => {
+                    // What has been read by now is still applied.
+                    while let Ok(event) = events.try_recv() {
+                        self.note(event);
+                    }
+                    self.stop(&joins);
+                }
                 Some(Input::Join(transport)) => self.join(transport),
-                Some(Input::Event(event)) => self.note(event, &mut round),
+                Some(Input::Event(event)) => self.note(event),
                 None => {}
             }
-            for client in std::mem::take(&mut self.ready) {
-                self.resume(client, &mut round);
-            }
-            while round.turns.len() < ROUND_CLIENTS {
+            for _ in 0..ROUND_CLIENTS {
                 let Ok(event) = events.try_recv() else { break };
-                self.note(event, &mut round);
+                self.note(event);
             }
             self.play(store, &mut round).await;
         }
@@ -168,7 +170,7 @@ impl Coordinator {
         entry.insert(Client {
             outbox,
             progress: Progress::default(),
-            left_over: None,
+            pending: None,
             gone: false,
             _session: self.executor.spawn(session),
         });
@@ -176,51 +178,39 @@ impl Coordinator {
         self.publish();
     }
 
-    /// Sorts an event into the round.
-    fn note(&mut self, event: Event, round: &mut Round) {
-        match event.message {
-            Message::Lines(block) => self.begin_turn(event.client, block, self.closing, round),
-            Message::Resume => self.resume(event.client, round),
-            message => round.after.push((event.client, message)),
-        }
-    }
-
-    fn resume(&mut self, key: usize, round: &mut Round) {
-        let left_over = self
-            .clients
-            .get_mut(key)
-            .and_then(|client| client.left_over.take());
-        if let Some(LeftOver { block, refuse }) = left_over {
-            self.begin_turn(key, block, refuse, round);
-        }
-    }
-
-    fn begin_turn(&mut self, key: usize, block: Block, refuse: bool, round: &mut Round) {
-        let Some(client) = self.clients.get_mut(key) else {
-            return;
-        };
-        let room = if client.gone {
-            Room {
-                gone: true,
-                ..Room::default()
+    fn note(&mut self, Event { client, message }: Event) {
+        match message {
+            Message::Lines(block) => {
+                if let Some(entry) = self.clients.get_mut(client) {
+                    let refuse = self.closing;
+                    entry.pending = Some(Pending { block, refuse });
+                    self.queue.push_back(client);
+                }
             }
-        } else {
-            client.outbox.room()
-        };
-        let replies = self.spare.pop().unwrap_or_default();
-        round
-            .turns
-            .push(Turn::new(key, client.progress, refuse, room, replies));
-        round.blocks.push(block);
+            Message::Resume => self.queue.push_back(client),
+            Message::End { partial } => self.end_input(client, partial),
+            Message::Left => self.leave(client),
+        }
     }
 
-    /// Lets the store apply the round's commands, then sends the replies.
+    /// Gives the clients at the head of the queue their turns: the store applies their commands,
+    /// then the replies are sent.
     async fn play<S: Store>(&mut self, store: &mut S, round: &mut Round) {
-        self.stats.uptime = self.started.elapsed();
+        while round.turns.len() < ROUND_CLIENTS {
+            let Some(key) = self.queue.pop_front() else {
+                break;
+            };
+            self.begin_turn(key, round);
+        }
+        if round.turns.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        self.stats.uptime = began - self.started;
         let limits = self.control.limits;
         loop {
-            let Round { turns, blocks, .. } = &mut *round;
-            let mut batch = Batch::new(&limits, blocks, turns, &mut self.stats);
+            let Round { turns, blocks } = &mut *round;
+            let mut batch = Batch::new(&limits, blocks, turns, &mut self.stats, began);
             let result = store.apply(&mut batch).await;
             if !batch.conclude(result) {
                 break;
@@ -228,52 +218,72 @@ impl Coordinator {
         }
         // The counters first: who has a reply finds it counted.
         self.publish();
+        // Turns that the round had no time for come first in the next, in their order.
+        let begun = round.turns.iter().filter(|turn| turn.has_begun()).count();
+        for _ in begun..round.turns.len() {
+            if let Some((turn, block)) = round.turns.pop().zip(round.blocks.pop()) {
+                self.queue.push_front(turn.client);
+                self.put_back(turn, block);
+            }
+        }
         for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
             self.end_turn(turn, block);
         }
-        for (client, message) in round.after.drain(..) {
-            match message {
-                Message::End { partial } => self.end_input(client, partial),
-                Message::Left => self.leave(client),
-                Message::Lines(_) | Message::Resume => {}
-            }
-        }
     }
 
-    fn end_turn(&mut self, mut turn: Turn, block: Block) {
-        let key = turn.client;
+    fn begin_turn(&mut self, key: usize, round: &mut Round) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        client.progress = turn.progress;
+        let Some(Pending { block, refuse }) = client.pending.take() else {
+            return;
+        };
+        let outbox = client.outbox.clone();
+        let replies = self.spare.pop().unwrap_or_default();
+        round
+            .turns
+            .push(Turn::new(key, outbox, client.progress, refuse, replies));
+        round.blocks.push(block);
+    }
+
+    fn end_turn(&mut self, mut turn: Turn, block: Block) {
         let then = match turn.state {
             _ if turn.cut => Then::Cut,
             TurnState::Done => Then::NextBatch,
             TurnState::Full => Then::WaitForRoom,
             TurnState::Going | TurnState::Spent => Then::GoOn,
         };
+        let key = turn.client;
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.progress = turn.progress;
         let limits = &self.control.limits;
         let waits = client
             .outbox
             .try_send(&mut turn.replies, turn.content, then, limits);
-        self.keep_spare(turn.replies);
-        if turn.state == TurnState::Done {
-            let client = &mut self.clients[key];
-            client.progress.at = 0;
-            let gone = client.gone;
-            self.keep_spare(block.into_buffer());
-            if gone {
-                self.remove(key);
-            }
-        } else {
-            self.clients[key].left_over = Some(LeftOver {
-                block,
-                refuse: turn.refuse,
-            });
+        if turn.state != TurnState::Done {
             if !waits {
-                self.ready.push(key);
+                self.queue.push_back(key);
             }
+            return self.put_back(turn, block);
         }
+        client.progress.at = 0;
+        let gone = client.gone;
+        self.keep_spare(turn.replies);
+        self.keep_spare(block.into_buffer());
+        if gone {
+            self.remove(key);
+        }
+    }
+
+    /// Keeps the lines that a turn has not come to.
+    fn put_back(&mut self, turn: Turn, block: Block) {
+        if let Some(client) = self.clients.get_mut(turn.client) {
+            let refuse = turn.refuse;
+            client.pending = Some(Pending { block, refuse });
+        }
+        self.keep_spare(turn.replies);
     }
 
     fn keep_spare(&mut self, mut buffer: Vec<u8>) {
@@ -318,8 +328,8 @@ impl Coordinator {
             return;
         };
         client.gone = true;
-        if client.left_over.is_some() {
-            self.ready.push(key);
+        if client.pending.is_some() {
+            self.queue.push_back(key);
         } else {
             self.remove(key);
         }

@@ -57,7 +57,7 @@ pub(super) struct Room {
     pub(super) content: Content,
     /// The socket has taken nothing for the stall time.
     pub(super) refusing: bool,
-    /// The session has ended: nothing will be delivered.
+    /// Nothing will be delivered any more.
     pub(super) gone: bool,
 }
 
@@ -108,11 +108,20 @@ enum End {
     Finishing,
     /// What is queued doesn't matter any more.
     Cut,
-    /// The session itself has ended.
+    /// The socket takes no more.
     Gone,
 }
 
 impl State {
+    /// Ends the way out; what is queued goes.
+    fn end_now(&mut self, end: End) {
+        self.end = end;
+        self.queue = Vec::new();
+        self.queued = Content::default();
+        self.writing = Content::default();
+        self.wanted = false;
+    }
+
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         match &self.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -163,7 +172,8 @@ impl Outbox {
     ///
     /// The caller has looked at [`room`](Self::room) before. With [`Then::WaitForRoom`] it
     /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
-    /// there is room by now, or nobody to wait for.
+    /// there is room by now, or nobody to wait for. Where nobody takes replies any more, they are
+    /// dropped here.
     pub(super) fn try_send(
         &self,
         replies: &mut Vec<u8>,
@@ -172,28 +182,25 @@ impl Outbox {
         limits: &Limits,
     ) -> bool {
         self.change(|state| {
-            if matches!(state.end, End::Cut | End::Gone) {
-                return false;
+            if state.end == End::Open {
+                if state.queue.is_empty() {
+                    std::mem::swap(&mut state.queue, replies);
+                } else {
+                    state.queue.append(replies);
+                }
+                state.queued += content;
             }
-            if state.queue.is_empty() {
-                std::mem::swap(&mut state.queue, replies);
-            } else {
-                state.queue.append(replies);
-            }
-            state.queued += content;
             match then {
                 Then::NextBatch => state.next_batch = true,
                 Then::WaitForRoom => {
                     let mut all = state.queued.all;
                     all += state.writing.all;
-                    state.wanted = all.fills(limits) && !state.refusing;
+                    state.wanted = state.end == End::Open && all.fills(limits) && !state.refusing;
                 }
                 Then::GoOn => {}
-                Then::Finish => state.end = End::Finishing,
-                Then::Cut => {
-                    state.end = End::Cut;
-                    state.queue = Vec::new();
-                }
+                Then::Finish if state.end == End::Open => state.end = End::Finishing,
+                Then::Finish => {}
+                Then::Cut => state.end_now(End::Cut),
             }
             state.wanted
         })
@@ -214,6 +221,8 @@ pub(super) enum Delivery {
     RoomAgain,
     /// Nothing: everything is delivered and nothing follows.
     Finished,
+    /// Nothing: the socket takes no more.
+    Gone,
     /// Nothing: the coordinator cut the client off.
     Cut,
 }
@@ -226,6 +235,8 @@ impl Outbox {
         state.writing = Content::default();
         if state.end == End::Cut {
             Poll::Ready(Delivery::Cut)
+        } else if state.end == End::Gone {
+            Poll::Ready(Delivery::Gone)
         } else if !state.queue.is_empty() {
             state.writing = std::mem::take(&mut state.queued);
             Poll::Ready(Delivery::Replies(std::mem::take(&mut state.queue)))
@@ -279,13 +290,18 @@ impl Outbox {
     /// Whether the writer has nothing more to do.
     pub(super) fn is_finished(&self) -> bool {
         let state = self.state();
-        state.end == End::Finishing && state.queue.is_empty() && state.writing.all.bytes == 0
+        state.end != End::Open && state.queue.is_empty() && state.writing.all.bytes == 0
     }
 
-    /// The session ends: from now on, what is sent is for nobody.
-    pub(super) fn leave(&self) {
+    /// The socket takes no more, for good: from now on, what is sent is for nobody. Says whether
+    /// the coordinator waits for room.
+    #[must_use]
+    pub(super) fn leave(&self) -> bool {
         let mut state = self.state();
-        state.end = End::Gone;
-        state.queue = Vec::new();
+        let wanted = state.wanted;
+        if state.end != End::Cut {
+            state.end_now(End::Gone);
+        }
+        wanted
     }
 }

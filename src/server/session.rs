@@ -129,11 +129,18 @@ pub(super) fn run(
     };
     async move {
         let (reader, writer) = split(transport);
-        // It ends when input and output have both ended, or when either breaks. Why it broke
-        // makes no difference to anyone here.
-        let _: io::Result<_> = future::try_zip(session.write(writer), session.read(reader)).await;
-        session.outbox.leave();
-        session.tell(Message::Left);
+        // It ends when input and output have both ended, or when the input breaks, or when the
+        // coordinator cuts the client off. Which of these makes no difference to anyone.
+        let _ = future::try_zip(session.write(writer), session.read(reader)).await;
+        drop(session);
+    }
+}
+
+/// However a session ends, the coordinator hears of it, once the connection is closed.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.outbox.leave();
+        self.tell(Message::Left);
     }
 }
 
@@ -201,17 +208,13 @@ impl Session {
             let read = poll_fn(|cx| self.surroundings.poll_read(reader, cx, |_| ()));
             let silent = async {
                 Timer::after(LINGER).await;
-                Err(io::ErrorKind::TimedOut.into())
+                Ok(None)
             };
-            match future::or(read, silent).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => future::yield_now().await,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    if self.outbox.is_finished() {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
+            match future::or(async { read.await.map(Some) }, silent).await? {
+                Some(0) => return Ok(()),
+                Some(_) => future::yield_now().await,
+                None if self.outbox.is_finished() => return Ok(()),
+                None => {}
             }
         }
     }
@@ -220,10 +223,20 @@ impl Session {
     async fn write(&self, mut writer: Writer) -> io::Result<()> {
         loop {
             match poll_fn(|cx| self.outbox.poll_take(cx)).await {
-                Delivery::Replies(replies) => self.deliver(&mut writer, &replies).await?,
+                Delivery::Replies(replies) => {
+                    if self.deliver(&mut writer, &replies).await.is_err() && self.outbox.leave() {
+                        self.tell(Message::Resume);
+                    }
+                }
                 Delivery::RoomAgain => self.tell(Message::Resume),
-                Delivery::Finished => return writer.close().await,
-                Delivery::Cut => return Err(cut_off()),
+                Delivery::Finished => {
+                    // Where that fails, reading will fail too.
+                    let _ = writer.close().await;
+                    return Ok(());
+                }
+                // What the client sent before it hung up is still there to be read.
+                Delivery::Gone => return Ok(()),
+                Delivery::Cut => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
     }
@@ -233,18 +246,21 @@ impl Session {
             let written = match future::poll_once(writer.write(rest)).await {
                 Some(result) => result?,
                 // Boxed, because it is rare and every idle client would have to hold room for it.
-                None => Box::pin(self.write_when_accepted(writer, rest)).await?,
+                None => Box::pin(self.patiently(writer.write(rest))).await?,
             };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             rest = &rest[written..];
         }
-        writer.flush().await
+        match future::poll_once(writer.flush()).await {
+            Some(result) => result,
+            None => Box::pin(self.patiently(writer.flush())).await,
+        }
     }
 
     /// The socket accepts nothing just now. Where that lasts, the coordinator hears of it.
-    async fn write_when_accepted(&self, writer: &mut Writer, rest: &[u8]) -> io::Result<usize> {
+    async fn patiently<T>(&self, write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let stalled = async {
             match self.surroundings.stall {
                 Some(stall) => Timer::after(stall).await,
@@ -255,16 +271,12 @@ impl Session {
             }
             // From here on, the coordinator may lose its patience.
             poll_fn(|cx| self.outbox.poll_cut(cx)).await;
-            Err(cut_off())
+            Err(io::ErrorKind::ConnectionAborted.into())
         };
-        let result = future::or(writer.write(rest), stalled).await;
+        let result = future::or(write, stalled).await;
         let _ = self.outbox.set_refusing(false);
         result
     }
-}
-
-fn cut_off() -> io::Error {
-    io::ErrorKind::ConnectionAborted.into()
 }
 
 enum Input {

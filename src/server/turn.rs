@@ -1,13 +1,15 @@
 //! One client's part of a round.
 
+use std::sync::Arc;
+
 use super::{
     Limits,
-    outbox::{Content, Room},
+    outbox::{Content, Outbox, Room},
 };
 use crate::protocol::{Block, TooLong};
 
-/// Commands that one client may have applied in one turn, before the others have theirs.
-const TURN_COMMANDS: usize = 4096;
+/// Lines of one client that are handled in one turn, before the others have theirs.
+const TURN_LINES: usize = 4096;
 
 /// Bytes of replies that one client may have in one turn, before the others have theirs.
 pub(super) const TURN_BYTES: usize = 64 * 1024;
@@ -16,10 +18,11 @@ pub(super) const TURN_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) client: usize,
+    outbox: Arc<Outbox>,
     pub(super) progress: Progress,
     /// The server is closing: commands are refused, not applied.
     pub(super) refuse: bool,
-    /// How the client's outbox stood when the turn began.
+    /// How the client's outbox stood when last looked at. Room only grows behind our back.
     pub(super) room: Room,
     /// Encoded replies, in order, and their measure.
     pub(super) replies: Vec<u8>,
@@ -27,9 +30,21 @@ pub(super) struct Turn {
     /// The client broke the overflow policy and has to go.
     pub(super) cut: bool,
     pub(super) state: TurnState,
-    commands: usize,
+    /// Lines handled in this turn.
+    pub(super) lines: usize,
+    /// Operations that the store has taken in the batch at hand.
+    pub(super) taken: usize,
     /// Where this turn stood when the batch at hand began.
-    mark: (Progress, usize, usize, Content, bool),
+    mark: Mark,
+}
+
+#[derive(Debug, Default)]
+struct Mark {
+    progress: Progress,
+    lines: usize,
+    replies: usize,
+    content: Content,
+    cut: bool,
 }
 
 /// How far a client's commands have been handled.
@@ -57,80 +72,95 @@ pub(super) enum TurnState {
 impl Turn {
     pub(super) fn new(
         client: usize,
+        outbox: Arc<Outbox>,
         progress: Progress,
         refuse: bool,
-        room: Room,
         replies: Vec<u8>,
     ) -> Self {
         Self {
             client,
             progress,
             refuse,
-            room,
+            room: outbox.room(),
+            outbox,
             replies,
             content: Content::default(),
             cut: false,
             state: TurnState::Going,
-            commands: 0,
-            mark: Default::default(),
+            lines: 0,
+            taken: 0,
+            mark: Mark::default(),
         }
     }
 
     pub(super) fn set_mark(&mut self) {
-        self.mark = (
-            self.progress,
-            self.commands,
-            self.replies.len(),
-            self.content,
-            self.cut,
-        );
+        self.taken = 0;
+        self.mark = Mark {
+            progress: self.progress,
+            lines: self.lines,
+            replies: self.replies.len(),
+            content: self.content,
+            cut: self.cut,
+        };
     }
 
-    pub(super) fn back_to_mark(&mut self) {
-        let bytes;
-        (self.progress, self.commands, bytes, self.content, self.cut) = self.mark;
-        self.replies.truncate(bytes);
+    /// Goes back to where the batch began. Gives the number of operations that had been taken.
+    pub(super) fn back_to_mark(&mut self) -> usize {
+        self.progress = self.mark.progress;
+        self.lines = self.mark.lines;
+        self.replies.truncate(self.mark.replies);
+        self.content = self.mark.content;
+        self.cut = self.mark.cut;
         self.state = TurnState::Going;
+        std::mem::take(&mut self.taken)
+    }
+
+    /// Whether the round came to this turn before it was over.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lines > 0 || self.state != TurnState::Spent
     }
 
     pub(super) fn gone(&self) -> bool {
         self.room.gone || self.cut
     }
 
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+    fn is_full(&self, limits: &Limits) -> bool {
         let mut all = self.room.content.all;
         all += self.content.all;
         all.fills(limits)
     }
 
-    /// The next line that is not blank, unless the turn has to stop here.
-    pub(super) fn next_line<'a>(
-        &mut self,
-        block: &'a Block,
-        limits: &Limits,
-        round_is_over: bool,
-    ) -> Option<Result<&'a [u8], TooLong>> {
-        loop {
-            if self.state != TurnState::Going {
-                return None;
-            }
-            if round_is_over || self.commands == TURN_COMMANDS || self.replies.len() >= TURN_BYTES {
+    /// Whether the outbox is full and the socket is refusing bytes, as of now: a store may have
+    /// taken its time since the turn began.
+    pub(super) fn overflows(&mut self, limits: &Limits) -> bool {
+        if !(self.room.refusing && self.is_full(limits)) {
+            return false;
+        }
+        self.room = self.outbox.room();
+        self.room.refusing && self.is_full(limits)
+    }
+
+    /// Whether the turn has to stop before its next line.
+    pub(super) fn must_stop(&mut self, limits: &Limits) -> bool {
+        if self.state == TurnState::Going {
+            if self.lines == TURN_LINES || self.replies.len() >= TURN_BYTES {
                 self.state = TurnState::Spent;
-                return None;
-            }
-            if !self.gone() && !self.room.refusing && self.is_full(limits) {
+            } else if !self.gone() && self.is_full(limits) && !self.overflows(limits) {
                 self.state = TurnState::Full;
-                return None;
-            }
-            let Some(line) = block.line_at(&mut self.progress.at) else {
-                self.state = TurnState::Done;
-                return None;
-            };
-            self.progress.line += 1;
-            if line != Ok(b"") {
-                self.commands += 1;
-                return Some(line);
             }
         }
+        self.state != TurnState::Going
+    }
+
+    /// The next line; blank ones too.
+    pub(super) fn next_line<'a>(&mut self, block: &'a Block) -> Option<Result<&'a [u8], TooLong>> {
+        let line = block.line_at(&mut self.progress.at);
+        if line.is_some() {
+            self.progress.line += 1;
+            self.lines += 1;
+        } else {
+            self.state = TurnState::Done;
+        }
+        line
     }
 }
