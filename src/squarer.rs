@@ -45,6 +45,17 @@ pub struct Squarer {
 }
 
 /// The moving part of a [`Squarer`]: a future that is ready when the stage has ended.
+///
+/// ```
+/// use futures_lite::future;
+/// use keywire::Squarer;
+///
+/// let (numbers, input) = async_channel::bounded(1);
+/// let (squarer, worker, output) = Squarer::new(input);
+/// future::block_on(squarer.close());
+/// future::block_on(worker); // ready at once
+/// assert!(numbers.is_closed() && output.is_closed());
+/// ```
 #[must_use = "the stage does nothing unless its worker is polled"]
 pub struct Worker {
     shared: Arc<Shared>,

@@ -25,6 +25,13 @@ pub enum Command<'a> {
 /// The commands that a store applies.
 ///
 /// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::protocol::Operation;
+///
+/// let operation = Operation::Put { key: b"user", value: b"secret" };
+/// assert_eq!(format!("{operation:?}"), "Put { key: [4 bytes], value: [6 bytes] }");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// `Put:key:value` appends value to the key's list.

@@ -130,6 +130,13 @@ impl fmt::Debug for Block {
 }
 
 /// A line was longer than the limit. Its bytes are gone, up to its line feed.
+///
+/// ```
+/// use keywire::protocol::{Lines, TooLong};
+///
+/// let block = Lines::new(3).push(b"four\n");
+/// assert_eq!(block.iter().next(), Some(Err(TooLong)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 

@@ -237,6 +237,12 @@ impl fmt::Debug for Reply<'_> {
 }
 
 /// The line is nothing that a keywire server says.
+///
+/// ```
+/// use keywire::protocol::{Reply, ReplyError};
+///
+/// assert_eq!(Reply::parse(b"no colon in it"), Err(ReplyError));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyError;
 

@@ -41,6 +41,28 @@ const MISFIT: &str = "the store gave an answer that does not fit the command";
 ///
 /// The commands borrow from the batch's own memory, not from the `Batch` value, so a store can take
 /// several before it answers the first. The contract is written at the trait.
+///
+/// ```
+/// use keywire::{Error, protocol::Operation, store::{Batch, Store}};
+///
+/// /// Says of every key how long it is.
+/// struct Lengths;
+///
+/// impl Store for Lengths {
+///     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+///         while let Some(operation) = batch.take() {
+///             match operation {
+///                 Operation::Get { key } => {
+///                     let length = key.len().to_string();
+///                     batch.values([length.as_bytes()].into_iter());
+///                 }
+///                 _ => batch.fail(&Error::store("this store can't be written")),
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
 pub struct Batch<'a> {
     limits: &'a Limits,
     blocks: &'a [Block],

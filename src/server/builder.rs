@@ -6,6 +6,14 @@ use super::Server;
 use crate::store::{Memory, Store};
 
 /// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
+///
+/// ```
+/// use keywire::{Overflow, Server};
+///
+/// let server = Server::builder().overflow(Overflow::Wait).build();
+/// # drop(server);
+/// assert_eq!(Overflow::default(), Overflow::Drop);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
     /// The reply goes, and is counted: the client's next `Sync` says how many lines went.

@@ -190,6 +190,14 @@ impl List {
 /// The values of one key, oldest first. Made by [`Memory::get`].
 ///
 /// `Debug` shows how many there are, never what they are.
+///
+/// ```
+/// let mut store = keywire::store::Memory::new();
+/// store.put(b"k", b"1");
+/// let values = store.get(b"k");
+/// assert_eq!(values.len(), 1);
+/// assert_eq!(values.last(), Some(&b"1"[..]));
+/// ```
 #[derive(Clone, Default)]
 pub struct Values<'a> {
     len: usize,

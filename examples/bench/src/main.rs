@@ -1,23 +1,40 @@
 //! Loads a keywire server, or a Redis server with the same work, and prints what came of it:
-//! operations a second, latencies, and the CPU time that the server spent on an operation.
+//! operations a second, latencies, and the CPU time that the server spent on an operation. Or
+//! compares the two: starts both, lets them take turns, prints the ratios, and draws them.
 //!
-//! The loop is closed: each client sends a batch of operations in one write, reads until it has
-//! every reply, and sends the next. Every byte that comes back is compared with what the server
-//! has to say. The load runs in one thread; give it a core and the server another:
+//! ```text
+//! cargo build --release --example server
+//! cargo run --release -p keywire-bench -- compare
+//! cargo run --release -p keywire-bench -- compare --rounds 9 --svg examples/bench/chart.svg
+//! cargo run --release -p keywire-bench -- compare --row 50x16 --row idle
+//! ```
+//!
+//! That takes some minutes; `compare --help` names the rows. memcached is not among the
+//! contestants: it has no pipelining to speak of and no lists.
+//!
+//! One load against one server, which has to be running. Every byte that comes back is compared
+//! with what the server has to say. The load runs in one thread; give it a core and the server
+//! another:
 //!
 //! ```text
 //! taskset -c 0 cargo run --release --example server
 //! taskset -c 1 cargo run --release -p keywire-bench -- --clients 50 --depth 16
+//! taskset -c 1 cargo run --release -p keywire-bench -- --clients 50 --rate 80000
 //!
 //! taskset -c 0 redis-server --save "" --appendonly no
 //! taskset -c 1 cargo run --release -p keywire-bench -- --redis --clients 50 --depth 16
 //! ```
 //!
-//! "load CPU" near 100 % of a core means that the load was the limit, not the server. Where neither
-//! is near it, other programs had the cores: then only the CPU time an operation says something.
-//! The keys are `key00000000` and up; what they held before is lost.
+//! The loop is closed: each client sends a batch of operations in one write, reads until it has
+//! every reply, and sends the next. With `--rate` it is open: batches are due at fixed times, and
+//! latency counts from then, so that a server that stalls is not asked less, nor measured less.
 //!
-//! The exit code is 0 where every reply was right, and 1 otherwise.
+//! "load CPU" near 100 % of a core means that the load was the limit, not the server; in the open
+//! loop it waits busily and tells nothing. Where neither is near it, other programs had the cores:
+//! then only the CPU time an operation says something. The keys are `key00000000` and up; what they
+//! held before is lost.
+//!
+//! The exit code is 0 where every reply was right, and every row could be measured; 1 otherwise.
 
 mod client;
 mod compare;
@@ -25,6 +42,7 @@ mod connect;
 mod cpu;
 mod fill;
 mod load;
+mod plan;
 mod report;
 mod schedule;
 mod work;
@@ -41,7 +59,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     connect::Target,
     cpu::Process,
-    load::{Load, Plan},
+    load::Load,
+    plan::Plan,
     report::Report,
     work::{Mix, Work},
 };

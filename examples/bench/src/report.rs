@@ -2,12 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{
-    connect::Target,
-    cpu::Process,
-    load::{Outcome, Plan},
-    work::Mix,
-};
+use crate::{connect::Target, cpu::Process, load::Outcome, plan::Plan, work::Mix};
 
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
