@@ -9,8 +9,9 @@
 //! cargo run --release -p keywire-bench -- compare --row 50x16 --row idle
 //! ```
 //!
-//! That takes some minutes; `compare --help` names the rows. memcached is not among the
-//! contestants: it has no pipelining to speak of and no lists.
+//! That takes some minutes; `compare --help` names the rows. The first Ctrl-C ends the row after its
+//! round and still prints the table, the second ends everything. memcached is not among the
+//! contestants: it has no lists, and pipelining gains it little.
 //!
 //! One load against one server, which has to be running. Every byte that comes back is compared
 //! with what the server has to say. The load runs in one thread; give it a core and the server
