@@ -3,6 +3,9 @@
 //! The input is the limit, four sizes of reads, used in turn, and the bytes.
 #![no_main]
 
+#[path = "../reads.rs"]
+mod reads;
+
 use keywire::protocol::{Lines, TooLong};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,15 +28,8 @@ fuzz_target!(|input: &[u8]| {
     let max = usize::from(*max);
     let whole = cut(max, std::iter::once(bytes));
 
-    let mut rest = bytes;
-    let pieces = [a, b, c, d].into_iter().cycle().map_while(|&size| {
-        let (piece, later) = rest.split_at_checked(usize::from(size).max(1))?;
-        rest = later;
-        Some(piece)
-    });
-    let mut pieces: Vec<_> = pieces.collect();
-    pieces.push(rest);
-    assert_eq!(cut(max, pieces.into_iter()), whole);
+    let reads = reads::cut(bytes, &[*a, *b, *c, *d]);
+    assert_eq!(cut(max, reads.into_iter()), whole);
     assert_eq!(cut(max, bytes.chunks(1)), whole);
 
     // And they are the lines that one finds by looking at the whole.

@@ -5,6 +5,8 @@
 
 #[path = "../../tests/common/model.rs"]
 mod model;
+#[path = "../reads.rs"]
+mod reads;
 #[path = "../../tests/common/script.rs"]
 mod script;
 
@@ -38,18 +40,9 @@ fuzz_target!(|input: &[u8]| {
         .overflow(POLICIES[usize::from(*policy) % POLICIES.len()])
         .build();
 
-    let mut rest = bytes;
-    let pieces = [a, b, c, d].into_iter().cycle().map_while(|&size| {
-        let (piece, later) = rest.split_at_checked(usize::from(size).max(1))?;
-        rest = later;
-        Some(piece)
-    });
-    let mut pieces: Vec<_> = pieces.collect();
-    pieces.push(rest);
-
     let mut model = Model::new(max_line);
     let expected = model.converse(bytes);
-    let (output, store) = script::converse(server, pieces);
+    let (output, store) = script::converse(server, reads::cut(bytes, &[*a, *b, *c, *d]));
     assert_answers(&output, &expected);
     for (key, values) in store.iter() {
         assert!(values.eq(model.lists.remove(key).unwrap_or_default()));
