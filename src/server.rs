@@ -11,14 +11,7 @@ mod stats;
 mod tcp;
 mod turn;
 
-use std::{
-    fmt,
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use async_channel::Receiver;
 use async_executor::{Executor, Task};
@@ -35,7 +28,7 @@ use crate::{
     store::{Memory, Store},
 };
 use builder::Limits;
-use control::{Control, Phase, State};
+use control::{Control, Phase};
 use coordinator::Coordinator;
 use session::Transport;
 
@@ -121,9 +114,9 @@ impl<S: Store> Server<S> {
     /// Adds a door. A server may have several, of different kinds, or none: clients can also be
     /// brought in one by one, with [`Handle::attach`].
     pub fn listen(&mut self, listener: impl Listener) -> &mut Self {
-        let joins = self.core.control.joins.clone();
+        let control = self.core.control.clone();
         self.doors
-            .push(Box::pin(accept::accept_loop(listener, joins)));
+            .push(Box::pin(accept::accept_loop(listener, control)));
         self
     }
 
@@ -148,7 +141,8 @@ impl<S: Store> Server<S> {
     ///
     /// # Panics
     ///
-    /// Where the store or a transport panics.
+    /// Where the store panics. A transport that panics takes its own client with it, and a
+    /// listener its own door.
     pub async fn run(self) -> S {
         let Server {
             mut core,
@@ -163,19 +157,8 @@ impl<S: Store> Server<S> {
         let main =
             core.main
                 .insert(executor.spawn(coordinator.run(store, core.newcomers.clone(), inbox)));
-        let store = executor.run(main).await;
-        // Sessions that the coordinator left behind are cancelled; see them gone.
-        executor
-            .run(poll_fn(|cx| {
-                if executor.is_empty() {
-                    return Poll::Ready(());
-                }
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }))
-            .await;
-        core.main = None;
-        store
+        // Sessions that the coordinator leaves behind are seen gone when `core` is dropped.
+        executor.run(main).await
     }
 }
 
@@ -245,7 +228,7 @@ impl Handle {
     /// The counters. Never waits; works before, during and after the run.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.control.state().stats
+        self.control.stats()
     }
 
     /// Whether the server is gone: every task ended, every socket closed.
@@ -296,8 +279,8 @@ impl Handle {
     /// coming, then the end of the stream. When `grace` is over, what is left is cut off.
     ///
     /// Any number of callers may ask for it, any number of times; the shortest grace counts. It
-    /// returns at once where the server does not run: not yet, or no more. A server that has been
-    /// shut down before it ran ends as soon as it runs. It waits for whoever polls
+    /// returns at once where the server does not run: not yet, which is before `run` is first polled,
+    /// or no more. A server that has been shut down before it ran ends as soon as it runs. It waits for whoever polls
     /// [`Server::run`] to go on polling it, or to drop it.
     ///
     /// Cancel safety: once polled, the request stands, whether or not the caller waits.
@@ -306,8 +289,9 @@ impl Handle {
         self.closed().await;
     }
 
-    /// Waits until the server is gone; returns at once where it has never run and never will.
-    async fn closed(&self) {
+    /// Waits until the server is gone, without asking for it. Like [`shutdown`](Self::shutdown), it
+    /// returns at once where the server does not run: not yet, or no more.
+    pub async fn closed(&self) {
         self.control
             .wait_for(|state| (state.phase != Phase::Running).then_some(()))
             .await;
@@ -315,7 +299,7 @@ impl Handle {
 
     /// Lends this thread to the server: a future that runs the server's tasks wherever it is
     /// polled, beside [`Server::run`], until the server is gone. Poll it whenever it wakes, or drop
-    /// it: tasks may be waiting in its hands.
+    /// it: a worker that has been polled and is neither may keep the server's tasks waiting.
     ///
     /// ```
     /// use futures_lite::future;
@@ -343,7 +327,8 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let State { phase, stats, .. } = *self.control.state();
+        let phase = self.control.state().phase;
+        let stats = self.control.stats();
         f.debug_struct("Handle")
             .field("phase", &phase)
             .field("stats", &stats)

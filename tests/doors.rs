@@ -199,6 +199,7 @@ fn a_door_that_fails_is_tried_again() {
         let mut client = Client::connect(address);
         assert_eq!(client.sync(), (vec![], 0));
     }
+    assert!(server.handle.stats().accept_errors >= 3);
     server.stop(Duration::ZERO);
 }
 

@@ -151,6 +151,18 @@ fn a_server_that_is_dropped_without_running_is_closed() {
 }
 
 #[test]
+fn a_connection_on_its_way_in_is_closed_with_the_server() {
+    let server = Server::new();
+    let handle = server.handle();
+    let (ours, mut theirs) = async_net::unix::UnixStream::pair().unwrap();
+    future::block_on(handle.attach(ours)).unwrap();
+    drop(server);
+    let end = future::block_on(theirs.read(&mut [0]));
+    assert_eq!(end.unwrap(), 0);
+    assert_eq!(handle.stats().dropped, 0);
+}
+
+#[test]
 fn several_callers_may_wait_and_the_shortest_grace_counts() {
     let server = Server::builder().overflow(Overflow::Wait).build();
     let server = TestServer::start(Place::PLAIN, server);

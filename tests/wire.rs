@@ -82,7 +82,7 @@ fn stats_begin_with_active_and_dropped() {
     plain(
         "Put:k:v\nGet:k\nnonsense\nStats\n",
         "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n\
-         :stats:active=1 dropped=0 commands=3 errors=1 lines_queued=3 lines_dropped=0 uptime=0\n",
+         :stats:active=1 dropped=0 commands=3 errors=1 lines_queued=3 lines_dropped=0 accept_errors=0 uptime=0\n",
     );
 }
 

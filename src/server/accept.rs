@@ -1,13 +1,12 @@
 //! Doors: where clients come in.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use async_channel::Sender;
 use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncWrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{session::Transport, tcp::Tcp};
+use super::{control::Control, tcp::Tcp};
 use crate::Error;
 
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
@@ -44,7 +43,7 @@ pub trait Listener: Send + 'static {
 
     /// Waits for the next connection.
     ///
-    /// After an error the server waits 50 milliseconds and calls again: running out of
+    /// An error is counted in [`Stats::accept_errors`](crate::Stats). The server waits 50 milliseconds and calls again: running out of
     /// descriptors passes. The future may be dropped before it is ready; a connection must not be
     /// lost with it.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
@@ -103,15 +102,16 @@ pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
 }
 
 /// Brings connections to the coordinator until the server stops listening.
-pub(super) async fn accept_loop(mut listener: impl Listener, joins: Sender<Box<dyn Transport>>) {
+pub(super) async fn accept_loop(mut listener: impl Listener, control: Arc<Control>) {
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                if joins.send(Box::new(connection)).await.is_err() {
+                if control.joins.send(Box::new(connection)).await.is_err() {
                     return;
                 }
             }
             Err(_) => {
+                control.count_accept_error();
                 Timer::after(ACCEPT_RETRY).await;
             }
         }

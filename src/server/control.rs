@@ -25,10 +25,13 @@ pub(super) struct Control {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) phase: Phase,
+    /// When the run began, while it lasts.
+    started: Option<Instant>,
     /// When the grace time of a requested shutdown is over.
     pub(super) stop_by: Option<Instant>,
     /// What the coordinator last published.
-    pub(super) stats: Stats,
+    stats: Stats,
+    accept_errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,8 +61,21 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn publish(&self, stats: &Stats) {
-        self.state().stats = *stats;
+    /// Shows the coordinator's counters to handles, and gives it those that it does not keep.
+    pub(super) fn publish(&self, stats: &mut Stats) {
+        let mut state = self.state();
+        stats.accept_errors = state.accept_errors;
+        state.stats = *stats;
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let state = self.state();
+        let mut stats = state.stats;
+        stats.accept_errors = state.accept_errors;
+        if let Some(started) = state.started {
+            stats.uptime = started.elapsed();
+        }
+        stats
     }
 
     pub(super) fn request_stop(&self, grace: Duration) {
@@ -77,7 +93,13 @@ impl Control {
     }
 
     pub(super) fn begin(&self) {
-        self.state().phase = Phase::Running;
+        let mut state = self.state();
+        state.phase = Phase::Running;
+        state.started = Some(Instant::now());
+    }
+
+    pub(super) fn count_accept_error(&self) {
+        self.state().accept_errors += 1;
     }
 
     /// The server is gone, whichever way it went.
@@ -85,6 +107,9 @@ impl Control {
         let mut state = self.state();
         state.phase = Phase::Closed;
         state.stats.dropped += std::mem::take(&mut state.stats.active);
+        if let Some(started) = state.started.take() {
+            state.stats.uptime = started.elapsed();
+        }
         drop(state);
         self.changed.notify(usize::MAX);
     }

@@ -140,6 +140,12 @@ impl Coordinator {
                 None => {}
             }
             for _ in 0..ROUND_CLIENTS {
+                let Ok(transport) = joins.try_recv() else {
+                    break;
+                };
+                self.join(transport);
+            }
+            for _ in 0..ROUND_CLIENTS {
                 let Ok(event) = events.try_recv() else { break };
                 self.note(event);
             }
@@ -342,8 +348,8 @@ impl Coordinator {
         self.publish();
     }
 
-    fn publish(&self) {
-        self.control.publish(&self.stats);
+    fn publish(&mut self) {
+        self.control.publish(&mut self.stats);
     }
 }
 

@@ -7,6 +7,7 @@
 //! The lock is held for a few moves at a time and never across an await.
 
 use std::{
+    io,
     ops::AddAssign,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -259,11 +260,13 @@ impl Outbox {
     }
 
     /// Waits until the coordinator is through with the last batch. Says whether the server is
-    /// closing.
-    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<bool> {
+    /// closing; an error means that the client is cut off.
+    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
         let mut state = self.state();
-        if std::mem::take(&mut state.next_batch) {
-            Poll::Ready(state.closing)
+        if state.end == End::Cut {
+            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+        } else if std::mem::take(&mut state.next_batch) {
+            Poll::Ready(Ok(state.closing))
         } else {
             state.wait(cx)
         }

@@ -168,7 +168,7 @@ impl Session {
                 }
                 Input::Block(block) => {
                     self.tell(Message::Lines(block));
-                    closing = poll_fn(|cx| self.outbox.poll_next_batch(cx)).await;
+                    closing = poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
                 }
                 Input::Ended => {
                     let partial = lines.is_partial();

@@ -27,6 +27,8 @@ pub struct Stats {
     pub lines_queued: u64,
     /// Reply lines dropped because a client did not read.
     pub lines_dropped: u64,
+    /// Times that a door failed to take a connection in, such as for want of a descriptor.
+    pub accept_errors: u64,
     /// Time since `run` was first polled, in whole seconds on the wire (`uptime=N`).
     pub uptime: Duration,
 }
@@ -51,6 +53,7 @@ impl Stats {
                 "errors" => stats.errors = number,
                 "lines_queued" => stats.lines_queued = number,
                 "lines_dropped" => stats.lines_dropped = number,
+                "accept_errors" => stats.accept_errors = number,
                 "uptime" => stats.uptime = Duration::from_secs(number),
                 _ => {}
             }
@@ -67,6 +70,7 @@ impl Stats {
             errors,
             lines_queued,
             lines_dropped,
+            accept_errors,
             uptime,
         } = self;
         let uptime = uptime.as_secs();
@@ -74,7 +78,8 @@ impl Stats {
         let _ = writeln!(
             out,
             ":stats:active={active} dropped={dropped} commands={commands} errors={errors} \
-             lines_queued={lines_queued} lines_dropped={lines_dropped} uptime={uptime}"
+             lines_queued={lines_queued} lines_dropped={lines_dropped} \
+             accept_errors={accept_errors} uptime={uptime}"
         );
     }
 }

@@ -42,6 +42,10 @@ enum Next {
     StepBack,
     /// Readiness.
     Wait,
+    /// A look at readiness, which then matters little: the task has been waiting for it and was
+    /// woken. The reactor takes news for old news when it came while another thread was in it; to
+    /// take its word for that would be to wait once more, for as long as the race is lost.
+    Woken,
 }
 
 impl Tcp {
@@ -61,6 +65,7 @@ impl AsyncRead for Tcp {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
+            let mut registered = false;
             match self.next {
                 Next::Read => {}
                 Next::StepBack => {
@@ -69,14 +74,19 @@ impl AsyncRead for Tcp {
                     return Poll::Pending;
                 }
                 Next::Wait => {
+                    self.next = Next::Woken;
                     ready!(self.stream.poll_readable(cx))?;
-                    self.next = Next::Read;
                 }
+                Next::Woken => registered = self.stream.poll_readable(cx)?.is_pending(),
             }
             match self.stream.get_ref().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.next = Next::Wait;
                     self.cautious = CAUTIOUS_READS;
+                    if registered {
+                        self.next = Next::Woken;
+                        return Poll::Pending;
+                    }
+                    self.next = Next::Wait;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(n) if n < buffer.len() => {
@@ -88,7 +98,10 @@ impl AsyncRead for Tcp {
                     self.cautious = self.cautious.saturating_sub(1);
                     return Poll::Ready(Ok(n));
                 }
-                result => return Poll::Ready(result),
+                result => {
+                    self.next = Next::Read;
+                    return Poll::Ready(result);
+                }
             }
         }
     }
