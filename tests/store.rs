@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 use common::{Place, TestServer, script::converse, wait_until};
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
+use futures_lite::future;
 use keywire::{
     Error, Server,
     protocol::Operation,
@@ -180,101 +180,6 @@ fn a_batch_that_fails_fails_what_was_taken_and_nothing_else() {
             "{key}: {failed:?} failed"
         );
     }
-}
-
-/// Says that it has come to the key `gate`, and waits there until told to go on.
-struct Gated {
-    memory: Memory,
-    reached: async_channel::Sender<()>,
-    open: async_channel::Receiver<()>,
-}
-
-impl Gated {
-    fn new() -> (Self, async_channel::Receiver<()>, async_channel::Sender<()>) {
-        let (reached, at_gate) = async_channel::bounded(1);
-        let (go_on, open) = async_channel::bounded(1);
-        let memory = Memory::new();
-        let store = Self {
-            memory,
-            reached,
-            open,
-        };
-        (store, at_gate, go_on)
-    }
-}
-
-impl Store for Gated {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            if key_of(&operation) == b"gate" {
-                self.reached.send(()).await.unwrap();
-                self.open.recv().await.unwrap();
-            }
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
-    }
-}
-
-#[test]
-fn a_client_that_reads_while_the_store_is_slow_loses_nothing_more() {
-    let (store, at_gate, go_on) = Gated::new();
-    let server = Server::builder()
-        .outbox_lines(10)
-        .stall(Duration::from_millis(50))
-        .store(store)
-        .build();
-    let server = TestServer::start(Place::PLAIN, server);
-    let mut client = server.connect();
-    client.send(format!("Put:big:{}\n", "x".repeat(60_000)));
-    client.sync();
-    client.send("Get:big\n".repeat(1000));
-    wait_until("all are queued or dropped", || {
-        server.handle.stats().commands >= 1002
-    });
-    let lost = server.handle.stats().lines_dropped;
-    assert!(lost > 0);
-    // The turn begins while the socket refuses bytes. Before it ends, the client has read all.
-    client.send("Sync\nGet:gate\n".to_owned() + &"Get:big\n".repeat(5) + "Sync\n");
-    at_gate.recv_blocking().unwrap();
-    for _ in lost..1000 {
-        client.line().unwrap();
-    }
-    // The server's last write has returned, but it may yet have to take note of that.
-    std::thread::sleep(Duration::from_millis(50));
-    go_on.send_blocking(()).unwrap();
-    assert_eq!(client.read_to_sync(), (vec![], lost));
-    let (lines, lost) = client.read_to_sync();
-    assert_eq!((lines.len(), lost), (5, 0));
-}
-
-#[test]
-fn what_was_read_before_a_shutdown_is_applied() {
-    let (store, at_gate, go_on) = Gated::new();
-    let server = Server::builder().store(store).build();
-    let handle = server.handle();
-    let (ours, mut theirs) = async_net::unix::UnixStream::pair().unwrap();
-    let (gates, mut gating) = async_net::unix::UnixStream::pair().unwrap();
-    let talk = async {
-        handle.attach(ours).await.unwrap();
-        handle.attach(gates).await.unwrap();
-        gating.write_all(b"Get:gate\n").await.unwrap();
-        at_gate.recv().await.unwrap();
-        theirs.write_all(b"Put:k:v\nSync:fence\n").await.unwrap();
-        // The store is at the gate; the server reads on.
-        smol::Timer::after(Duration::from_millis(100)).await;
-        let mut shutdown = std::pin::pin!(handle.shutdown(Duration::from_secs(60)));
-        assert!(future::poll_once(shutdown.as_mut()).await.is_none());
-        go_on.send(()).await.unwrap();
-        let mut replies = String::new();
-        theirs.read_to_string(&mut replies).await.unwrap();
-        drop((theirs, gating));
-        shutdown.await;
-        replies
-    };
-    let (store, replies) = future::block_on(future::zip(server.run(), talk));
-    assert_eq!(replies, ":sync:0:fence\n");
-    assert_eq!(store.memory.get(b"k").len(), 1);
 }
 
 /// Breaks the contract in the ways that need no malice.
@@ -460,26 +365,4 @@ fn many_clients_share_a_batch() {
     drop((first, clients));
     let store = server.stop(Duration::from_secs(10));
     assert!(store.batches < 40, "{} batches", store.batches);
-}
-
-/// Never comes back.
-struct Stuck;
-
-impl Store for Stuck {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        match batch.take() {
-            Some(_) => pending().await,
-            None => Ok(()),
-        }
-    }
-}
-
-#[test]
-fn a_stuck_store_can_not_hold_a_shutdown_up() {
-    let server = TestServer::start(Place::PLAIN, Server::builder().store(Stuck).build());
-    let mut client = server.connect();
-    client.sync();
-    client.send("Get:k\n");
-    server.stop(Duration::from_millis(100));
-    client.await_hang_up();
 }

@@ -38,6 +38,24 @@ fn update_replaces_the_first_match_in_place() {
 }
 
 #[test]
+fn the_table_on_a_real_socket() {
+    let server = common::TestServer::start(common::Place::PLAIN, Server::new());
+    let mut client = server.connect();
+    client.send(
+        "Put:user:alice\nPut:user:bob\r\nUpdate:user:alice:charlie\n\nGet:user\nget:user\n\
+         Delete:user\nGet:user\nSync:done\nGet:us",
+    );
+    assert_eq!(
+        String::from_utf8(client.end()).unwrap(),
+        "user:charlie\nuser:bob\n\
+         :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync \
+         and Stats\n\
+         :sync:0:done\n\
+         :error:10:malformed:the input ended within a line; it was not applied\n",
+    );
+}
+
+#[test]
 fn update_appends_where_the_old_value_is_absent() {
     plain(
         "Update:user:x:alice\nUpdate:user:x:bob\nUpdate:user::carol\nGet:user\n",
