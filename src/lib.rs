@@ -47,7 +47,7 @@ pub mod squarer;
 pub mod store;
 
 pub use error::Error;
-pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, Tcp, bind};
+pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, bind};
 pub use squarer::Squarer;
 
 /// The README's code is compiled with the doctests.

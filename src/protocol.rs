@@ -11,6 +11,9 @@
 //! | `Update:key:old:new` | replaces the first value equal to old by new, in place; appends new where there is none | none |
 //! | `Sync` or `Sync:token` | a fence | `:sync:DROPPED:token` |
 //! | `Stats` | reads the counters | `:stats:active=N dropped=N ...` |
+//! | `Watch:key` | from here on, tells of every change of the key | `:watch:key` |
+//! | `WatchPrefix:prefix` | the same for every key that begins so; an empty prefix is all keys | `:watchprefix:prefix` |
+//! | `Unwatch:key`, `UnwatchPrefix:prefix` | ends what a watch of the same began | none |
 //!
 //! ```text
 //! command = "Put:" key ":" value
@@ -19,8 +22,10 @@
 //!         | "Update:" key ":" old ":" new
 //!         | "Sync" [ ":" token ]
 //!         | "Stats"
+//!         | ( "Watch" | "Unwatch" ) ":" key
+//!         | ( "WatchPrefix" | "UnwatchPrefix" ) ":" prefix
 //! key     = 1*( any byte but ":" and LF )
-//! old     = *( any byte but ":" and LF )
+//! old, prefix = *( any byte but ":" and LF )
 //! value, new, token = *( any byte but LF )
 //! ```
 //!
@@ -29,6 +34,14 @@
 //! `:error:LINE:CODE:words for a person`. LINE is the 1-based number of the line that was refused,
 //! counting every line of the connection, blank ones too, or 0 where no line is to blame.
 //! [`Code`] lists the codes.
+//!
+//! Changes of what a connection watches come as control lines too, in the order applied:
+//! `:put:key:value`, `:update:key:old:new`, `:delete:key`. A change is a write that was applied,
+//! whoever sent it; also a `Delete` of a key that had no values. One that matches several watches
+//! comes once. Their place among the replies tells what they came before: a `Get` after a `Watch`
+//! gives a snapshot, in which every change told before it is contained and none told after.
+//! Changes are the only control lines that can be lost: a connection that does not read is told
+//! how many it missed, `:missed:N`, before the next change.
 //!
 //! The modules follow the bytes: [`Lines`] cuts what was read into lines, [`Command::parse`] reads
 //! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.
@@ -50,10 +63,10 @@ mod command;
 mod lines;
 mod reply;
 
-pub use command::{Command, Operation, ParseError};
+pub use command::{Command, Operation, ParseError, Topic};
 pub use lines::{Block, Lines, TooLong};
-pub use reply::{Code, Reply, ReplyError};
-pub(crate) use reply::{push_error, push_sync, push_value};
+pub use reply::{Change, Code, Reply, ReplyError};
+pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 
 /// Shows a payload by its length alone: keys and values stay out of logs.
 struct Hidden<'a>(&'a [u8]);

@@ -6,9 +6,10 @@ mod builder;
 mod control;
 mod coordinator;
 mod outbox;
+#[cfg(target_os = "linux")]
+mod poller;
 mod session;
 mod stats;
-mod tcp;
 mod turn;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -21,7 +22,6 @@ pub use accept::{Listener, bind};
 pub use batch::Batch;
 pub use builder::{Builder, Overflow};
 pub use stats::Stats;
-pub use tcp::Tcp;
 
 use crate::{
     Error,
@@ -268,8 +268,7 @@ impl Handle {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let join = self.control.joins.send(Box::new(transport));
-        join.await.map_err(|_| Error::Closed)
+        self.control.take_in(transport).await
     }
 
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.

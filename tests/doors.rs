@@ -176,9 +176,9 @@ struct Troubled {
 }
 
 impl Listener for Troubled {
-    type Connection = keywire::Tcp;
+    type Connection = async_net::TcpStream;
 
-    async fn accept(&mut self) -> io::Result<keywire::Tcp> {
+    async fn accept(&mut self) -> io::Result<async_net::TcpStream> {
         if self.failures > 0 {
             self.failures -= 1;
             return Err(io::Error::other("no descriptor left"));

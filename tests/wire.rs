@@ -48,8 +48,8 @@ fn the_table_on_a_real_socket() {
     assert_eq!(
         String::from_utf8(client.end()).unwrap(),
         "user:charlie\nuser:bob\n\
-         :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync \
-         and Stats\n\
+         :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
+         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
          :sync:0:done\n\
          :error:10:malformed:the input ended within a line; it was not applied\n",
     );
@@ -99,7 +99,8 @@ fn sync_is_a_fence_that_gives_its_token_back() {
 fn stats_begin_with_active_and_dropped() {
     plain(
         "Put:k:v\nGet:k\nnonsense\nStats\n",
-        "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n\
+        "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
+         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
          :stats:active=1 dropped=0 commands=3 errors=1 lines_queued=3 lines_dropped=0 accept_errors=0 uptime=0\n",
     );
 }
@@ -116,7 +117,8 @@ fn a_carriage_return_before_the_line_feed_is_stripped_once() {
 fn blank_lines_are_ignored_and_counted() {
     plain(
         "\n\r\nPut:k:v\n\n\nGet:k\n\nwhat\n",
-        "k:v\n:error:8:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n",
+        "k:v\n:error:8:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
+         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n",
     );
 }
 
@@ -124,11 +126,13 @@ fn blank_lines_are_ignored_and_counted() {
 fn bad_lines_are_named_and_the_connection_goes_on() {
     plain(
         "Put:k\nGet:\nGet:a:b\nput:k:v\nPut:k:v\nGet:k\n",
-        ":error:1:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key \
-         and Update:key:old:new\n\
+        ":error:1:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
+         Update:key:old:new, Watch:key and WatchPrefix:prefix\n\
          :error:2:malformed:the key is empty\n\
-         :error:3:malformed:a colon too many; Get and Delete take a key, which holds none, and Stats takes nothing\n\
-         :error:4:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats\n\
+         :error:3:malformed:a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
+         nothing\n\
+         :error:4:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
+         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
          k:v\n",
     );
 }

@@ -20,6 +20,28 @@ pub enum Command<'a> {
     },
     /// `Stats`: reads the server's counters.
     Stats,
+    /// `Watch:key` or `WatchPrefix:prefix`: from now on, this connection hears of changes.
+    Watch(Topic<'a>),
+    /// `Unwatch:key` or `UnwatchPrefix:prefix`: ends what a `Watch` of the same began.
+    Unwatch(Topic<'a>),
+}
+
+/// What a connection can watch.
+///
+/// `Debug` shows lengths, never keys.
+///
+/// ```
+/// use keywire::protocol::{Command, Topic};
+///
+/// let command = Command::parse(b"WatchPrefix:user.").unwrap();
+/// assert_eq!(command, Command::Watch(Topic::Prefix(b"user.")));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic<'a> {
+    /// One key. Not empty; no `:`.
+    Key(&'a [u8]),
+    /// Every key that begins so; all keys where it is empty. No `:`.
+    Prefix(&'a [u8]),
 }
 
 /// The commands that a store applies.
@@ -101,14 +123,27 @@ impl<'a> Command<'a> {
                 _ => Err(ParseError::UnknownCommand),
             };
         } else {
-            return match line {
-                b"Stats" => Ok(Command::Stats),
-                b"Put" | b"Get" | b"Delete" | b"Update" => Err(ParseError::MissingField),
-                _ if line.starts_with(b"Stats:") => Err(ParseError::ExtraField),
-                _ => Err(ParseError::UnknownCommand),
-            };
+            return Self::parse_rare(line);
         };
         Ok(Command::Operation(operation))
+    }
+
+    fn parse_rare(line: &'a [u8]) -> Result<Self, ParseError> {
+        let (word, rest) = match split(line) {
+            Some((word, rest)) => (word, Some(rest)),
+            None => (line, None),
+        };
+        let field = rest.ok_or(ParseError::MissingField);
+        match word {
+            b"Stats" if rest.is_none() => Ok(Command::Stats),
+            b"Stats" => Err(ParseError::ExtraField),
+            b"Watch" => Ok(Command::Watch(Topic::Key(sole_key(field?)?))),
+            b"Unwatch" => Ok(Command::Unwatch(Topic::Key(sole_key(field?)?))),
+            b"WatchPrefix" => Ok(Command::Watch(Topic::Prefix(sole_prefix(field?)?))),
+            b"UnwatchPrefix" => Ok(Command::Unwatch(Topic::Prefix(sole_prefix(field?)?))),
+            b"Put" | b"Get" | b"Delete" | b"Update" => Err(ParseError::MissingField),
+            _ => Err(ParseError::UnknownCommand),
+        }
     }
 
     /// Appends the line, its LF included, to `out`. What was parsed comes out as it was.
@@ -137,11 +172,23 @@ impl<'a> Command<'a> {
             Command::Sync { token: None } => [b"Sync", b"", b"", b"", b"", b""],
             Command::Sync { token: Some(token) } => [b"Sync:", token, b"", b"", b"", b""],
             Command::Stats => [b"Stats", b"", b"", b"", b"", b""],
+            Command::Watch(topic) => topic.parts(b"Watch:", b"WatchPrefix:"),
+            Command::Unwatch(topic) => topic.parts(b"Unwatch:", b"UnwatchPrefix:"),
         };
         for part in parts {
             out.extend_from_slice(part);
         }
         out.push(b'\n');
+    }
+}
+
+impl<'a> Topic<'a> {
+    /// The parts of a line about it, the word being the one or the other.
+    fn parts(self, key_word: &'a [u8], prefix_word: &'a [u8]) -> [&'a [u8]; 6] {
+        match self {
+            Topic::Key(key) => [key_word, key, b"", b"", b"", b""],
+            Topic::Prefix(prefix) => [prefix_word, prefix, b"", b"", b"", b""],
+        }
     }
 }
 
@@ -163,6 +210,13 @@ fn sole_key(rest: &[u8]) -> Result<&[u8], ParseError> {
         Err(ParseError::ExtraField)
     } else {
         Ok(rest)
+    }
+}
+
+fn sole_prefix(rest: &[u8]) -> Result<&[u8], ParseError> {
+    match memchr(b':', rest) {
+        Some(_) => Err(ParseError::ExtraField),
+        None => Ok(rest),
     }
 }
 
@@ -209,15 +263,17 @@ impl ParseError {
     fn words(self) -> &'static str {
         match self {
             ParseError::UnknownCommand => {
-                "no such command (case matters); there are Put, Get, Delete, Update, Sync and Stats"
+                "no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, \
+                 Watch, Unwatch, WatchPrefix and UnwatchPrefix"
             }
             ParseError::MissingField => {
-                "a field is missing; the forms are Put:key:value, Get:key, Delete:key and \
-                 Update:key:old:new"
+                "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
+                 Update:key:old:new, Watch:key and WatchPrefix:prefix"
             }
             ParseError::EmptyKey => "the key is empty",
             ParseError::ExtraField => {
-                "a colon too many; Get and Delete take a key, which holds none, and Stats takes nothing"
+                "a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
+                 nothing"
             }
         }
     }
@@ -240,6 +296,17 @@ impl fmt::Debug for Command<'_> {
                 .field("token", &token.map(Hidden))
                 .finish(),
             Command::Stats => f.write_str("Stats"),
+            Command::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
+            Command::Unwatch(topic) => f.debug_tuple("Unwatch").field(topic).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Topic<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Topic::Key(key) => f.debug_tuple("Key").field(&Hidden(key)).finish(),
+            Topic::Prefix(prefix) => f.debug_tuple("Prefix").field(&Hidden(prefix)).finish(),
         }
     }
 }

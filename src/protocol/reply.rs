@@ -4,7 +4,7 @@ use std::{fmt, io::Write};
 
 use memchr::memchr;
 
-use super::Hidden;
+use super::{Hidden, Operation, Topic};
 
 /// The codes of `:error:` lines.
 ///
@@ -112,6 +112,71 @@ pub enum Reply<'a> {
         /// What went wrong, for a person.
         words: &'a [u8],
     },
+    /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: every later
+    /// change is told.
+    Watch(Topic<'a>),
+    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of something watched.
+    Change(Change<'a>),
+    /// `:missed:N`: changes that this connection was not told of, because it did not read.
+    Missed(
+        /// How many, since the last such line.
+        u64,
+    ),
+}
+
+/// A write that was applied, as those who watch its key are told of it.
+///
+/// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::protocol::{Change, Reply};
+///
+/// let change = Change::Update { key: b"user", old: b"alice", new: b"bob" };
+/// assert_eq!(Reply::parse(b":update:user:alice:bob"), Ok(Reply::Change(change)));
+/// assert_eq!(change.key(), b"user");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// A value was appended.
+    Put {
+        /// The key written to.
+        key: &'a [u8],
+        /// The new value.
+        value: &'a [u8],
+    },
+    /// The first value equal to `old` was replaced, or, where there was none, `new` appended.
+    Update {
+        /// The key written to.
+        key: &'a [u8],
+        /// The value looked for.
+        old: &'a [u8],
+        /// The new value.
+        new: &'a [u8],
+    },
+    /// The key was removed, if it was there.
+    Delete {
+        /// The key removed.
+        key: &'a [u8],
+    },
+}
+
+impl<'a> Change<'a> {
+    /// What an operation changes; `None` for a `Get`.
+    pub fn of(operation: Operation<'a>) -> Option<Self> {
+        match operation {
+            Operation::Get { .. } => None,
+            Operation::Put { key, value } => Some(Change::Put { key, value }),
+            Operation::Update { key, old, new } => Some(Change::Update { key, old, new }),
+            Operation::Delete { key } => Some(Change::Delete { key }),
+        }
+    }
+
+    /// The key that changed.
+    pub fn key(&self) -> &'a [u8] {
+        match *self {
+            Change::Put { key, .. } | Change::Update { key, .. } | Change::Delete { key } => key,
+        }
+    }
 }
 
 impl<'a> Reply<'a> {
@@ -142,6 +207,24 @@ impl<'a> Reply<'a> {
                 code: text(field())?.parse()?,
                 words: rest,
             }),
+            b"put" => Ok(Reply::Change(Change::Put {
+                key: key(field())?,
+                value: rest,
+            })),
+            b"update" => Ok(Reply::Change(Change::Update {
+                key: key(field())?,
+                old: field().ok_or(ReplyError)?,
+                new: rest,
+            })),
+            b"delete" => Ok(Reply::Change(Change::Delete {
+                key: key(without_colon(rest))?,
+            })),
+            b"watch" => Ok(Reply::Watch(Topic::Key(key(without_colon(rest))?))),
+            b"watchprefix" => {
+                let prefix = without_colon(rest).ok_or(ReplyError)?;
+                Ok(Reply::Watch(Topic::Prefix(prefix)))
+            }
+            b"missed" => Ok(Reply::Missed(number(Some(rest))?)),
             _ => Err(ReplyError),
         }
     }
@@ -161,8 +244,19 @@ impl<'a> Reply<'a> {
                 out.extend_from_slice(words);
                 out.push(b'\n');
             }
+            Reply::Watch(topic) => push_watch(out, topic),
+            Reply::Change(change) => push_change(out, change),
+            Reply::Missed(events) => push_missed(out, events),
         }
     }
+}
+
+fn without_colon(rest: &[u8]) -> Option<&[u8]> {
+    memchr(b':', rest).is_none().then_some(rest)
+}
+
+fn key(field: Option<&[u8]>) -> Result<&[u8], ReplyError> {
+    field.filter(|key| !key.is_empty()).ok_or(ReplyError)
 }
 
 fn text(field: Option<&[u8]>) -> Result<&str, ReplyError> {
@@ -184,6 +278,34 @@ pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 pub(crate) fn push_sync(out: &mut Vec<u8>, dropped: u64, token: &[u8]) {
     push(out, format_args!(":sync:{dropped}:"));
     out.extend_from_slice(token);
+    out.push(b'\n');
+}
+
+pub(crate) fn push_watch(out: &mut Vec<u8>, topic: Topic<'_>) {
+    match topic {
+        Topic::Key(key) => push_parts(out, &[b":watch:", key]),
+        Topic::Prefix(prefix) => push_parts(out, &[b":watchprefix:", prefix]),
+    }
+}
+
+pub(crate) fn push_change(out: &mut Vec<u8>, change: Change<'_>) {
+    match change {
+        Change::Put { key, value } => push_parts(out, &[b":put:", key, b":", value]),
+        Change::Update { key, old, new } => {
+            push_parts(out, &[b":update:", key, b":", old, b":", new]);
+        }
+        Change::Delete { key } => push_parts(out, &[b":delete:", key]),
+    }
+}
+
+pub(crate) fn push_missed(out: &mut Vec<u8>, events: u64) {
+    push(out, format_args!(":missed:{events}\n"));
+}
+
+fn push_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
     out.push(b'\n');
 }
 
@@ -232,6 +354,28 @@ impl fmt::Debug for Reply<'_> {
                 .field("code", code)
                 .field("words", &String::from_utf8_lossy(words))
                 .finish(),
+            Reply::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
+            Reply::Change(change) => change.fmt(f),
+            Reply::Missed(events) => f.debug_tuple("Missed").field(events).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Change::Put { key, value } => f
+                .debug_struct("Put")
+                .field("key", &Hidden(key))
+                .field("value", &Hidden(value))
+                .finish(),
+            Change::Update { key, old, new } => f
+                .debug_struct("Update")
+                .field("key", &Hidden(key))
+                .field("old", &Hidden(old))
+                .field("new", &Hidden(new))
+                .finish(),
+            Change::Delete { key } => f.debug_struct("Delete").field("key", &Hidden(key)).finish(),
         }
     }
 }

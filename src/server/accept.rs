@@ -6,7 +6,7 @@ use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncWrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{control::Control, tcp::Tcp};
+use super::control::Control;
 use crate::Error;
 
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
@@ -50,14 +50,14 @@ pub trait Listener: Send + 'static {
 }
 
 impl Listener for async_net::TcpListener {
-    type Connection = Tcp;
+    type Connection = async_net::TcpStream;
 
-    async fn accept(&mut self) -> io::Result<Tcp> {
+    async fn accept(&mut self) -> io::Result<Self::Connection> {
         let (stream, _) = async_net::TcpListener::accept(self).await?;
         // Replies are sent whole, so there is nothing for Nagle's algorithm to wait for. A
         // connection that is already dead refuses; its session will find out.
         let _ = stream.set_nodelay(true);
-        Ok(Tcp::new(stream.into()))
+        Ok(stream)
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn accept_loop(mut listener: impl Listener, control: Arc<Contro
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                if control.joins.send(Box::new(connection)).await.is_err() {
+                if control.take_in(connection).await.is_err() {
                     return;
                 }
             }

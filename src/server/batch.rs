@@ -79,7 +79,7 @@ pub struct Batch<'a> {
     lines: usize,
     /// What has been read and not been answered: operations that the store has taken, and other
     /// lines that have to wait for them.
-    waiting: VecDeque<Waiting<'a>>,
+    waiting: Queue<Waiting<'a>>,
     taken: usize,
 }
 
@@ -146,7 +146,7 @@ impl<'a> Batch<'a> {
             round_bytes: 0,
             began,
             lines: 0,
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             taken: 0,
         }
     }
@@ -218,6 +218,7 @@ impl<'a> Batch<'a> {
                     token: token.unwrap_or_default(),
                 },
                 Ok(Command::Stats) => What::Stats,
+                Ok(Command::Watch(_) | Command::Unwatch(_)) => What::Refused(Refusal::Closing),
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
@@ -306,7 +307,7 @@ impl<'a> Batch<'a> {
             return;
         }
         *self.stats = self.stats_before;
-        self.waiting.clear();
+        self.waiting = Queue::default();
         self.current = 0;
         for turn in 0..self.turns.len() {
             for _ in 0..self.turns[turn].back_to_mark() {
@@ -438,12 +439,50 @@ fn make_room(replies: &mut Vec<u8>, more: usize) {
     }
 }
 
+/// A queue whose first place is at hand: most stores answer a command before they take another.
+struct Queue<T> {
+    first: Option<T>,
+    /// Empty where there is no first.
+    rest: VecDeque<T>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            rest: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn push_back(&mut self, item: T) {
+        if self.first.is_none() {
+            self.first = Some(item);
+        } else {
+            self.rest.push_back(item);
+        }
+    }
+
+    fn front(&self) -> Option<&T> {
+        self.first.as_ref()
+    }
+
+    fn pop_front(&mut self) -> Option<T> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+}
+
 impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("clients", &self.turns.len())
             .field("taken", &self.taken)
-            .field("unanswered", &self.waiting.len())
+            .field("unanswered", &self.waiting.rest.len())
             .finish()
     }
 }

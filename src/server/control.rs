@@ -1,7 +1,7 @@
 //! What handles and the server share.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -11,11 +11,16 @@ use async_io::Timer;
 use event_listener::Event as Notice;
 use futures_lite::future;
 
+#[cfg(target_os = "linux")]
+use super::poller::Poller;
 use super::{Limits, Stats, session::Transport};
+use crate::Error;
 
 pub(super) struct Control {
     pub(super) limits: Limits,
-    pub(super) joins: Sender<Box<dyn Transport>>,
+    joins: Sender<Box<dyn Transport>>,
+    #[cfg(target_os = "linux")]
+    pub(super) poller: Arc<Poller>,
     pub(super) executor: Weak<Executor<'static>>,
     state: Mutex<State>,
     /// Notified when `phase` or `stop_by` changes.
@@ -51,10 +56,22 @@ impl Control {
         Self {
             limits,
             joins,
+            #[cfg(target_os = "linux")]
+            poller: Arc::new(Poller::new()),
             executor,
             state: Mutex::default(),
             changed: Notice::new(),
         }
+    }
+
+    /// Hands a client to the coordinator.
+    pub(super) async fn take_in<T: Transport + 'static>(&self, transport: T) -> Result<(), Error> {
+        #[cfg(target_os = "linux")]
+        let transport = self.poller.adopt(transport);
+        #[cfg(not(target_os = "linux"))]
+        let transport = Box::new(transport);
+        let join = self.joins.send(transport);
+        join.await.map_err(|_| Error::Closed)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -38,6 +38,8 @@ pub(super) struct Coordinator {
     surroundings: Arc<Surroundings>,
     /// The accept loops. Dropping one closes its listening socket.
     doors: Vec<Task<()>>,
+    #[cfg(target_os = "linux")]
+    _poller: Task<()>,
     clients: Slab<Client>,
     /// Clients whose commands wait for their turn, in the order of their turns. One that stands
     /// here twice has nothing left the second time.
@@ -86,6 +88,11 @@ impl Coordinator {
     ) -> Self {
         Self {
             surroundings: Arc::new(Surroundings::new(events, &control.limits)),
+            #[cfg(target_os = "linux")]
+            _poller: {
+                let poller = control.poller.clone();
+                executor.spawn(async move { poller.run().await })
+            },
             control,
             executor,
             doors,
@@ -159,6 +166,9 @@ impl Coordinator {
         // Who waits at the door is turned away.
         joins.close();
         while joins.try_recv().is_ok() {}
+        // What has come by now is read once more, and refused.
+        #[cfg(target_os = "linux")]
+        self.control.poller.look();
         for (_, client) in &self.clients {
             client.outbox.close();
         }

@@ -1,9 +1,10 @@
 use std::{
     fmt,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
 };
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use super::{Batch, Store};
 use crate::{Error, protocol::Operation};
@@ -41,12 +42,12 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        let hash = self.hasher.hash_one(key);
+        let hash = hash_of(&self.hasher, key);
         let same = |list: &List| list.key() == key;
         match self.lists.find_mut(hash, same) {
             Some(list) => list.push(value),
             None => {
-                let rehash = |list: &List| self.hasher.hash_one(list.key());
+                let rehash = |list: &List| hash_of(&self.hasher, list.key());
                 let list = List::new(key, value);
                 self.lists.insert_unique(hash, list, rehash);
             }
@@ -55,14 +56,14 @@ impl Memory {
 
     /// The key's values, oldest first.
     pub fn get(&self, key: &[u8]) -> Values<'_> {
-        let hash = self.hasher.hash_one(key);
+        let hash = hash_of(&self.hasher, key);
         let list = self.lists.find(hash, |list| list.key() == key);
         list.map(List::iter).unwrap_or_default()
     }
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
-        let hash = self.hasher.hash_one(key);
+        let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
             found.remove();
         }
@@ -70,7 +71,7 @@ impl Memory {
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
-        let hash = self.hasher.hash_one(key);
+        let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
         if !list.is_some_and(|list| list.replace(old, new)) {
             self.put(key, new);
@@ -121,70 +122,100 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// A key and its values, end to end in one buffer, each value behind its length.
-///
-/// One allocation a key: finding it, reading its values and removing them all touch one run of
-/// memory, however many values there are.
-struct List {
-    /// The length of the key, which stands first.
-    key: usize,
-    /// The number of values.
-    len: usize,
-    bytes: Vec<u8>,
+/// `hash_one` would hash the length too, which matters only where more fields follow.
+fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(key);
+    hasher.finish()
 }
 
-const PREFIX: usize = size_of::<usize>();
+/// A key and its values, end to end in one run of bytes, each behind its length.
+///
+/// Finding it, reading its values and removing them all touch one run of memory, however many
+/// values there are; and that run is the table's own where the key and its values are short.
+struct List {
+    /// The number of values.
+    len: usize,
+    bytes: SmallVec<[u8; INLINE]>,
+}
+
+/// Bytes of a list that need no allocation. Together with the rest of it that makes 56 bytes a
+/// place in the table.
+const INLINE: usize = 40;
 
 impl List {
     fn new(key: &[u8], value: &[u8]) -> Self {
-        // Most keys have one value all their life.
-        let mut bytes = Vec::with_capacity(key.len() + PREFIX + value.len());
-        bytes.extend_from_slice(key);
-        let mut list = Self {
-            key: key.len(),
-            len: 0,
-            bytes,
-        };
+        let mut bytes = SmallVec::new();
+        push_field(&mut bytes, key);
+        let mut list = Self { len: 0, bytes };
         list.push(value);
         list
     }
 
     fn key(&self) -> &[u8] {
-        &self.bytes[..self.key]
+        split_field(&self.bytes).map_or(b"", |(key, _)| key)
     }
 
     fn push(&mut self, value: &[u8]) {
-        self.bytes.reserve(PREFIX + value.len());
-        self.bytes.extend_from_slice(&value.len().to_ne_bytes());
-        self.bytes.extend_from_slice(value);
+        push_field(&mut self.bytes, value);
         self.len += 1;
     }
 
     fn iter(&self) -> Values<'_> {
         Values {
             len: self.len,
-            rest: &self.bytes[self.key..],
+            rest: split_field(&self.bytes).map_or(b"", |(_, values)| values),
         }
     }
 
     fn replace(&mut self, old: &[u8], new: &[u8]) -> bool {
-        let mut at = self.key;
-        for value in self.iter() {
-            if value == old {
-                let value_at = at + PREFIX;
-                self.bytes[at..value_at].copy_from_slice(&new.len().to_ne_bytes());
-                if old.len() == new.len() {
-                    self.bytes[value_at..value_at + new.len()].copy_from_slice(new);
-                } else {
-                    let old = value_at..value_at + old.len();
-                    self.bytes.splice(old, new.iter().copied());
+        let mut values = self.iter();
+        loop {
+            let rest = values.rest.len();
+            match values.next() {
+                None => return false,
+                Some(value) if value == old => {
+                    let at = self.bytes.len() - rest;
+                    let end = self.bytes.len() - values.rest.len();
+                    if old.len() == new.len() {
+                        self.bytes[end - new.len()..end].copy_from_slice(new);
+                    } else {
+                        let mut field = SmallVec::new();
+                        push_field(&mut field, new);
+                        self.bytes.drain(at..end);
+                        self.bytes.insert_from_slice(at, &field);
+                    }
+                    return true;
                 }
-                return true;
+                Some(_) => {}
             }
-            at += PREFIX + value.len();
         }
-        false
     }
+}
+
+/// A field is its length, in one byte where it is less than this, and its bytes. This byte says
+/// that the length follows whole.
+const LONG: u8 = u8::MAX;
+
+fn push_field(bytes: &mut SmallVec<[u8; INLINE]>, field: &[u8]) {
+    match u8::try_from(field.len()) {
+        Ok(length) if length < LONG => bytes.push(length),
+        _ => {
+            bytes.push(LONG);
+            bytes.extend_from_slice(&field.len().to_ne_bytes());
+        }
+    }
+    bytes.extend_from_slice(field);
+}
+
+/// The first field and what stands behind it.
+fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = bytes.split_first()?;
+    if length < LONG {
+        return rest.split_at_checked(length.into());
+    }
+    let (length, rest) = rest.split_first_chunk()?;
+    rest.split_at_checked(usize::from_ne_bytes(*length))
 }
 
 /// The values of one key, oldest first. Made by [`Memory::get`].
@@ -208,8 +239,7 @@ impl<'a> Iterator for Values<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (length, rest) = self.rest.split_first_chunk()?;
-        let (value, rest) = rest.split_at(usize::from_ne_bytes(*length));
+        let (value, rest) = split_field(self.rest)?;
         self.rest = rest;
         self.len -= 1;
         Some(value)

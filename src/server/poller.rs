@@ -1,0 +1,276 @@
+//! Sockets on Linux: one edge-triggered epoll for all clients of a server.
+//!
+//! async-io asks the system anew for every wait, which is a system call a request; and where its
+//! own thread has the news, waking the server is a change of threads a request. Here a socket is
+//! registered once, for its whole life. The epoll is itself something to wait for, so the server
+//! asks async-io for news of all its sockets at once, and only when it has nothing else to do.
+
+use std::{
+    any::Any,
+    io::{self, Read, Write},
+    mem::MaybeUninit,
+    net::Shutdown,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use async_io::Async;
+use async_net::{TcpStream, unix::UnixStream};
+use event_listener::Event as Notice;
+use futures_lite::{AsyncRead, AsyncWrite, future};
+use rustix::event::{
+    Timespec,
+    epoll::{self, CreateFlags, EventData, EventFlags},
+};
+use slab::Slab;
+use socket2::SockRef;
+
+use super::session::Transport;
+
+/// Sockets that one look brings news of.
+const LOOK: usize = 256;
+
+/// After a look that brought news of more sockets than this, the next look comes as soon as
+/// everyone has had a turn; by then there is more. After a lesser one it is cheaper to be told.
+const CALM: usize = 2;
+
+pub(super) struct Poller {
+    /// Made for the first socket.
+    epoll: OnceLock<Async<OwnedFd>>,
+    made: Notice,
+    sockets: Mutex<Slab<Readiness>>,
+}
+
+/// What is known of one socket.
+#[derive(Default)]
+struct Readiness {
+    /// A read may find something. News sets it, and a reader takes it back *before* it reads, so
+    /// that news during the read is not lost.
+    readable: bool,
+    /// The peer has hung up. No news follows, so reads go on until they find the end.
+    hung_up: bool,
+    /// A write has found no room.
+    wants_room: bool,
+    /// The one task that reads and writes.
+    waker: Option<Waker>,
+}
+
+impl Readiness {
+    /// Says whether that is news for whoever waits.
+    fn note(&mut self, flags: EventFlags) -> bool {
+        let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let readable = over || flags.contains(EventFlags::IN);
+        let room = self.wants_room && (over || flags.contains(EventFlags::OUT));
+        self.hung_up |= over;
+        self.readable |= readable;
+        self.wants_room &= !room;
+        readable || room
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.waker = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Poller {
+    pub(super) fn new() -> Self {
+        Self {
+            epoll: OnceLock::new(),
+            made: Notice::new(),
+            sockets: Mutex::default(),
+        }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Slab<Readiness>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a client in. A plain socket is waited for here, anything else in its own way.
+    pub(super) fn adopt<T>(self: &Arc<Self>, transport: T) -> Box<dyn Transport>
+    where
+        T: Transport + 'static,
+    {
+        let any: &dyn Any = &transport;
+        let socket = if let Some(stream) = any.downcast_ref::<TcpStream>() {
+            self.register::<std::net::TcpStream>(stream.clone().into())
+        } else if let Some(stream) = any.downcast_ref::<UnixStream>() {
+            self.register::<std::os::unix::net::UnixStream>(stream.clone().into())
+        } else {
+            None
+        };
+        socket.unwrap_or_else(|| Box::new(transport))
+    }
+
+    /// `None` where the system has no room for it.
+    fn register<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
+    where
+        T: AsFd + Send + Sync + 'static,
+        for<'a> &'a T: Read + Write,
+    {
+        if self.epoll.get().is_none() {
+            let epoll = epoll::create(CreateFlags::CLOEXEC).ok()?;
+            // Where another thread was faster, its epoll is the one.
+            let _ = self.epoll.set(Async::new_nonblocking(epoll).ok()?);
+            self.made.notify(usize::MAX);
+        }
+        let epoll = self.epoll.get()?;
+        let key = self.sockets().insert(Readiness::default());
+        let socket = Socket {
+            stream,
+            poller: self.clone(),
+            key,
+        };
+        let news = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(
+            epoll,
+            socket.stream.get_ref(),
+            EventData::new_u64(key as u64),
+            news,
+        )
+        .ok()?;
+        Some(Box::new(socket))
+    }
+
+    /// Brings the news, as long as it is polled.
+    pub(super) async fn run(&self) {
+        let epoll = loop {
+            let made = self.made.listen();
+            if let Some(epoll) = self.epoll.get() {
+                break epoll;
+            }
+            made.await;
+        };
+        loop {
+            if self.look() > CALM || epoll.readable().await.is_err() {
+                future::yield_now().await;
+            }
+        }
+    }
+
+    /// Brings the news that there is. Says of how many sockets.
+    pub(super) fn look(&self) -> usize {
+        let Some(epoll) = self.epoll.get() else {
+            return 0;
+        };
+        let mut space = [const { MaybeUninit::uninit() }; LOOK];
+        // It cannot fail on an epoll of our own.
+        let Ok((news, _)) = epoll::wait(epoll, &mut space, Some(&Timespec::default())) else {
+            return 0;
+        };
+        let mut sockets = self.sockets();
+        let wakers = news.iter().filter_map(|event| {
+            // A socket may be gone by now and another in its place, which then looks in vain.
+            let socket = sockets.get_mut(event.data.u64() as usize)?;
+            socket.note(event.flags).then(|| socket.waker.take())?
+        });
+        let wakers: Vec<Waker> = wakers.collect();
+        drop(sockets);
+        wakers.into_iter().for_each(Waker::wake);
+        news.len()
+    }
+}
+
+/// A socket that the poller brings news of.
+struct Socket<T> {
+    stream: Arc<Async<T>>,
+    poller: Arc<Poller>,
+    key: usize,
+}
+
+impl<T> Socket<T> {
+    fn note<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
+        change(&mut self.poller.sockets()[self.key])
+    }
+}
+
+impl<T> Drop for Socket<T> {
+    fn drop(&mut self) {
+        // Its waker is dropped outside the lock. The epoll forgets a socket that is closed.
+        let _readiness = self.poller.sockets().remove(self.key);
+    }
+}
+
+impl<T> AsyncRead for Socket<T>
+where
+    for<'a> &'a T: Read,
+{
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let hung_up = self.note(|socket| {
+                if std::mem::take(&mut socket.readable) {
+                    return Some(socket.hung_up);
+                }
+                socket.wait(cx);
+                None
+            });
+            let Some(hung_up) = hung_up else {
+                return Poll::Pending;
+            };
+            match self.stream.get_ref().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if hung_up {
+                        // It was news of another socket, in whose place this one is.
+                        self.note(|socket| socket.hung_up = false);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.note(|socket| socket.readable = true);
+                }
+                // All that was there is read; news comes with what follows.
+                Ok(n) if 0 < n && n < buffer.len() && !hung_up => return Poll::Ready(Ok(n)),
+                result => {
+                    self.note(|socket| socket.readable = true);
+                    return Poll::Ready(result);
+                }
+            }
+        }
+    }
+}
+
+impl<T> AsyncWrite for Socket<T>
+where
+    T: AsFd,
+    for<'a> &'a T: Write,
+{
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut waiting = false;
+        loop {
+            match self.stream.get_ref().write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if waiting {
+                        return Poll::Pending;
+                    }
+                    // Room may have come before anyone was waiting for it, so try once more.
+                    self.note(|socket| {
+                        socket.wants_room = true;
+                        socket.wait(cx);
+                    });
+                    waiting = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(self.stream.get_ref()).shutdown(Shutdown::Write))
+    }
+}
