@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
-    let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
+    let listener = keywire::bind(address.parse()?)?;
     println!(
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?

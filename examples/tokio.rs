@@ -5,9 +5,8 @@
 //! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
 //! ```
 //!
-//! The server's sockets belong to async-io, which wakes tokio's threads from a thread of its own.
-//! To save that detour, give the server a thread that runs `async_io::block_on`, as
-//! examples/server.rs does with smol's.
+//! The server's sockets belong to async-io, which wakes tokio's threads from a thread of its own:
+//! once for all the sockets that have news, and on a busy server not at all.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -24,7 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
-    let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
+    let listener = keywire::bind(address.parse()?)?;
     println!(
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?

@@ -133,8 +133,7 @@ impl<S: Store> Server<S> {
     /// All of the server is inside this future: accept loops, coordinator, clients. Any executor
     /// may poll it, and other threads may help through [`Handle::worker`]. It spawns nothing
     /// elsewhere and starts no thread. (async-io, which waits for sockets and timers, keeps one
-    /// thread for the whole process.) Sockets are served best from `async_io::block_on` or
-    /// `smol::block_on`, which wait for sockets themselves instead of being woken by that thread.
+    /// thread for the whole process.)
     ///
     /// Dropping it, at any time, is the immediate form of shutdown: every task ends and every
     /// socket is closed before the drop returns.
@@ -297,8 +296,11 @@ impl Handle {
     }
 
     /// Lends this thread to the server: a future that runs the server's tasks wherever it is
-    /// polled, beside [`Server::run`], until the server is gone. Poll it whenever it wakes, or drop
-    /// it: a worker that has been polled and is neither may keep the server's tasks waiting.
+    /// polled, beside [`Server::run`], until the server is gone.
+    ///
+    /// It helps in a crowd: each time that 64 clients or more have something to do at once, a
+    /// worker is woken, and works until nothing is left. With fewer clients a second thread would
+    /// cost more than it gains. Any number of workers may be lent, and dropped at any time.
     ///
     /// ```
     /// use futures_lite::future;
@@ -317,9 +319,8 @@ impl Handle {
             let Some(executor) = control.executor.upgrade() else {
                 return;
             };
-            executor
-                .run(control.wait_for(|state| (state.phase == Phase::Closed).then_some(())))
-                .await;
+            let closed = control.wait_for(|state| (state.phase == Phase::Closed).then_some(()));
+            future::or(closed, control.work(&executor)).await;
         }
     }
 }

@@ -93,6 +93,41 @@ on_every_executor! {
         }
     }
 
+    /// So many that workers are called, where there are any.
+    fn a_crowd_agrees_with_the_model(place: Place) {
+        const CLIENTS: u64 = 300;
+        const ROUNDS: usize = 8;
+        common::allow_files(10 * CLIENTS);
+        let server = TestServer::start(place, Server::builder().max_line(MAX_LINE).build());
+        let mut random = fastrand::Rng::with_seed(CLIENTS);
+        let mut crowd: Vec<_> = (0..CLIENTS)
+            .map(|number| (server.connect(), Model::new(MAX_LINE), format!("client{number}.")))
+            .collect();
+        for _ in 0..ROUNDS {
+            let mut expected = Vec::new();
+            for (client, model, prefix) in &mut crowd {
+                let mut input = Vec::new();
+                for _ in 0..random.usize(..40) {
+                    input.extend(random_line(&mut random, prefix));
+                }
+                input.extend(b"Sync:fence\n");
+                expected.push(model.converse(&input));
+                client.send(input);
+            }
+            for ((client, ..), expected) in crowd.iter_mut().zip(expected) {
+                let mut output = Vec::new();
+                while !output.ends_with(b":sync:0:fence\n") {
+                    output.extend(client.line().unwrap());
+                    output.push(b'\n');
+                }
+                assert_answers(&output, &expected);
+            }
+        }
+        assert_eq!(server.handle.stats().active, CLIENTS);
+        drop(crowd);
+        server.await_counts(0, CLIENTS);
+    }
+
     fn all_clients_see_one_history(place: Place) {
         const PUTS: usize = 150;
         let server = TestServer::start(place, Server::new());

@@ -16,6 +16,10 @@ use super::poller::Poller;
 use super::{Limits, Stats, session::Transport};
 use crate::Error;
 
+/// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
+/// costs as much as a few tasks; with less to do, more threads are slower than one.
+const CROWD: usize = 64;
+
 pub(super) struct Control {
     pub(super) limits: Limits,
     joins: Sender<Box<dyn Transport>>,
@@ -25,6 +29,8 @@ pub(super) struct Control {
     state: Mutex<State>,
     /// Notified when `phase` or `stop_by` changes.
     changed: Notice,
+    /// Calls workers.
+    crowd: Notice,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +67,7 @@ impl Control {
             executor,
             state: Mutex::default(),
             changed: Notice::new(),
+            crowd: Notice::new(),
         }
     }
 
@@ -129,6 +136,26 @@ impl Control {
         }
         drop(state);
         self.changed.notify(usize::MAX);
+    }
+
+    /// So many tasks have just been given something to do.
+    pub(super) fn call_workers(&self, tasks: usize) {
+        self.crowd.notify(tasks / CROWD);
+    }
+
+    /// Runs the server's tasks whenever there are many to run.
+    pub(super) async fn work(&self, executor: &Executor<'static>) {
+        loop {
+            let call = self.crowd.listen();
+            let mut tasks = 0;
+            while executor.try_tick() {
+                tasks += 1;
+                if tasks % CROWD == 0 {
+                    future::yield_now().await;
+                }
+            }
+            call.await;
+        }
     }
 
     pub(super) async fn stop_requested(&self) {

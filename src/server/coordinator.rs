@@ -245,6 +245,7 @@ impl Coordinator {
         for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
             self.end_turn(turn, block);
         }
+        self.control.call_workers(begun);
     }
 
     fn begin_turn(&mut self, key: usize, round: &mut Round) {

@@ -160,6 +160,20 @@ impl<S: Store> Drop for TestServer<S> {
     }
 }
 
+/// Raises the limit of open files to so many, or as far as the system lets it.
+pub fn allow_files(files: u64) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        let files = limit.maximum.map_or(files, |maximum| files.min(maximum));
+        if limit.current.is_some_and(|current| current < files) {
+            limit.current = Some(files);
+            setrlimit(Resource::Nofile, limit).unwrap();
+        }
+    }
+}
+
 /// Looks again and again until it is so. For what has no event to wait for, such as a count.
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -18,6 +18,8 @@ pub enum Expected {
 pub struct Model {
     pub lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
     max_line: usize,
+    /// Lines of the connection so far.
+    lines: u64,
 }
 
 impl Model {
@@ -25,15 +27,17 @@ impl Model {
         Self {
             lists: BTreeMap::new(),
             max_line,
+            lines: 0,
         }
     }
 
-    /// What a connection is answered that sends all of `input` and then ends.
+    /// What the connection is answered where it sends `input` next. It ends where that ends within a
+    /// line.
     pub fn converse(&mut self, input: &[u8]) -> Vec<Expected> {
         let mut answers = Vec::new();
-        let mut number = 0;
         for line in input.split_inclusive(|&byte| byte == b'\n') {
-            number += 1;
+            self.lines += 1;
+            let number = self.lines;
             match line.strip_suffix(b"\n") {
                 Some(line) => self.line(number, line, &mut answers),
                 None => answers.push(Expected::Error(number, "malformed")),

@@ -3,7 +3,7 @@
 //! compares the two: starts both, lets them take turns, prints the ratios, and draws them.
 //!
 //! ```text
-//! cargo build --release --example server
+//! cargo build --release --examples
 //! cargo run --release -p keywire-bench -- compare
 //! cargo run --release -p keywire-bench -- compare --rounds 9 --svg examples/bench/chart.svg
 //! cargo run --release -p keywire-bench -- compare --row 50x16 --row idle

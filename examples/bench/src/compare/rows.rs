@@ -50,6 +50,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("connect", connect::measure),
     row("threads", threads::measure),
     row("fair", threads::fairness),
+    row("runtimes", runtimes),
     row("idle", idle::measure),
     row("delete", delete::measure),
 ];
@@ -107,6 +108,32 @@ fn against_redis(
         goal: Goal::AtLeast(goal),
         figures,
     }])
+}
+
+/// The server as a task of another executor, which may have as many threads as it likes, but only
+/// the one core.
+fn runtimes(bench: &Bench) -> Result<Vec<Finding>, String> {
+    let plan = bench.plan(50, 16);
+    let keywire = bench.start(Kind::KEYWIRE, plan.sockets())?;
+    let finding = |kind: Kind, name: &str| -> Result<Finding, String> {
+        let other = bench.start(kind, plan.sockets())?;
+        let sides = [&other, &keywire].map(|server| Side::new(server, &Mix::USUAL, &plan));
+        let rounds = Rounds::play(bench, &sides)?;
+        let mut figures = rounds.figures();
+        figures.push(rounds.cpu_ratio(0, 1));
+        Ok(Finding {
+            name: name.into(),
+            what: format!("50 clients, 16 deep: on {name} / on smol"),
+            unit: Unit::OfOurs,
+            spread: rounds.ratio(0, 1),
+            goal: Goal::AtLeast(0.8),
+            figures,
+        })
+    };
+    Ok(vec![
+        finding(Kind::Tokio, "tokio")?,
+        finding(Kind::AsyncStd, "async-std")?,
+    ])
 }
 
 /// What clients cost the others that ask for thousands of replies and leave them unread.

@@ -24,7 +24,13 @@ const OTHER_FILES: usize = 200;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    Keywire { threads: usize },
+    Keywire {
+        threads: usize,
+    },
+    /// The example for tokio, with tokio's own number of threads.
+    Tokio,
+    /// The example for async-std.
+    AsyncStd,
     Redis,
 }
 
@@ -34,6 +40,8 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Keywire { .. } => "keywire",
+            Kind::Tokio => "keywire on tokio",
+            Kind::AsyncStd => "keywire on async-std",
             Kind::Redis => "Redis",
         }
     }
@@ -60,7 +68,7 @@ impl Programs {
         };
         if !keywire.is_file() {
             return Err(format!(
-                "there is no {}; `cargo build --release --example server` makes it",
+                "there is no {}; `cargo build --release --examples` makes it",
                 keywire.display()
             ));
         }
@@ -86,8 +94,10 @@ impl Programs {
 
     fn command(&self, kind: Kind, port: u16, clients: usize) -> Result<Command, String> {
         let program = match kind {
-            Kind::Keywire { .. } => &self.keywire,
-            Kind::Redis => self.redis.as_ref().ok_or("redis-server is not installed")?,
+            Kind::Keywire { .. } => self.keywire.clone(),
+            Kind::Tokio => self.keywire.with_file_name("tokio"),
+            Kind::AsyncStd => self.keywire.with_file_name("async_std"),
+            Kind::Redis => self.redis.clone().ok_or("redis-server is not installed")?,
         };
         let mut command = match &self.setpriv {
             Some(setpriv) => {
@@ -101,6 +111,7 @@ impl Programs {
             Kind::Keywire { threads } => command
                 .args(["--listen", &format!("127.0.0.1:{port}")])
                 .args(["--threads", &threads.to_string()]),
+            Kind::Tokio | Kind::AsyncStd => command.arg(format!("127.0.0.1:{port}")),
             Kind::Redis => command
                 .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
                 .args(["--save", "", "--appendonly", "no"])
@@ -164,7 +175,8 @@ impl Server {
         let port = free_port().map_err(|error| failed(&error))?;
         let mut command = programs.command(kind, port, clients)?;
         command
-            .stdin(Stdio::null())
+            // Some of them end with their input.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // Ctrl-C is for us: we end the servers when the round is done.
             .process_group(0);

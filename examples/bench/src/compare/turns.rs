@@ -29,7 +29,7 @@ pub(crate) struct Side<'a> {
 impl<'a> Side<'a> {
     pub(crate) fn new(server: &'a Server, mix: &Mix, plan: &Plan) -> Side<'a> {
         let work = match server.kind {
-            Kind::Keywire { .. } => Work::keywire(mix),
+            Kind::Keywire { .. } | Kind::Tokio | Kind::AsyncStd => Work::keywire(mix),
             Kind::Redis => Work::redis(mix),
         };
         Side {

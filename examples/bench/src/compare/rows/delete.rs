@@ -64,7 +64,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Finding>, String> {
         unit: Unit::Milliseconds,
         spread: Spread::of(rounds.iter().map(|(turn, _, _)| millis(turn))),
         // "A few".
-        goal: Goal::AtMost(3.0),
+        goal: Goal::AtMost(5.0),
         figures: vec![
             format!("without them p99.9 is {quiet:.2} ms"),
             format!(
