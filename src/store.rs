@@ -9,6 +9,26 @@ pub use memory::{Memory, Values};
 use crate::Error;
 pub use crate::server::Batch;
 
+/// How much a store holds. See [`Store::held`].
+///
+/// ```
+/// use keywire::store::{Held, Memory, Store as _};
+///
+/// let mut store = Memory::new();
+/// store.put(b"user", b"alice");
+/// store.put(b"user", b"bob");
+/// assert_eq!(store.held(), Held { keys: 1, values: 2, bytes: 12 });
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Keys that have values.
+    pub keys: u64,
+    /// Values of all keys.
+    pub values: u64,
+    /// Bytes of all these keys and values, without what it costs to keep them.
+    pub bytes: u64,
+}
+
 /// Keeps a list of values for each key.
 ///
 /// One coordinator owns the store and calls it for every client, so a store needs no lock and sees
@@ -83,4 +103,10 @@ pub trait Store: Send + 'static {
     /// A store that has nothing to wait for writes an `async fn` without an await, and pays
     /// nothing for it.
     fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How much the store holds, for the server's counters. It is asked once a round and should
+    /// cost next to nothing; a store that can't say leaves it at zeros.
+    fn held(&self) -> Held {
+        Held::default()
+    }
 }

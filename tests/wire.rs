@@ -101,7 +101,9 @@ fn stats_begin_with_active_and_dropped() {
         "Put:k:v\nGet:k\nnonsense\nStats\n",
         "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
          Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
-         :stats:active=1 dropped=0 commands=3 errors=1 lines_queued=3 lines_dropped=0 accept_errors=0 uptime=0\n",
+         :stats:active=1 dropped=0 refused=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
+         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 errors=1 lines_queued=3 lines_dropped=0 \
+         watching=0 events=0 missed=0 keys=1 values=1 bytes=2 uptime=0\n",
     );
 }
 

@@ -12,11 +12,13 @@ use super::{
     Limits, Overflow, Stats,
     outbox::{Content, Load},
     turn::{Progress, TURN_BYTES, Turn, TurnState},
+    watch::{TooMany, Watches},
 };
 use crate::{
     Error,
     protocol::{
-        Block, Code, Command, Operation, ParseError, TooLong, push_error, push_sync, push_value,
+        Block, Change, Code, Command, Operation, ParseError, TooLong, Topic, push_error, push_sync,
+        push_value, push_watch,
     },
 };
 
@@ -67,6 +69,8 @@ pub struct Batch<'a> {
     limits: &'a Limits,
     blocks: &'a [Block],
     turns: &'a mut [Turn],
+    watches: &'a mut Watches,
+    watches_before: usize,
     stats: &'a mut Stats,
     stats_before: Stats,
     /// Which turn the next command is taken from.
@@ -81,6 +85,8 @@ pub struct Batch<'a> {
     /// lines that have to wait for them.
     waiting: Queue<Waiting<'a>>,
     taken: usize,
+    /// What follows is for another batch of the same round.
+    ended: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -92,10 +98,11 @@ struct Waiting<'a> {
 
 #[derive(Clone, Copy)]
 enum What<'a> {
-    Get { key: &'a [u8] },
-    Write,
+    Operation(Operation<'a>),
     Sync { token: &'a [u8] },
     Stats,
+    Watch(Topic<'a>),
+    Unwatch(Topic<'a>),
     Refused(Refusal),
 }
 
@@ -104,6 +111,7 @@ enum What<'a> {
 enum Refusal {
     Parse(ParseError),
     TooLong { max: usize },
+    TooManyWatches { max: usize },
     Closing,
 }
 
@@ -112,6 +120,7 @@ impl Refusal {
         match self {
             Refusal::Parse(error) => error.code(),
             Refusal::TooLong { .. } => Code::TooLong,
+            Refusal::TooManyWatches { .. } => Code::Full,
             Refusal::Closing => Code::Closing,
         }
     }
@@ -122,6 +131,12 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Parse(error) => error.fmt(f),
             Refusal::TooLong { max } => write!(f, "the line is longer than {max} bytes"),
+            Refusal::TooManyWatches { max } => {
+                write!(
+                    f,
+                    "this connection watches {max} keys and prefixes, as many as it may"
+                )
+            }
             Refusal::Closing => f.write_str("the server is shutting down"),
         }
     }
@@ -132,6 +147,7 @@ impl<'a> Batch<'a> {
         limits: &'a Limits,
         blocks: &'a [Block],
         turns: &'a mut [Turn],
+        watches: &'a mut Watches,
         stats: &'a mut Stats,
         began: Instant,
     ) -> Self {
@@ -140,6 +156,8 @@ impl<'a> Batch<'a> {
             limits,
             blocks,
             turns,
+            watches_before: watches.mark(),
+            watches,
             stats_before: *stats,
             stats,
             current: 0,
@@ -148,6 +166,7 @@ impl<'a> Batch<'a> {
             lines: 0,
             waiting: Queue::default(),
             taken: 0,
+            ended: false,
         }
     }
 
@@ -156,6 +175,9 @@ impl<'a> Batch<'a> {
         while self.current < self.turns.len() {
             if let Some(operation) = self.take_from(self.current, Self::must_stop) {
                 return Some(operation);
+            }
+            if self.ended {
+                return None;
             }
             self.round_bytes += self.turns[self.current].replies.len();
             self.current += 1;
@@ -187,6 +209,7 @@ impl<'a> Batch<'a> {
                 return None;
             }
             let turn = &mut self.turns[index];
+            let before = turn.progress;
             let line = turn.next_line(&self.blocks[index])?;
             if line == Ok(b"") {
                 continue;
@@ -199,7 +222,15 @@ impl<'a> Batch<'a> {
                     max: self.limits.max_line,
                 }),
             };
-            self.stats.commands += u64::from(command.is_ok());
+            if self.taken > 0 && matches!(command, Ok(Command::Stats)) {
+                // The store says what it holds between batches, so this line begins one.
+                turn.put_back_line(before);
+                self.ended = true;
+                return None;
+            }
+            if let Ok(command) = &command {
+                self.stats.count(command);
+            }
             let what = match command {
                 Ok(Command::Operation(operation)) => {
                     self.taken += 1;
@@ -207,10 +238,7 @@ impl<'a> Batch<'a> {
                     self.waiting.push_back(Waiting {
                         turn: index,
                         line: number,
-                        what: match operation {
-                            Operation::Get { key } => What::Get { key },
-                            _ => What::Write,
-                        },
+                        what: What::Operation(operation),
                     });
                     return Some(operation);
                 }
@@ -218,7 +246,8 @@ impl<'a> Batch<'a> {
                     token: token.unwrap_or_default(),
                 },
                 Ok(Command::Stats) => What::Stats,
-                Ok(Command::Watch(_) | Command::Unwatch(_)) => What::Refused(Refusal::Closing),
+                Ok(Command::Watch(topic)) => What::Watch(topic),
+                Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
@@ -239,15 +268,21 @@ impl<'a> Batch<'a> {
     /// It does nothing where no command waits for an answer. Where that command is a `Get`, the
     /// store has lost count, and the command fails.
     pub fn done(&mut self) {
-        match self.waiting.front() {
-            Some(Waiting {
-                what: What::Write, ..
-            }) => {
-                self.waiting.pop_front();
-                self.settle();
-            }
-            _ => self.fail(&Error::store(MISFIT)),
-        }
+        let write = match self.waiting.front() {
+            Some(&Waiting {
+                turn,
+                what: What::Operation(operation),
+                ..
+            }) => Change::of(operation).map(|change| (turn, change)),
+            _ => None,
+        };
+        let Some((turn, change)) = write else {
+            return self.fail(&Error::store(MISFIT));
+        };
+        self.waiting.pop_front();
+        let replies = self.turns[turn].replies.len();
+        self.watches.tell(change, turn, replies, self.stats);
+        self.settle();
     }
 
     /// Answers the oldest command without an answer, a `Get`, with the values in order.
@@ -260,7 +295,7 @@ impl<'a> Batch<'a> {
             Some(&Waiting {
                 turn,
                 line,
-                what: What::Get { key },
+                what: What::Operation(Operation::Get { key }),
             }) => {
                 self.waiting.pop_front();
                 self.queue_values(turn, line, key, values);
@@ -307,7 +342,9 @@ impl<'a> Batch<'a> {
             return;
         }
         *self.stats = self.stats_before;
+        self.watches.back_to(self.watches_before);
         self.waiting = Queue::default();
+        self.taken = 0;
         self.current = 0;
         for turn in 0..self.turns.len() {
             for _ in 0..self.turns[turn].back_to_mark() {
@@ -321,7 +358,7 @@ impl<'a> Batch<'a> {
     /// Gives out what waited only for the answer before it.
     fn settle(&mut self) {
         while let Some(next) = self.waiting.front() {
-            if matches!(next.what, What::Get { .. } | What::Write) {
+            if matches!(next.what, What::Operation(_)) {
                 return;
             }
             if let Some(waiting) = self.waiting.pop_front() {
@@ -333,16 +370,40 @@ impl<'a> Batch<'a> {
     fn control(&mut self, waiting: Waiting<'a>) {
         let Waiting { turn, line, what } = waiting;
         match what {
-            What::Get { .. } | What::Write => {}
+            What::Operation(_) => {}
             What::Refused(refusal) => self.error(turn, line, refusal.code(), refusal),
             What::Stats => self.control_line(turn, |replies, _, stats| {
                 stats.lines_queued += 1;
                 stats.push(replies);
             }),
+            What::Watch(topic) => self.watch(turn, line, topic),
+            What::Unwatch(topic) => self.watches.unwatch(self.turns[turn].watcher, topic),
             What::Sync { token } => self.control_line(turn, |replies, progress, stats| {
                 stats.lines_queued += 1;
                 push_sync(replies, std::mem::take(&mut progress.lost), token);
             }),
+        }
+    }
+
+    fn watch(&mut self, index: usize, line: u64, topic: Topic<'a>) {
+        let turn = &mut self.turns[index];
+        if turn.gone() {
+            return;
+        }
+        let begun = self
+            .watches
+            .watch(&mut turn.watcher, turn.client, index, topic, self.limits);
+        match begun {
+            Ok(()) => self.control_line(index, |replies, _, stats| {
+                stats.lines_queued += 1;
+                push_watch(replies, topic);
+            }),
+            Err(TooMany) => {
+                let refusal = Refusal::TooManyWatches {
+                    max: self.limits.max_watches,
+                };
+                self.error(index, line, refusal.code(), refusal);
+            }
         }
     }
 

@@ -34,6 +34,7 @@ pub(super) struct Limits {
     pub(super) stall: Duration,
     pub(super) max_line: usize,
     pub(super) max_reply: usize,
+    pub(super) max_watches: usize,
 }
 
 impl Default for Limits {
@@ -45,6 +46,7 @@ impl Default for Limits {
             stall: Duration::from_millis(500),
             max_line: 64 << 10,
             max_reply: 64 << 20,
+            max_watches: 1_000,
         }
     }
 }
@@ -62,6 +64,7 @@ impl Default for Limits {
 ///     .stall(Duration::from_secs(2))
 ///     .max_line(4096)
 ///     .max_reply(1 << 20)
+///     .max_watches(100)
 ///     .build();
 /// # drop(server);
 /// ```
@@ -123,6 +126,15 @@ impl<S: Store> Builder<S> {
     #[must_use]
     pub fn max_reply(mut self, bytes: usize) -> Self {
         self.limits.max_reply = bytes;
+        self
+    }
+
+    /// Keys and prefixes that one client may watch at a time; 1,000 unless set.
+    ///
+    /// One more is refused with `full`.
+    #[must_use]
+    pub fn max_watches(mut self, watches: usize) -> Self {
+        self.limits.max_watches = watches;
         self
     }
 

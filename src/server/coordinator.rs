@@ -13,9 +13,10 @@ use slab::Slab;
 use super::{
     Control, Stats,
     batch::Batch,
-    outbox::{Content, Load, Outbox, Then},
+    outbox::{Chunk, Chunks, Content, Load, Outbox, Then, push_chunk},
     session::{self, Event, Message, Surroundings, Transport},
     turn::{Progress, Turn, TurnState},
+    watch::{Log, Missed, Watches},
 };
 use crate::{
     protocol::{Block, Code, push_error},
@@ -44,6 +45,7 @@ pub(super) struct Coordinator {
     /// Clients whose commands wait for their turn, in the order of their turns. One that stands
     /// here twice has nothing left the second time.
     queue: VecDeque<usize>,
+    watches: Watches,
     stats: Stats,
     started: Instant,
     closing: bool,
@@ -52,6 +54,8 @@ pub(super) struct Coordinator {
 
 struct Client {
     outbox: Arc<Outbox>,
+    /// Its number among the watchers, if it is one.
+    watcher: Option<usize>,
     /// How far its commands have been handled; `at` is into `block`.
     progress: Progress,
     /// Lines that have not been handled, waiting for a turn or for room.
@@ -98,6 +102,7 @@ impl Coordinator {
             doors,
             clients: Slab::new(),
             queue: VecDeque::new(),
+            watches: Watches::default(),
             stats: Stats::default(),
             started: Instant::now(),
             closing: false,
@@ -165,7 +170,9 @@ impl Coordinator {
         self.doors.clear();
         // Who waits at the door is turned away.
         joins.close();
-        while joins.try_recv().is_ok() {}
+        while joins.try_recv().is_ok() {
+            self.stats.refused += 1;
+        }
         // What has come by now is read once more, and refused.
         #[cfg(target_os = "linux")]
         self.control.poller.look();
@@ -185,6 +192,7 @@ impl Coordinator {
         );
         entry.insert(Client {
             outbox,
+            watcher: None,
             progress: Progress::default(),
             pending: None,
             gone: false,
@@ -203,7 +211,10 @@ impl Coordinator {
                     self.queue.push_back(client);
                 }
             }
-            Message::Resume => self.queue.push_back(client),
+            Message::Resume => {
+                self.tell_missed(client);
+                self.queue.push_back(client);
+            }
             Message::End { partial } => self.end_input(client, partial),
             Message::Left => self.leave(client),
         }
@@ -226,12 +237,17 @@ impl Coordinator {
         let limits = self.control.limits;
         loop {
             let Round { turns, blocks } = &mut *round;
-            let mut batch = Batch::new(&limits, blocks, turns, &mut self.stats, began);
+            self.stats.set_held(store.held());
+            self.stats.watching = self.watches.watching();
+            let (watches, stats) = (&mut self.watches, &mut self.stats);
+            let mut batch = Batch::new(&limits, blocks, turns, watches, stats, began);
             let result = store.apply(&mut batch).await;
             if !batch.conclude(result) {
                 break;
             }
         }
+        self.stats.set_held(store.held());
+        let (log, told) = self.watches.end_round();
         // The counters first: who has a reply finds it counted.
         self.publish();
         // Turns that the round had no time for come first in the next, in their order.
@@ -243,7 +259,13 @@ impl Coordinator {
             }
         }
         for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
-            self.end_turn(turn, block);
+            self.end_turn(turn, block, &log);
+        }
+        for &watcher in &told {
+            self.tell_watcher(watcher, &log);
+        }
+        if !told.is_empty() {
+            self.publish();
         }
         self.control.call_workers(begun);
     }
@@ -256,15 +278,23 @@ impl Coordinator {
             return;
         };
         let outbox = client.outbox.clone();
+        if let Some(watcher) = client.watcher {
+            self.watches.set_turn(watcher, round.turns.len());
+        }
         let replies = self.spare.pop().unwrap_or_default();
-        round
-            .turns
-            .push(Turn::new(key, outbox, client.progress, refuse, replies));
+        round.turns.push(Turn::new(
+            key,
+            outbox,
+            client.watcher,
+            client.progress,
+            refuse,
+            replies,
+        ));
         round.blocks.push(block);
     }
 
-    fn end_turn(&mut self, mut turn: Turn, block: Block) {
-        let then = match turn.state {
+    fn end_turn(&mut self, mut turn: Turn, block: Block, log: &Log<Arc<[u8]>>) {
+        let mut then = match turn.state {
             _ if turn.cut => Then::Cut,
             TurnState::Done => Then::NextBatch,
             TurnState::Full => Then::WaitForRoom,
@@ -275,10 +305,32 @@ impl Coordinator {
             return;
         };
         client.progress = turn.progress;
+        client.watcher = turn.watcher;
         let limits = &self.control.limits;
-        let waits = client
-            .outbox
-            .try_send(&mut turn.replies, turn.content, then, limits);
+        let replies = std::mem::take(&mut turn.replies);
+        let mut content = turn.content;
+        let chunks = match turn.watcher {
+            None => {
+                let mut chunks = Chunks::new();
+                push_chunk(&mut chunks, Chunk::Own(replies));
+                chunks
+            }
+            Some(watcher) => {
+                let room = (client.outbox.room(), limits);
+                let stats = &mut self.stats;
+                let woven = self
+                    .watches
+                    .weave(watcher, log, replies, &mut content, room, stats);
+                woven.unwrap_or_else(|Missed| {
+                    then = Then::Cut;
+                    Chunks::new()
+                })
+            }
+        };
+        let waits = client.outbox.try_send(chunks, content, then, limits);
+        if turn.watcher.is_some_and(|id| self.watches.has_missed(id)) {
+            client.outbox.want_room();
+        }
         if turn.state != TurnState::Done {
             if !waits {
                 self.queue.push_back(key);
@@ -287,10 +339,58 @@ impl Coordinator {
         }
         client.progress.at = 0;
         let gone = client.gone;
-        self.keep_spare(turn.replies);
         self.keep_spare(block.into_buffer());
         if gone {
             self.remove(key);
+        }
+    }
+
+    /// Sends a watcher what it hears of a round in which it had no turn.
+    fn tell_watcher(&mut self, watcher: usize, log: &Log<Arc<[u8]>>) {
+        let client = self.watches.hears(watcher);
+        let Some(client) = client.and_then(|key| self.clients.get(key)) else {
+            return;
+        };
+        let limits = &self.control.limits;
+        let room = (client.outbox.room(), limits);
+        let mut content = Content::default();
+        let stats = &mut self.stats;
+        let woven = self
+            .watches
+            .weave(watcher, log, Vec::new(), &mut content, room, stats);
+        let (chunks, then) = match woven {
+            Ok(chunks) => (chunks, Then::GoOn),
+            Err(Missed) => (Chunks::new(), Then::Cut),
+        };
+        client.outbox.try_send(chunks, content, then, limits);
+        if self.watches.has_missed(watcher) {
+            client.outbox.want_room();
+        }
+    }
+
+    /// Tells a watcher that it has missed something, as soon as it has read the rest.
+    fn tell_missed(&mut self, key: usize) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let Some(watcher) = client.watcher.filter(|&id| self.watches.has_missed(id)) else {
+            return;
+        };
+        let limits = &self.control.limits;
+        if !client.outbox.room().lets_events_in(limits) {
+            return client.outbox.want_room();
+        }
+        if let Some(line) = self.watches.take_missed(watcher) {
+            let load = Load {
+                lines: 1,
+                bytes: line.len(),
+            };
+            let content = Content {
+                all: load,
+                ..Content::default()
+            };
+            let chunks = Chunks::from_iter([Chunk::Own(line)]);
+            client.outbox.try_send(chunks, content, Then::GoOn, limits);
         }
     }
 
@@ -333,9 +433,11 @@ impl Coordinator {
             self.stats.lines_queued += 1;
         }
         let limits = &self.control.limits;
+        let mut chunks = Chunks::new();
+        push_chunk(&mut chunks, Chunk::Own(replies));
         client
             .outbox
-            .try_send(&mut replies, content, Then::Finish, limits);
+            .try_send(chunks, content, Then::Finish, limits);
         self.publish();
     }
 
@@ -353,13 +455,17 @@ impl Coordinator {
     }
 
     fn remove(&mut self, key: usize) {
-        self.clients.remove(key);
+        let client = self.clients.remove(key);
+        if let Some(watcher) = client.watcher {
+            self.watches.leave(watcher);
+        }
         self.stats.active -= 1;
         self.stats.dropped += 1;
         self.publish();
     }
 
     fn publish(&mut self) {
+        self.stats.watching = self.watches.watching();
         self.control.publish(&mut self.stats);
     }
 }

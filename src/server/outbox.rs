@@ -8,10 +8,12 @@
 
 use std::{
     io,
-    ops::AddAssign,
-    sync::{Mutex, MutexGuard, PoisonError},
+    ops::{AddAssign, Range},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
+
+use smallvec::SmallVec;
 
 use super::Limits;
 
@@ -33,6 +35,34 @@ impl AddAssign for Load {
     fn add_assign(&mut self, more: Load) {
         self.lines += more.lines;
         self.bytes += more.bytes;
+    }
+}
+
+/// Encoded lines on their way to a client.
+pub(super) enum Chunk {
+    /// What is for this client alone.
+    Own(Vec<u8>),
+    /// A part of what other clients get as well.
+    Shared(Arc<[u8]>, Range<usize>),
+}
+
+impl Chunk {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Own(bytes) => bytes,
+            Chunk::Shared(bytes, part) => &bytes[part.clone()],
+        }
+    }
+}
+
+/// Mostly a single chunk, which then needs no list. None of them is empty.
+pub(super) type Chunks = SmallVec<[Chunk; 1]>;
+
+pub(super) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
+    match (chunks.last_mut(), chunk) {
+        (_, chunk) if chunk.bytes().is_empty() => {}
+        (Some(Chunk::Own(last)), Chunk::Own(mut more)) => last.append(&mut more),
+        (_, chunk) => chunks.push(chunk),
     }
 }
 
@@ -62,6 +92,15 @@ pub(super) struct Room {
     pub(super) gone: bool,
 }
 
+impl Room {
+    /// Whether an outbox takes events, which is by the rule for replies but for one thing: nobody
+    /// waits for a watcher. So while it reads, not the number of lines is bounded, only the bytes.
+    pub(super) fn lets_events_in(&self, limits: &Limits) -> bool {
+        let all = self.content.all;
+        all.bytes < limits.outbox_bytes && !(self.refusing && all.fills(limits))
+    }
+}
+
 /// What comes after the replies that are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
@@ -77,15 +116,14 @@ pub(super) enum Then {
     Cut,
 }
 
-#[derive(Debug)]
 pub(super) struct Outbox {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// Encoded replies that the writer has not taken yet.
-    queue: Vec<u8>,
+    queue: Chunks,
     queued: Content,
     /// What the writer took and the socket has not, so far.
     writing: Content,
@@ -117,7 +155,7 @@ impl State {
     /// Ends the way out; what is queued goes.
     fn end_now(&mut self, end: End) {
         self.end = end;
-        self.queue = Vec::new();
+        self.queue = Chunks::new();
         self.queued = Content::default();
         self.writing = Content::default();
         self.wanted = false;
@@ -168,8 +206,7 @@ impl Outbox {
         }
     }
 
-    /// Queues replies without waiting and says what comes after them. Takes the bytes out of
-    /// `replies` and may leave an empty buffer in their place.
+    /// Queues replies without waiting and says what comes after them.
     ///
     /// The caller has looked at [`room`](Self::room) before. With [`Then::WaitForRoom`] it
     /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
@@ -177,17 +214,20 @@ impl Outbox {
     /// dropped here.
     pub(super) fn try_send(
         &self,
-        replies: &mut Vec<u8>,
+        replies: Chunks,
         content: Content,
         then: Then,
         limits: &Limits,
     ) -> bool {
         self.change(|state| {
+            let mut waits = false;
             if state.end == End::Open {
                 if state.queue.is_empty() {
-                    std::mem::swap(&mut state.queue, replies);
+                    state.queue = replies;
                 } else {
-                    state.queue.append(replies);
+                    for chunk in replies {
+                        push_chunk(&mut state.queue, chunk);
+                    }
                 }
                 state.queued += content;
             }
@@ -196,15 +236,21 @@ impl Outbox {
                 Then::WaitForRoom => {
                     let mut all = state.queued.all;
                     all += state.writing.all;
-                    state.wanted = state.end == End::Open && all.fills(limits) && !state.refusing;
+                    waits = state.end == End::Open && all.fills(limits) && !state.refusing;
+                    state.wanted |= waits;
                 }
                 Then::GoOn => {}
                 Then::Finish if state.end == End::Open => state.end = End::Finishing,
                 Then::Finish => {}
                 Then::Cut => state.end_now(End::Cut),
             }
-            state.wanted
+            waits
         })
+    }
+
+    /// The session will send a `Resume` when there is room.
+    pub(super) fn want_room(&self) {
+        self.change(|state| state.wanted = state.end == End::Open);
     }
 
     /// The client's input ends here, because the server is closing.
@@ -214,10 +260,9 @@ impl Outbox {
 }
 
 /// What the writer has to do next.
-#[derive(Debug)]
 pub(super) enum Delivery {
     /// Write these.
-    Replies(Vec<u8>),
+    Replies(Chunks),
     /// Tell the coordinator that there is room: it waits for that.
     RoomAgain,
     /// Nothing: everything is delivered and nothing follows.
@@ -231,18 +276,19 @@ pub(super) enum Delivery {
 /// The session's side. One task polls all of it.
 impl Outbox {
     /// Takes everything that is queued. What was taken before counts as delivered now.
-    pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Delivery> {
+    pub(super) fn poll_take(&self, cx: &Context<'_>, limits: &Limits) -> Poll<Delivery> {
         let mut state = self.state();
         state.writing = Content::default();
         if state.end == End::Cut {
             Poll::Ready(Delivery::Cut)
         } else if state.end == End::Gone {
             Poll::Ready(Delivery::Gone)
+        } else if state.wanted && !state.queued.all.fills(limits) {
+            state.wanted = false;
+            Poll::Ready(Delivery::RoomAgain)
         } else if !state.queue.is_empty() {
             state.writing = std::mem::take(&mut state.queued);
             Poll::Ready(Delivery::Replies(std::mem::take(&mut state.queue)))
-        } else if std::mem::take(&mut state.wanted) {
-            Poll::Ready(Delivery::RoomAgain)
         } else if state.end == End::Finishing {
             Poll::Ready(Delivery::Finished)
         } else {

@@ -21,7 +21,7 @@ use futures_lite::{
 
 use super::{
     Limits, Overflow,
-    outbox::{Delivery, Outbox},
+    outbox::{Chunks, Delivery, Outbox},
 };
 use crate::protocol::{Block, Lines};
 
@@ -31,6 +31,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Read buffers kept between reads. One a thread that polls the server is enough: a buffer is in
 /// use only while a read is tried, so a client that waits holds none.
 const READ_BUFFERS: usize = 8;
+
+/// Chunks that are smaller together than this are written in one go.
+const WRITE_BYTES: usize = 16 * 1024;
 
 /// At shutdown, how long a client must be silent before its connection is closed, after all its
 /// replies are delivered. Closing while it still sends could cost it the replies on their way.
@@ -64,7 +67,7 @@ pub(super) enum Message {
 /// What all sessions share.
 pub(super) struct Surroundings {
     events: Sender<Event>,
-    max_line: usize,
+    limits: Limits,
     /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
     stall: Option<Duration>,
     read_buffers: Mutex<Vec<Box<[u8]>>>,
@@ -74,7 +77,7 @@ impl Surroundings {
     pub(super) fn new(events: Sender<Event>, limits: &Limits) -> Self {
         Self {
             events,
-            max_line: limits.max_line,
+            limits: *limits,
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
             read_buffers: Mutex::default(),
         }
@@ -155,7 +158,7 @@ impl Session {
 
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
     async fn read(&self, mut reader: Reader) -> io::Result<()> {
-        let mut lines = Lines::new(self.surroundings.max_line);
+        let mut lines = Lines::new(self.surroundings.limits.max_line);
         let mut closing = false;
         loop {
             // One read more after the server began to close: what has come is refused, line by
@@ -222,9 +225,9 @@ impl Session {
     /// Replies → bytes, until there are no more.
     async fn write(&self, mut writer: Writer) -> io::Result<()> {
         loop {
-            match poll_fn(|cx| self.outbox.poll_take(cx)).await {
+            match poll_fn(|cx| self.outbox.poll_take(cx, &self.surroundings.limits)).await {
                 Delivery::Replies(replies) => {
-                    if self.deliver(&mut writer, &replies).await.is_err() && self.outbox.leave() {
+                    if self.deliver(&mut writer, replies).await.is_err() && self.outbox.leave() {
                         self.tell(Message::Resume);
                     }
                 }
@@ -241,7 +244,27 @@ impl Session {
         }
     }
 
-    async fn deliver(&self, writer: &mut Writer, mut rest: &[u8]) -> io::Result<()> {
+    async fn deliver(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
+        let mut chunks = chunks.into_iter().peekable();
+        while let Some(chunk) = chunks.next() {
+            let room = WRITE_BYTES.saturating_sub(chunk.bytes().len());
+            if chunks.peek().is_some_and(|next| next.bytes().len() <= room) {
+                // A slow watcher has many small ones.
+                let mut gathered = chunk.bytes().to_vec();
+                while let Some(next) =
+                    chunks.next_if(|next| gathered.len() + next.bytes().len() <= WRITE_BYTES)
+                {
+                    gathered.extend_from_slice(next.bytes());
+                }
+                self.deliver_bytes(writer, &gathered).await?;
+            } else {
+                self.deliver_bytes(writer, chunk.bytes()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver_bytes(&self, writer: &mut Writer, mut rest: &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
             let written = match future::poll_once(writer.write(rest)).await {
                 Some(result) => result?,

@@ -1,85 +1,130 @@
 use std::{io::Write, time::Duration};
 
-use crate::protocol::ReplyError;
+use crate::{
+    protocol::{Command, Operation, ReplyError},
+    store::Held,
+};
 
-/// A server's counters at one moment, all of the same moment.
-///
-/// On the wire they are the reply to `Stats`, in this order:
-///
-/// ```
-/// use keywire::Stats;
-///
-/// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9").unwrap();
-/// assert_eq!((stats.active, stats.dropped, stats.commands), (2, 1, 7));
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
+/// Makes the struct, and its way onto the wire and back, of one list of counters.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A server's counters at one moment, all of the same moment.
+        ///
+        /// On the wire they are the reply to `Stats`: `active` and `dropped` first, then the
+        /// others by the names of these fields, in this order.
+        ///
+        /// ```
+        /// use keywire::Stats;
+        ///
+        /// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9").unwrap();
+        /// assert_eq!((stats.active, stats.dropped, stats.commands), (2, 1, 7));
+        /// ```
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Time since `run` was first polled, in whole seconds on the wire (`uptime=N`).
+            pub uptime: Duration,
+        }
+
+        impl Stats {
+            /// Reads what stands behind `:stats:` in a reply. Names it does not know are left out, so
+            /// an old client understands a newer server; counters that are not there are 0.
+            ///
+            /// # Errors
+            ///
+            /// Where a word is not `name=N`.
+            pub fn parse(counters: &[u8]) -> Result<Self, ReplyError> {
+                let mut stats = Stats::default();
+                let counters = std::str::from_utf8(counters).map_err(|_| ReplyError)?;
+                for word in counters.split(' ') {
+                    let (name, number) = word.split_once('=').ok_or(ReplyError)?;
+                    let number = number.parse().map_err(|_| ReplyError)?;
+                    match name {
+                        $(stringify!($name) => stats.$name = number,)*
+                        "uptime" => stats.uptime = Duration::from_secs(number),
+                        _ => {}
+                    }
+                }
+                Ok(stats)
+            }
+
+            /// Appends the whole control line.
+            pub(super) fn push(&self, out: &mut Vec<u8>) {
+                // Writing to a `Vec` does not fail.
+                let _ = write!(out, ":stats:");
+                $(let _ = write!(out, "{}={} ", stringify!($name), self.$name);)*
+                let _ = writeln!(out, "uptime={}", self.uptime.as_secs());
+            }
+        }
+    };
+}
+
+counters! {
     /// Clients connected now.
-    pub active: u64,
+    active,
     /// Clients gone since the start, whatever the cause.
-    pub dropped: u64,
-    /// Commands that were understood, `Sync` and `Stats` among them.
-    pub commands: u64,
-    /// `:error:` lines queued.
-    pub errors: u64,
-    /// Reply lines queued for clients, control lines among them.
-    pub lines_queued: u64,
-    /// Reply lines dropped because a client did not read.
-    pub lines_dropped: u64,
+    dropped,
+    /// Connections that were turned away at the door.
+    refused,
     /// Times that a door failed to take a connection in, such as for want of a descriptor.
-    pub accept_errors: u64,
-    /// Time since `run` was first polled, in whole seconds on the wire (`uptime=N`).
-    pub uptime: Duration,
+    accept_errors,
+    /// Commands that were understood, of whatever kind.
+    commands,
+    /// `Get` commands among them.
+    gets,
+    /// `Put` commands.
+    puts,
+    /// `Update` commands.
+    updates,
+    /// `Delete` commands.
+    deletes,
+    /// `Sync` commands.
+    syncs,
+    /// `Stats` commands, this one included.
+    stats,
+    /// `Watch` and `WatchPrefix` commands.
+    watches,
+    /// `Unwatch` and `UnwatchPrefix` commands.
+    unwatches,
+    /// `:error:` lines queued.
+    errors,
+    /// Reply lines queued for clients, control lines among them, events not.
+    lines_queued,
+    /// Reply lines dropped because a client did not read.
+    lines_dropped,
+    /// Keys and prefixes watched now, each client's counted.
+    watching,
+    /// Changes queued for watchers: one change that a hundred clients watch is a hundred events.
+    events,
+    /// Changes that watchers were not told of, because they did not read.
+    missed,
+    /// Keys that the store holds, where the store can say.
+    keys,
+    /// Values that the store holds.
+    values,
+    /// Bytes that these keys and values have, without what it costs to keep them.
+    bytes,
 }
 
 impl Stats {
-    /// Reads what stands behind `:stats:` in a reply. Names it does not know are left out, so an
-    /// old client understands a newer server; counters that are not there are 0.
-    ///
-    /// # Errors
-    ///
-    /// Where a word is not `name=N`.
-    pub fn parse(counters: &[u8]) -> Result<Self, ReplyError> {
-        let mut stats = Stats::default();
-        let counters = std::str::from_utf8(counters).map_err(|_| ReplyError)?;
-        for word in counters.split(' ') {
-            let (name, number) = word.split_once('=').ok_or(ReplyError)?;
-            let number = number.parse().map_err(|_| ReplyError)?;
-            match name {
-                "active" => stats.active = number,
-                "dropped" => stats.dropped = number,
-                "commands" => stats.commands = number,
-                "errors" => stats.errors = number,
-                "lines_queued" => stats.lines_queued = number,
-                "lines_dropped" => stats.lines_dropped = number,
-                "accept_errors" => stats.accept_errors = number,
-                "uptime" => stats.uptime = Duration::from_secs(number),
-                _ => {}
-            }
-        }
-        Ok(stats)
+    pub(super) fn count(&mut self, command: &Command<'_>) {
+        self.commands += 1;
+        *match command {
+            Command::Operation(Operation::Get { .. }) => &mut self.gets,
+            Command::Operation(Operation::Put { .. }) => &mut self.puts,
+            Command::Operation(Operation::Update { .. }) => &mut self.updates,
+            Command::Operation(Operation::Delete { .. }) => &mut self.deletes,
+            Command::Sync { .. } => &mut self.syncs,
+            Command::Stats => &mut self.stats,
+            Command::Watch(_) => &mut self.watches,
+            Command::Unwatch(_) => &mut self.unwatches,
+        } += 1;
     }
 
-    /// Appends the whole control line.
-    pub(super) fn push(&self, out: &mut Vec<u8>) {
-        let Stats {
-            active,
-            dropped,
-            commands,
-            errors,
-            lines_queued,
-            lines_dropped,
-            accept_errors,
-            uptime,
-        } = self;
-        let uptime = uptime.as_secs();
-        // Writing to a `Vec` does not fail.
-        let _ = writeln!(
-            out,
-            ":stats:active={active} dropped={dropped} commands={commands} errors={errors} \
-             lines_queued={lines_queued} lines_dropped={lines_dropped} \
-             accept_errors={accept_errors} uptime={uptime}"
-        );
+    pub(super) fn set_held(&mut self, held: Held) {
+        self.keys = held.keys;
+        self.values = held.values;
+        self.bytes = held.bytes;
     }
 }

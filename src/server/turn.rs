@@ -15,10 +15,11 @@ const TURN_LINES: usize = 4096;
 pub(super) const TURN_BYTES: usize = 64 * 1024;
 
 /// Where a client's block of lines stands, and the replies so far.
-#[derive(Debug)]
 pub(super) struct Turn {
     pub(super) client: usize,
     outbox: Arc<Outbox>,
+    /// The client's number among the watchers, if it is one.
+    pub(super) watcher: Option<usize>,
     pub(super) progress: Progress,
     /// The server is closing: commands are refused, not applied.
     pub(super) refuse: bool,
@@ -73,6 +74,7 @@ impl Turn {
     pub(super) fn new(
         client: usize,
         outbox: Arc<Outbox>,
+        watcher: Option<usize>,
         progress: Progress,
         refuse: bool,
         replies: Vec<u8>,
@@ -83,6 +85,7 @@ impl Turn {
             refuse,
             room: outbox.room(),
             outbox,
+            watcher,
             replies,
             content: Content::default(),
             cut: false,
@@ -150,6 +153,12 @@ impl Turn {
             }
         }
         self.state != TurnState::Going
+    }
+
+    /// Goes back before a line that has just been read.
+    pub(super) fn put_back_line(&mut self, before: Progress) {
+        self.progress = before;
+        self.lines -= 1;
     }
 
     /// The next line; blank ones too.

@@ -6,7 +6,7 @@ use std::{
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::{Batch, Store};
+use super::{Batch, Held, Store};
 use crate::{Error, protocol::Operation};
 
 /// The default store: everything in memory, gone at the end.
@@ -32,6 +32,7 @@ pub struct Memory {
     lists: HashTable<List>,
     /// Keyed at random, and of a kind that keeps its key: clients can't choose keys that collide.
     hasher: RandomState,
+    held: Held,
 }
 
 impl Memory {
@@ -44,9 +45,13 @@ impl Memory {
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         let hash = hash_of(&self.hasher, key);
         let same = |list: &List| list.key() == key;
+        self.held.values += 1;
+        self.held.bytes += value.len() as u64;
         match self.lists.find_mut(hash, same) {
             Some(list) => list.push(value),
             None => {
+                self.held.keys += 1;
+                self.held.bytes += key.len() as u64;
                 let rehash = |list: &List| hash_of(&self.hasher, list.key());
                 let list = List::new(key, value);
                 self.lists.insert_unique(hash, list, rehash);
@@ -65,7 +70,10 @@ impl Memory {
     pub fn delete(&mut self, key: &[u8]) {
         let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
-            found.remove();
+            let (list, _) = found.remove();
+            self.held.keys -= 1;
+            self.held.values -= list.len as u64;
+            self.held.bytes -= list.held as u64;
         }
     }
 
@@ -73,7 +81,9 @@ impl Memory {
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
-        if !list.is_some_and(|list| list.replace(old, new)) {
+        if list.is_some_and(|list| list.replace(old, new)) {
+            self.held.bytes = self.held.bytes - old.len() as u64 + new.len() as u64;
+        } else {
             self.put(key, new);
         }
     }
@@ -112,6 +122,10 @@ impl Store for Memory {
         }
         Ok(())
     }
+
+    fn held(&self) -> Held {
+        self.held
+    }
 }
 
 impl fmt::Debug for Memory {
@@ -136,18 +150,24 @@ fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
 struct List {
     /// The number of values.
     len: usize,
+    /// Bytes of the key and the values, without the lengths before them.
+    held: usize,
     bytes: SmallVec<[u8; INLINE]>,
 }
 
 /// Bytes of a list that need no allocation. Together with the rest of it that makes 56 bytes a
 /// place in the table.
-const INLINE: usize = 40;
+const INLINE: usize = 32;
 
 impl List {
     fn new(key: &[u8], value: &[u8]) -> Self {
         let mut bytes = SmallVec::new();
         push_field(&mut bytes, key);
-        let mut list = Self { len: 0, bytes };
+        let mut list = Self {
+            len: 0,
+            held: key.len(),
+            bytes,
+        };
         list.push(value);
         list
     }
@@ -159,6 +179,7 @@ impl List {
     fn push(&mut self, value: &[u8]) {
         push_field(&mut self.bytes, value);
         self.len += 1;
+        self.held += value.len();
     }
 
     fn iter(&self) -> Values<'_> {
@@ -185,6 +206,7 @@ impl List {
                         self.bytes.drain(at..end);
                         self.bytes.insert_from_slice(at, &field);
                     }
+                    self.held = self.held - old.len() + new.len();
                     return true;
                 }
                 Some(_) => {}

@@ -1,0 +1,422 @@
+//! Changes → those who watch.
+//!
+//! The events of a round are encoded once, end to end, in one log. What a watcher hears of them is a
+//! list of parts of that log, mostly a single one, and its bytes are shared with everyone who
+//! watches the same.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::{Bound, Range},
+    sync::Arc,
+};
+
+use slab::Slab;
+
+use super::{
+    Limits, Overflow, Stats,
+    outbox::{Chunk, Chunks, Content, Load, Room, push_chunk},
+};
+use crate::protocol::{Change, Topic, push_change, push_missed};
+
+/// All that is watched, and by whom. Watchers go by a number of their own, since most clients are
+/// none.
+#[derive(Default)]
+pub(super) struct Watches {
+    keys: HashMap<Box<[u8]>, Vec<usize>>,
+    prefixes: BTreeMap<Box<[u8]>, Vec<usize>>,
+    watchers: Slab<Watcher>,
+    log: Log<Vec<u8>>,
+    /// Watchers that hear something of this round.
+    told: Vec<usize>,
+    /// Topics watched, each watcher's counted.
+    watching: u64,
+}
+
+/// The events of a round.
+#[derive(Clone, Default)]
+pub(super) struct Log<B> {
+    bytes: B,
+    /// Where each event ends.
+    ends: Vec<usize>,
+}
+
+struct Watcher {
+    client: usize,
+    /// The client's place in this round.
+    turn: usize,
+    keys: HashSet<Box<[u8]>>,
+    prefixes: HashSet<Box<[u8]>>,
+    /// What it hears of this round.
+    parts: Vec<Part>,
+    /// Events that it has lost and not been told of.
+    missed: u64,
+}
+
+/// Where a client has no turn in a round, its events come before all it may be answered later.
+const NO_TURN: usize = usize::MAX;
+
+/// A run of events for one watcher.
+struct Part {
+    /// How many bytes of the client's own replies in this round come before.
+    after: usize,
+    events: Range<usize>,
+}
+
+/// A client watches as much as it may.
+pub(super) struct TooMany;
+
+impl Watcher {
+    /// Says whether it had not heard it yet: more of its topics may match.
+    fn hear(&mut self, after: usize, event: &Range<usize>) -> bool {
+        match self.parts.last_mut() {
+            Some(last) if last.events.end == event.end => return false,
+            Some(last) if last.events.end == event.start && last.after == after => {
+                last.events.end = event.end;
+            }
+            _ => self.parts.push(Part {
+                after,
+                events: event.clone(),
+            }),
+        }
+        true
+    }
+}
+
+impl Watches {
+    /// Begins a watch for the client of a turn, which may not be a watcher yet.
+    pub(super) fn watch(
+        &mut self,
+        watcher: &mut Option<usize>,
+        client: usize,
+        turn: usize,
+        topic: Topic<'_>,
+        limits: &Limits,
+    ) -> Result<(), TooMany> {
+        let id = *watcher.get_or_insert_with(|| {
+            self.watchers.insert(Watcher {
+                client,
+                turn,
+                keys: HashSet::new(),
+                prefixes: HashSet::new(),
+                parts: Vec::new(),
+                missed: 0,
+            })
+        });
+        let watcher = &mut self.watchers[id];
+        let known = match topic {
+            Topic::Key(key) => watcher.keys.contains(key),
+            Topic::Prefix(prefix) => watcher.prefixes.contains(prefix),
+        };
+        if known {
+            return Ok(());
+        }
+        if watcher.keys.len() + watcher.prefixes.len() >= limits.max_watches {
+            return Err(TooMany);
+        }
+        match topic {
+            Topic::Key(key) => {
+                watcher.keys.insert(key.into());
+                self.keys.entry(key.into()).or_default().push(id);
+            }
+            Topic::Prefix(prefix) => {
+                watcher.prefixes.insert(prefix.into());
+                self.prefixes.entry(prefix.into()).or_default().push(id);
+            }
+        }
+        self.watching += 1;
+        Ok(())
+    }
+
+    pub(super) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) {
+        let Some(id) = watcher else { return };
+        let watcher = &mut self.watchers[id];
+        let known = match topic {
+            Topic::Key(key) => watcher.keys.remove(key),
+            Topic::Prefix(prefix) => watcher.prefixes.remove(prefix),
+        };
+        if known {
+            self.forget(id, topic);
+        }
+    }
+
+    /// Takes a watcher out of those of a topic, and the topic away with the last of them.
+    fn forget(&mut self, id: usize, topic: Topic<'_>) {
+        let without = |ids: &mut Vec<usize>| {
+            ids.retain(|&other| other != id);
+            ids.is_empty()
+        };
+        match topic {
+            Topic::Key(key) => {
+                if self.keys.get_mut(key).is_some_and(without) {
+                    self.keys.remove(key);
+                }
+            }
+            Topic::Prefix(prefix) => {
+                if self.prefixes.get_mut(prefix).is_some_and(without) {
+                    self.prefixes.remove(prefix);
+                }
+            }
+        }
+        self.watching -= 1;
+    }
+
+    /// A client is gone, and its watches with it.
+    pub(super) fn leave(&mut self, id: usize) {
+        let watcher = self.watchers.remove(id);
+        for key in &watcher.keys {
+            self.forget(id, Topic::Key(key));
+        }
+        for prefix in &watcher.prefixes {
+            self.forget(id, Topic::Prefix(prefix));
+        }
+        self.told.retain(|&told| told != id);
+    }
+
+    /// The topics watched now, each watcher's counted.
+    pub(super) fn watching(&self) -> u64 {
+        self.watching
+    }
+
+    /// The client of a watcher has this turn in the round that begins.
+    pub(super) fn set_turn(&mut self, id: usize, turn: usize) {
+        self.watchers[id].turn = turn;
+    }
+
+    /// Notes a change for all who watch its key. It was made in this turn, behind so many bytes of
+    /// the turn's own replies.
+    pub(super) fn tell(
+        &mut self,
+        change: Change<'_>,
+        turn: usize,
+        replies: usize,
+        stats: &mut Stats,
+    ) {
+        if self.watching == 0 {
+            return;
+        }
+        let Log { bytes, ends } = &mut self.log;
+        let start = bytes.len();
+        push_change(bytes, change);
+        let event = start..bytes.len();
+        let mut heard = false;
+        let mut hear = |watching: &[usize]| {
+            for &id in watching {
+                let watcher = &mut self.watchers[id];
+                if watcher.parts.is_empty() {
+                    self.told.push(id);
+                }
+                let after = match watcher.turn.cmp(&turn) {
+                    Ordering::Less => usize::MAX,
+                    Ordering::Equal => replies,
+                    Ordering::Greater => 0,
+                };
+                if watcher.hear(after, &event) {
+                    stats.events += 1;
+                }
+                heard = true;
+            }
+        };
+        if let Some(watching) = self.keys.get(change.key()) {
+            hear(watching);
+        }
+        prefixes_of(change.key(), &self.prefixes, hear);
+        if heard {
+            ends.push(event.end);
+        } else {
+            bytes.truncate(start);
+        }
+    }
+
+    /// How far the log has come, for [`back_to`](Self::back_to).
+    pub(super) fn mark(&self) -> usize {
+        self.log.bytes.len()
+    }
+
+    /// Takes back what was told since.
+    pub(super) fn back_to(&mut self, mark: usize) {
+        self.log.bytes.truncate(mark);
+        self.log.ends.retain(|&end| end <= mark);
+        self.told.retain(|&id| {
+            let parts = &mut self.watchers[id].parts;
+            parts.retain_mut(|part| {
+                part.events.end = part.events.end.min(mark);
+                part.events.start < mark
+            });
+            !parts.is_empty()
+        });
+    }
+
+    /// Ends the round. Gives its events, and those who hear of them.
+    pub(super) fn end_round(&mut self) -> (Log<Arc<[u8]>>, Vec<usize>) {
+        let Log { bytes, ends } = std::mem::take(&mut self.log);
+        let log = Log {
+            bytes: bytes.into(),
+            ends,
+        };
+        (log, std::mem::take(&mut self.told))
+    }
+
+    /// The client of a watcher, if it still hears something of the round that has ended.
+    pub(super) fn hears(&self, id: usize) -> Option<usize> {
+        let watcher = self.watchers.get(id)?;
+        (!watcher.parts.is_empty()).then_some(watcher.client)
+    }
+
+    /// Weaves what a watcher hears of a round into its own replies. Adds to `content` what it has
+    /// room for; what it has not, it misses. An error is that the policy does not allow that.
+    pub(super) fn weave(
+        &mut self,
+        id: usize,
+        log: &Log<Arc<[u8]>>,
+        replies: Vec<u8>,
+        content: &mut Content,
+        (mut room, limits): (Room, &Limits),
+        stats: &mut Stats,
+    ) -> Result<Chunks, Missed> {
+        let watcher = &mut self.watchers[id];
+        watcher.turn = NO_TURN;
+        room.content += *content;
+        let mut out = Outgoing {
+            chunks: Chunks::new(),
+            replies,
+            taken: 0,
+        };
+        for part in std::mem::take(&mut watcher.parts) {
+            out.take_replies(part.after);
+            if room.gone {
+                stats.events -= log.load(&part.events).lines as u64;
+                continue;
+            }
+            // All of it at once where there is room for all.
+            let mut whole = room;
+            whole.content.all += log.load(&part.events);
+            let runs = if watcher.missed == 0 && whole.lets_events_in(limits) {
+                vec![part.events]
+            } else {
+                log.each(part.events)
+            };
+            for run in runs {
+                let mut load = log.load(&run);
+                if !room.lets_events_in(limits) {
+                    if limits.overflow == Overflow::Disconnect {
+                        return Err(Missed);
+                    }
+                    watcher.missed += load.lines as u64;
+                    stats.events -= load.lines as u64;
+                    stats.missed += load.lines as u64;
+                    continue;
+                }
+                if let Some(line) = watcher.take_missed() {
+                    load += Load {
+                        lines: 1,
+                        bytes: line.len(),
+                    };
+                    push_chunk(&mut out.chunks, Chunk::Own(line));
+                }
+                room.content.all += load;
+                content.all += load;
+                push_chunk(&mut out.chunks, log.chunk(run));
+            }
+        }
+        out.take_replies(usize::MAX);
+        Ok(out.chunks)
+    }
+
+    /// Whether a watcher has lost events that it was not told of.
+    pub(super) fn has_missed(&self, id: usize) -> bool {
+        self.watchers[id].missed > 0
+    }
+
+    /// The line that tells a watcher how many it has missed, if any.
+    pub(super) fn take_missed(&mut self, id: usize) -> Option<Vec<u8>> {
+        self.watchers[id].take_missed()
+    }
+}
+
+/// An event found no room.
+pub(super) struct Missed;
+
+impl Watcher {
+    fn take_missed(&mut self) -> Option<Vec<u8>> {
+        let missed = std::mem::take(&mut self.missed);
+        (missed > 0).then(|| {
+            let mut line = Vec::new();
+            push_missed(&mut line, missed);
+            line
+        })
+    }
+}
+
+impl Log<Arc<[u8]>> {
+    fn load(&self, events: &Range<usize>) -> Load {
+        let until = |end: usize| self.ends.partition_point(|&other| other <= end);
+        Load {
+            lines: until(events.end) - until(events.start),
+            bytes: events.len(),
+        }
+    }
+
+    fn each(&self, events: Range<usize>) -> Vec<Range<usize>> {
+        let mut start = events.start;
+        let first = self.ends.partition_point(|&end| end <= start);
+        let ends = self.ends[first..].iter();
+        ends.take_while(|&&end| end <= events.end)
+            .map(|&end| std::mem::replace(&mut start, end)..end)
+            .collect()
+    }
+
+    /// Shared, unless it is so little of the log that it should not keep the rest in memory.
+    fn chunk(&self, events: Range<usize>) -> Chunk {
+        if events.len() >= self.bytes.len() / 2 {
+            Chunk::Shared(self.bytes.clone(), events)
+        } else {
+            Chunk::Own(self.bytes[events].to_vec())
+        }
+    }
+}
+
+struct Outgoing {
+    chunks: Chunks,
+    replies: Vec<u8>,
+    taken: usize,
+}
+
+impl Outgoing {
+    /// The client's own replies up to here come next.
+    fn take_replies(&mut self, until: usize) {
+        let until = until.min(self.replies.len());
+        if self.taken == 0 && until == self.replies.len() {
+            push_chunk(
+                &mut self.chunks,
+                Chunk::Own(std::mem::take(&mut self.replies)),
+            );
+        } else if self.taken < until {
+            let replies = self.replies[self.taken..until].to_vec();
+            push_chunk(&mut self.chunks, Chunk::Own(replies));
+            self.taken = until;
+        }
+    }
+}
+
+/// Finds all prefixes of a key. Among sorted ones, the greatest that is not beyond the key is
+/// either a prefix of it, or shares with it all that a shorter one can be.
+fn prefixes_of<T>(key: &[u8], prefixes: &BTreeMap<Box<[u8]>, Vec<T>>, mut found: impl FnMut(&[T])) {
+    let mut limit = key;
+    loop {
+        let upto = (Bound::Unbounded, Bound::Included(limit));
+        let Some((prefix, value)) = prefixes.range::<[u8], _>(upto).next_back() else {
+            return;
+        };
+        let shared = prefix.iter().zip(limit).take_while(|(a, b)| a == b).count();
+        if shared < prefix.len() {
+            limit = &limit[..shared];
+            continue;
+        }
+        found(value);
+        let Some(shorter) = shared.checked_sub(1) else {
+            return;
+        };
+        limit = &limit[..shorter];
+    }
+}
