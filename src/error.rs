@@ -1,8 +1,11 @@
-use std::{error::Error as StdError, fmt, io};
+use std::{error::Error as StdError, fmt, io, sync::Arc};
+
+use crate::protocol::Code;
 
 /// What can go wrong in this crate.
 ///
-/// Nothing that a client sends ends up here: a client's mistakes are answered on its connection.
+/// Nothing that a client sends ends up here on the server's side: a client's mistakes are answered
+/// on its connection, where [`Client`](crate::Client) makes errors of them again.
 ///
 /// ```
 /// use std::error::Error as _;
@@ -20,6 +23,42 @@ pub enum Error {
     Closed,
     /// The store could not do what it was asked to.
     Store(Box<dyn StdError + Send + Sync>),
+    /// A client could not reach its server.
+    Connect(io::Error),
+    /// A client was given something that no line can carry. Nothing was sent.
+    Unsendable {
+        /// Which command of the pipeline it was, the first being 0; 0 for a call on its own.
+        command: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The server refused a client's command, and that command alone; or, where it refused all of
+    /// the connection, every command that waited, and the connection is over.
+    Refused {
+        /// What kind of refusal it is.
+        code: Code,
+        /// What the server says of it.
+        words: String,
+    },
+    /// The server dropped replies to a client that did not read in time, so this read has no
+    /// answer. That says nothing of the key.
+    Lost {
+        /// How many lines were dropped.
+        lines: u64,
+    },
+    /// A client's connection is over. What was under way may or may not have been applied.
+    Disconnected(
+        /// The transport's own error, where there was one.
+        Option<Arc<io::Error>>,
+    ),
+    /// The server said something that no keywire server says here. The connection is over: what
+    /// comes next can't be trusted to be the answer to what was asked.
+    OutOfStep(
+        /// What it said.
+        &'static str,
+    ),
+    /// A client's call took longer than its time limit. It may or may not be applied.
+    TimedOut,
 }
 
 impl Error {
@@ -38,6 +77,16 @@ impl fmt::Display for Error {
             Error::Listen(source) => write!(f, "can't listen: {source}"),
             Error::Closed => f.write_str("the server is closed"),
             Error::Store(source) => write!(f, "the store failed: {source}"),
+            Error::Connect(source) => write!(f, "can't connect: {source}"),
+            Error::Unsendable { command, reason } => {
+                write!(f, "command {command} can't be sent: {reason}")
+            }
+            Error::Refused { code, words } => write!(f, "the server refused ({code}): {words}"),
+            Error::Lost { lines } => write!(f, "the server dropped {lines} lines of the reply"),
+            Error::Disconnected(None) => f.write_str("the connection is over"),
+            Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
+            Error::OutOfStep(what) => write!(f, "the server is out of step: {what}"),
+            Error::TimedOut => f.write_str("the time limit is over"),
         }
     }
 }
@@ -47,7 +96,9 @@ impl StdError for Error {
         match self {
             Error::Listen(source) => Some(source),
             Error::Store(source) => Some(&**source),
-            Error::Closed => None,
+            Error::Connect(source) => Some(source),
+            Error::Disconnected(Some(source)) => Some(&**source),
+            _ => None,
         }
     }
 }

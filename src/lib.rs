@@ -26,6 +26,9 @@
 //!   `server/accept.rs` brings connections, `server/session.rs` is one client's reader and writer,
 //!   `server/coordinator.rs` is the select loop in the middle, `server/batch.rs` is what it hands
 //!   to the store, and `server/outbox.rs` is the bounded way back to the writer.
+//! - [`Client`], [`Pipeline`], [`Watcher`]: the client. `client/flow.rs` frames commands and reads
+//!   their answers, `client/connection.rs` moves the bytes, and `client/crank.rs` lets whoever
+//!   waits for an answer do the work for all.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
 //!
 //! # Promises
@@ -40,12 +43,14 @@
 //! - No queue, buffer, line or reply grows without a limit; [`Builder`] names them.
 //! - Nothing is spawned outside the server's own future, and there is no `unsafe` here.
 
+mod client;
 mod error;
 pub mod protocol;
 mod server;
 pub mod squarer;
 pub mod store;
 
+pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use error::Error;
 pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, bind};
 pub use squarer::Squarer;

@@ -60,6 +60,12 @@ impl Lines {
         !self.partial.is_empty()
     }
 
+    /// How much of that line is kept. More than the limit shows, before its end has come, that it
+    /// is too long.
+    pub(crate) fn held(&self) -> usize {
+        self.partial.len()
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
         let room = self.max.saturating_add(2) - self.partial.len();
         self.partial

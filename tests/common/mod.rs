@@ -3,6 +3,7 @@
 // Each test file is a crate of its own and uses its own part of this.
 #![allow(dead_code, unused_macros, unreachable_pub)]
 
+pub mod far;
 pub mod model;
 pub mod script;
 
@@ -57,6 +58,16 @@ pub struct Place(pub Runtime, pub usize);
 impl Place {
     /// Where a test runs that is about something else.
     pub const PLAIN: Place = Place(Runtime::Smol, 1);
+
+    /// Runs a client here.
+    pub fn block_on<T>(self, client: impl Future<Output = T>) -> T {
+        match self.0 {
+            Runtime::Smol => smol::block_on(client),
+            Runtime::AsyncStd => async_std::task::block_on(client),
+            Runtime::Tokio => tokio::runtime::Runtime::new().unwrap().block_on(client),
+            Runtime::BlockOn => future::block_on(client),
+        }
+    }
 
     /// Runs the server on threads of its own.
     pub fn run<S: Store>(self, server: Server<S>) -> JoinHandle<S> {
