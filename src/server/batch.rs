@@ -98,8 +98,16 @@ struct Waiting<'a> {
 
 #[derive(Clone, Copy)]
 enum What<'a> {
-    Operation(Operation<'a>),
-    Sync { token: &'a [u8] },
+    Get {
+        key: &'a [u8],
+    },
+    /// Kept as its line, which is smaller than what it says and seldom looked at again.
+    Write {
+        line: &'a [u8],
+    },
+    Sync {
+        token: &'a [u8],
+    },
     Stats,
     Watch(Topic<'a>),
     Unwatch(Topic<'a>),
@@ -233,12 +241,18 @@ impl<'a> Batch<'a> {
             }
             let what = match command {
                 Ok(Command::Operation(operation)) => {
+                    let what = match operation {
+                        Operation::Get { key } => What::Get { key },
+                        _ => What::Write {
+                            line: line.unwrap_or_default(),
+                        },
+                    };
                     self.taken += 1;
                     turn.taken += 1;
                     self.waiting.push_back(Waiting {
                         turn: index,
                         line: number,
-                        what: What::Operation(operation),
+                        what,
                     });
                     return Some(operation);
                 }
@@ -268,21 +282,20 @@ impl<'a> Batch<'a> {
     /// It does nothing where no command waits for an answer. Where that command is a `Get`, the
     /// store has lost count, and the command fails.
     pub fn done(&mut self) {
-        let write = match self.waiting.front() {
+        match self.waiting.front() {
             Some(&Waiting {
                 turn,
-                what: What::Operation(operation),
+                what: What::Write { line },
                 ..
-            }) => Change::of(operation).map(|change| (turn, change)),
-            _ => None,
-        };
-        let Some((turn, change)) = write else {
-            return self.fail(&Error::store(MISFIT));
-        };
-        self.waiting.pop_front();
-        let replies = self.turns[turn].replies.len();
-        self.watches.tell(change, turn, replies, self.stats);
-        self.settle();
+            }) => {
+                self.waiting.pop_front();
+                if self.watches.watching() > 0 {
+                    self.tell(turn, line);
+                }
+                self.settle();
+            }
+            _ => self.fail(&Error::store(MISFIT)),
+        }
     }
 
     /// Answers the oldest command without an answer, a `Get`, with the values in order.
@@ -295,7 +308,7 @@ impl<'a> Batch<'a> {
             Some(&Waiting {
                 turn,
                 line,
-                what: What::Operation(Operation::Get { key }),
+                what: What::Get { key },
             }) => {
                 self.waiting.pop_front();
                 self.queue_values(turn, line, key, values);
@@ -358,7 +371,7 @@ impl<'a> Batch<'a> {
     /// Gives out what waited only for the answer before it.
     fn settle(&mut self) {
         while let Some(next) = self.waiting.front() {
-            if matches!(next.what, What::Operation(_)) {
+            if matches!(next.what, What::Get { .. } | What::Write { .. }) {
                 return;
             }
             if let Some(waiting) = self.waiting.pop_front() {
@@ -370,7 +383,7 @@ impl<'a> Batch<'a> {
     fn control(&mut self, waiting: Waiting<'a>) {
         let Waiting { turn, line, what } = waiting;
         match what {
-            What::Operation(_) => {}
+            What::Get { .. } | What::Write { .. } => {}
             What::Refused(refusal) => self.error(turn, line, refusal.code(), refusal),
             What::Stats => self.control_line(turn, |replies, _, stats| {
                 stats.lines_queued += 1;
@@ -382,6 +395,16 @@ impl<'a> Batch<'a> {
                 stats.lines_queued += 1;
                 push_sync(replies, std::mem::take(&mut progress.lost), token);
             }),
+        }
+    }
+
+    /// Tells those who watch of a write that was applied.
+    fn tell(&mut self, turn: usize, line: &[u8]) {
+        if let Ok(Command::Operation(operation)) = Command::parse(line) {
+            if let Some(change) = Change::of(operation) {
+                let replies = self.turns[turn].replies.len();
+                self.watches.tell(change, turn, replies, self.stats);
+            }
         }
     }
 

@@ -4,10 +4,11 @@
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
 use std::{
+    cell::Cell,
     future::{Future, pending, poll_fn},
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,9 +29,11 @@ use crate::protocol::{Block, Lines};
 /// The most that one read takes. It bounds what a client can have applied in one batch.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Read buffers kept between reads. One a thread that polls the server is enough: a buffer is in
-/// use only while a read is tried, so a client that waits holds none.
-const READ_BUFFERS: usize = 8;
+thread_local! {
+    /// One a thread is enough: a buffer is in use only while a read is tried, so a client that
+    /// waits holds none.
+    static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
 
 /// Chunks that are smaller together than this are written in one go.
 const WRITE_BYTES: usize = 16 * 1024;
@@ -70,7 +73,6 @@ pub(super) struct Surroundings {
     limits: Limits,
     /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
     stall: Option<Duration>,
-    read_buffers: Mutex<Vec<Box<[u8]>>>,
 }
 
 impl Surroundings {
@@ -79,34 +81,25 @@ impl Surroundings {
             events,
             limits: *limits,
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
-            read_buffers: Mutex::default(),
         }
     }
+}
 
-    /// Tries a read, with a buffer that is held only until it returns.
-    fn poll_read(
-        &self,
-        reader: &mut Reader,
-        cx: &mut Context<'_>,
-        mut taken: impl FnMut(&[u8]),
-    ) -> Poll<io::Result<usize>> {
-        let buffers = || {
-            self.read_buffers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let mut buffer = buffers().pop();
-        let bytes = buffer.get_or_insert_with(|| vec![0; READ_BYTES].into());
-        let result = Pin::new(reader).poll_read(cx, bytes);
-        if let Poll::Ready(Ok(n)) = result {
-            taken(&bytes[..n]);
-        }
-        let mut buffers = buffers();
-        if buffers.len() < READ_BUFFERS {
-            buffers.extend(buffer);
-        }
-        result
+/// Tries a read, with a buffer that is held only until it returns.
+fn poll_read(
+    reader: &mut Reader,
+    cx: &mut Context<'_>,
+    taken: impl FnOnce(&[u8]),
+) -> Poll<io::Result<usize>> {
+    let mut buffer = READ_BUFFER
+        .take()
+        .unwrap_or_else(|| vec![0; READ_BYTES].into());
+    let result = Pin::new(reader).poll_read(cx, &mut buffer);
+    if let Poll::Ready(Ok(n)) = result {
+        taken(&buffer[..n]);
     }
+    READ_BUFFER.set(Some(buffer));
+    result
 }
 
 type Reader = ReadHalf<Box<dyn Transport>>;
@@ -191,7 +184,7 @@ impl Session {
     async fn next_block(&self, reader: &mut Reader, lines: &mut Lines) -> io::Result<Input> {
         poll_fn(|cx| {
             let mut block = None;
-            let read = self.surroundings.poll_read(reader, cx, |bytes| {
+            let read = poll_read(reader, cx, |bytes| {
                 block = Some(lines.push(bytes));
             });
             match (read, block) {
@@ -208,7 +201,7 @@ impl Session {
     /// it hangs up or is silent.
     async fn discard(&self, reader: &mut Reader) -> io::Result<()> {
         loop {
-            let read = poll_fn(|cx| self.surroundings.poll_read(reader, cx, |_| ()));
+            let read = poll_fn(|cx| poll_read(reader, cx, |_| ()));
             let silent = async {
                 Timer::after(LINGER).await;
                 Ok(None)

@@ -12,6 +12,7 @@ use std::{
 };
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::{
     Limits, Overflow, Stats,
@@ -48,7 +49,7 @@ struct Watcher {
     keys: HashSet<Box<[u8]>>,
     prefixes: HashSet<Box<[u8]>>,
     /// What it hears of this round.
-    parts: Vec<Part>,
+    parts: SmallVec<[Part; 1]>,
     /// Events that it has lost and not been told of.
     missed: u64,
 }
@@ -99,7 +100,7 @@ impl Watches {
                 turn,
                 keys: HashSet::new(),
                 prefixes: HashSet::new(),
-                parts: Vec::new(),
+                parts: SmallVec::new(),
                 missed: 0,
             })
         });
@@ -192,9 +193,6 @@ impl Watches {
         replies: usize,
         stats: &mut Stats,
     ) {
-        if self.watching == 0 {
-            return;
-        }
         let Log { bytes, ends } = &mut self.log;
         let start = bytes.len();
         push_change(bytes, change);
@@ -289,24 +287,26 @@ impl Watches {
                 continue;
             }
             // All of it at once where there is room for all.
+            let load = log.load(&part.events);
             let mut whole = room;
-            whole.content.all += log.load(&part.events);
-            let runs = if watcher.missed == 0 && whole.lets_events_in(limits) {
-                vec![part.events]
-            } else {
-                log.each(part.events)
-            };
-            for run in runs {
-                let mut load = log.load(&run);
+            whole.content.all += load;
+            if watcher.missed == 0 && whole.lets_events_in(limits) {
+                room = whole;
+                content.all += load;
+                push_chunk(&mut out.chunks, log.chunk(part.events));
+                continue;
+            }
+            for event in log.each(part.events) {
                 if !room.lets_events_in(limits) {
                     if limits.overflow == Overflow::Disconnect {
                         return Err(Missed);
                     }
-                    watcher.missed += load.lines as u64;
-                    stats.events -= load.lines as u64;
-                    stats.missed += load.lines as u64;
+                    watcher.missed += 1;
+                    stats.events -= 1;
+                    stats.missed += 1;
                     continue;
                 }
+                let mut load = log.load(&event);
                 if let Some(line) = watcher.take_missed() {
                     load += Load {
                         lines: 1,
@@ -316,7 +316,7 @@ impl Watches {
                 }
                 room.content.all += load;
                 content.all += load;
-                push_chunk(&mut out.chunks, log.chunk(run));
+                push_chunk(&mut out.chunks, log.chunk(event));
             }
         }
         out.take_replies(usize::MAX);
@@ -357,13 +357,12 @@ impl Log<Arc<[u8]>> {
         }
     }
 
-    fn each(&self, events: Range<usize>) -> Vec<Range<usize>> {
+    fn each(&self, events: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let mut start = events.start;
         let first = self.ends.partition_point(|&end| end <= start);
         let ends = self.ends[first..].iter();
-        ends.take_while(|&&end| end <= events.end)
-            .map(|&end| std::mem::replace(&mut start, end)..end)
-            .collect()
+        ends.take_while(move |&&end| end <= events.end)
+            .map(move |&end| std::mem::replace(&mut start, end)..end)
     }
 
     /// Shared, unless it is so little of the log that it should not keep the rest in memory.

@@ -2,6 +2,7 @@
 
 mod connect;
 mod delete;
+mod fanout;
 mod idle;
 mod keys;
 mod latency;
@@ -53,6 +54,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("runtimes", runtimes),
     row("idle", idle::measure),
     row("delete", delete::measure),
+    row("fan-out", fanout::measure),
 ];
 
 fn usual(
