@@ -44,6 +44,7 @@
 //! - Nothing is spawned outside the server's own future, and there is no `unsafe` here.
 
 mod client;
+mod clock;
 mod error;
 pub mod protocol;
 mod server;
@@ -51,6 +52,7 @@ pub mod squarer;
 pub mod store;
 
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
+pub use clock::Clock;
 pub use error::Error;
 pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, bind};
 pub use squarer::Squarer;

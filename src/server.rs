@@ -25,7 +25,8 @@ pub use builder::{Builder, Overflow};
 pub use stats::Stats;
 
 use crate::{
-    Error,
+    Clock, Error,
+    clock::SystemClock,
     store::{Memory, Store},
 };
 use builder::Limits;
@@ -84,6 +85,7 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             limits: Limits::default(),
+            clock: Arc::new(SystemClock),
             store: Memory::new(),
         }
     }
@@ -96,10 +98,10 @@ impl Default for Server {
 }
 
 impl<S: Store> Server<S> {
-    fn with(limits: Limits, store: S) -> Self {
+    fn with(limits: Limits, clock: Arc<dyn Clock>, store: S) -> Self {
         let executor = Arc::new(Executor::new());
         let (joins, newcomers) = async_channel::bounded(JOINS);
-        let control = Control::new(limits, joins, Arc::downgrade(&executor));
+        let control = Control::new(limits, clock, joins, Arc::downgrade(&executor));
         Self {
             core: Core {
                 main: None,

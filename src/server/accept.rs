@@ -2,12 +2,12 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use async_io::{Async, Timer};
+use async_io::Async;
 use futures_lite::{AsyncRead, AsyncWrite};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::control::Control;
-use crate::Error;
+use crate::{Error, clock};
 
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
 /// enough to cost nothing, short enough that nobody in the backlog gives up.
@@ -112,7 +112,7 @@ pub(super) async fn accept_loop(mut listener: impl Listener, control: Arc<Contro
             }
             Err(_) => {
                 control.count_accept_error();
-                Timer::after(ACCEPT_RETRY).await;
+                clock::sleep(&*control.clock, ACCEPT_RETRY).await;
             }
         }
     }

@@ -15,7 +15,7 @@ use super::{
     watch::{TooMany, Watches},
 };
 use crate::{
-    Error,
+    Clock, Error,
     protocol::{
         Block, Change, Code, Command, Operation, ParseError, TooLong, Topic, push_error, push_sync,
         push_value, push_watch,
@@ -77,6 +77,7 @@ pub struct Batch<'a> {
     current: usize,
     /// Bytes of replies in the turns before that; [`ROUND_BYTES`] when the round is over.
     round_bytes: usize,
+    clock: &'a dyn Clock,
     /// When the round began.
     began: Instant,
     /// Lines handled, to look at the clock once in a while.
@@ -157,7 +158,7 @@ impl<'a> Batch<'a> {
         turns: &'a mut [Turn],
         watches: &'a mut Watches,
         stats: &'a mut Stats,
-        began: Instant,
+        (clock, began): (&'a dyn Clock, Instant),
     ) -> Self {
         turns.iter_mut().for_each(Turn::set_mark);
         Self {
@@ -170,6 +171,7 @@ impl<'a> Batch<'a> {
             stats,
             current: 0,
             round_bytes: 0,
+            clock,
             began,
             lines: 0,
             waiting: Queue::default(),
@@ -198,7 +200,9 @@ impl<'a> Batch<'a> {
         self.lines += 1;
         let looks_at_clock = self.lines % LINES_A_LOOK == 0;
         let turn = &mut self.turns[turn];
-        if self.round_bytes >= ROUND_BYTES || looks_at_clock && self.began.elapsed() >= ROUND_TIME {
+        if self.round_bytes >= ROUND_BYTES
+            || looks_at_clock && self.clock.now() - self.began >= ROUND_TIME
+        {
             // Turns that come after this one stop without beginning.
             self.round_bytes = ROUND_BYTES;
             turn.state = TurnState::Spent;

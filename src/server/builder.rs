@@ -1,9 +1,12 @@
 //! How a server is set up: its limits, and its store.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::Server;
-use crate::store::{Memory, Store};
+use crate::{
+    Clock,
+    store::{Memory, Store},
+};
 
 /// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
 ///
@@ -68,9 +71,9 @@ impl Default for Limits {
 ///     .build();
 /// # drop(server);
 /// ```
-#[derive(Debug)]
 pub struct Builder<S = Memory> {
     pub(super) limits: Limits,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) store: S,
 }
 
@@ -138,11 +141,19 @@ impl<S: Store> Builder<S> {
         self
     }
 
+    /// What time it is; the system's, by async-io, unless set.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
     /// What keeps the values; an empty [`Memory`] unless set.
     #[must_use]
     pub fn store<T: Store>(self, store: T) -> Builder<T> {
         Builder {
             limits: self.limits,
+            clock: self.clock,
             store,
         }
     }
@@ -150,6 +161,14 @@ impl<S: Store> Builder<S> {
     /// The server, with no door yet.
     #[must_use]
     pub fn build(self) -> Server<S> {
-        Server::with(self.limits, self.store)
+        Server::with(self.limits, self.clock, self.store)
+    }
+}
+
+impl<S> fmt::Debug for Builder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }

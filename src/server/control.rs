@@ -7,14 +7,13 @@ use std::{
 
 use async_channel::Sender;
 use async_executor::Executor;
-use async_io::Timer;
 use event_listener::Event as Notice;
 use futures_lite::future;
 
 #[cfg(target_os = "linux")]
 use super::poller::Poller;
 use super::{Limits, Stats, session::Transport};
-use crate::Error;
+use crate::{Clock, Error, clock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
 /// costs as much as a few tasks; with less to do, more threads are slower than one.
@@ -22,6 +21,7 @@ const CROWD: usize = 64;
 
 pub(super) struct Control {
     pub(super) limits: Limits,
+    pub(super) clock: Arc<dyn Clock>,
     joins: Sender<Box<dyn Transport>>,
     #[cfg(target_os = "linux")]
     pub(super) poller: Arc<Poller>,
@@ -56,11 +56,13 @@ pub(super) enum Phase {
 impl Control {
     pub(super) fn new(
         limits: Limits,
+        clock: Arc<dyn Clock>,
         joins: Sender<Box<dyn Transport>>,
         executor: Weak<Executor<'static>>,
     ) -> Self {
         Self {
             limits,
+            clock,
             joins,
             #[cfg(target_os = "linux")]
             poller: Arc::new(Poller::new()),
@@ -97,17 +99,14 @@ impl Control {
         let mut stats = state.stats;
         stats.accept_errors = state.accept_errors;
         if let Some(started) = state.started {
-            stats.uptime = started.elapsed();
+            stats.uptime = self.clock.now() - started;
         }
         stats
     }
 
     pub(super) fn request_stop(&self, grace: Duration) {
-        let now = Instant::now();
-        // A grace beyond the clock's end is one of many years.
-        let stop_by = now
-            .checked_add(grace)
-            .unwrap_or(now + Duration::from_secs(1 << 30));
+        let now = self.clock.now();
+        let stop_by = clock::later(now, grace);
         let mut state = self.state();
         if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
             state.stop_by = Some(stop_by);
@@ -119,7 +118,7 @@ impl Control {
     pub(super) fn begin(&self) {
         let mut state = self.state();
         state.phase = Phase::Running;
-        state.started = Some(Instant::now());
+        state.started = Some(self.clock.now());
     }
 
     pub(super) fn count_accept_error(&self) {
@@ -132,7 +131,7 @@ impl Control {
         state.phase = Phase::Closed;
         state.stats.dropped += std::mem::take(&mut state.stats.active);
         if let Some(started) = state.started.take() {
-            state.stats.uptime = started.elapsed();
+            state.stats.uptime = self.clock.now() - started;
         }
         drop(state);
         self.changed.notify(usize::MAX);
@@ -168,7 +167,7 @@ impl Control {
             let stop_by = self.wait_for(|state| state.stop_by).await;
             let shorter = self.wait_for(|state| state.stop_by.filter(|&new| new < stop_by));
             let over = async {
-                Timer::at(stop_by).await;
+                self.clock.sleep(stop_by).await;
                 None
             };
             if future::or(over, async { Some(shorter.await) })

@@ -90,8 +90,9 @@ impl Coordinator {
         events: Sender<Event>,
         doors: Vec<Task<()>>,
     ) -> Self {
+        let started = control.clock.now();
         Self {
-            surroundings: Arc::new(Surroundings::new(events, &control.limits)),
+            surroundings: Arc::new(Surroundings::new(events, &control)),
             #[cfg(target_os = "linux")]
             _poller: {
                 let poller = control.poller.clone();
@@ -104,7 +105,7 @@ impl Coordinator {
             queue: VecDeque::new(),
             watches: Watches::default(),
             stats: Stats::default(),
-            started: Instant::now(),
+            started,
             closing: false,
             spare: Vec::new(),
         }
@@ -232,15 +233,17 @@ impl Coordinator {
         if round.turns.is_empty() {
             return;
         }
-        let began = Instant::now();
+        let control = self.control.clone();
+        let clock = &*control.clock;
+        let began = clock.now();
         self.stats.uptime = began - self.started;
-        let limits = self.control.limits;
+        let limits = control.limits;
         loop {
             let Round { turns, blocks } = &mut *round;
             self.stats.set_held(store.held());
             self.stats.watching = self.watches.watching();
             let (watches, stats) = (&mut self.watches, &mut self.stats);
-            let mut batch = Batch::new(&limits, blocks, turns, watches, stats, began);
+            let mut batch = Batch::new(&limits, blocks, turns, watches, stats, (clock, began));
             let result = store.apply(&mut batch).await;
             if !batch.conclude(result) {
                 break;
@@ -417,15 +420,25 @@ impl Coordinator {
         };
         let mut replies = Vec::new();
         let mut content = Content::default();
+        // Who hears no more is told what it has missed.
+        if let Some(watcher) = client.watcher.take() {
+            replies.extend(self.watches.take_missed(watcher).unwrap_or_default());
+            content.all = Load {
+                lines: usize::from(!replies.is_empty()),
+                bytes: replies.len(),
+            };
+            self.watches.leave(watcher);
+        }
         if partial {
+            let before = replies.len();
             let words = "the input ended within a line; it was not applied";
             let line = client.progress.line + 1;
             push_error(&mut replies, line, Code::Malformed, words);
             let load = Load {
                 lines: 1,
-                bytes: replies.len(),
+                bytes: replies.len() - before,
             };
-            content = Content {
+            content += Content {
                 all: load,
                 control: load,
             };

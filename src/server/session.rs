@@ -14,17 +14,19 @@ use std::{
 };
 
 use async_channel::Sender;
-use async_io::Timer;
 use futures_lite::{
     AsyncRead, AsyncWrite, AsyncWriteExt as _, future,
     io::{ReadHalf, WriteHalf, split},
 };
 
 use super::{
-    Limits, Overflow,
+    Control, Limits, Overflow,
     outbox::{Chunks, Delivery, Outbox},
 };
-use crate::protocol::{Block, Lines};
+use crate::{
+    Clock, clock,
+    protocol::{Block, Lines},
+};
 
 /// The most that one read takes. It bounds what a client can have applied in one batch.
 const READ_BYTES: usize = 64 * 1024;
@@ -71,17 +73,24 @@ pub(super) enum Message {
 pub(super) struct Surroundings {
     events: Sender<Event>,
     limits: Limits,
+    clock: Arc<dyn Clock>,
     /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
     stall: Option<Duration>,
 }
 
 impl Surroundings {
-    pub(super) fn new(events: Sender<Event>, limits: &Limits) -> Self {
+    pub(super) fn new(events: Sender<Event>, control: &Control) -> Self {
+        let limits = control.limits;
         Self {
             events,
-            limits: *limits,
+            limits,
+            clock: control.clock.clone(),
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
         }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        clock::sleep(&*self.clock, time).await;
     }
 }
 
@@ -203,7 +212,7 @@ impl Session {
         loop {
             let read = poll_fn(|cx| poll_read(reader, cx, |_| ()));
             let silent = async {
-                Timer::after(LINGER).await;
+                self.surroundings.sleep(LINGER).await;
                 Ok(None)
             };
             match future::or(async { read.await.map(Some) }, silent).await? {
@@ -279,9 +288,9 @@ impl Session {
     async fn patiently<T>(&self, write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let stalled = async {
             match self.surroundings.stall {
-                Some(stall) => Timer::after(stall).await,
+                Some(stall) => self.surroundings.sleep(stall).await,
                 None => pending().await,
-            };
+            }
             if self.outbox.set_refusing(true) {
                 self.tell(Message::Resume);
             }

@@ -4,8 +4,10 @@
 #![allow(dead_code, unused_macros, unreachable_pub)]
 
 pub mod far;
+pub mod history;
 pub mod model;
 pub mod script;
+pub mod world;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},

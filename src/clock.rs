@@ -1,0 +1,66 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use async_io::Timer;
+
+/// What time it is for a server, and how it waits.
+///
+/// A server waits for time where a client takes no bytes, at a door without descriptors, and at its
+/// shutdown. Unless [told otherwise](crate::Builder::clock), it asks the system, through async-io.
+/// A clock of one's own is for those who have timers already, and for tests that can't wait. This
+/// one is on tokio's:
+///
+/// ```
+/// use keywire::Clock;
+/// use std::{future::Future, pin::Pin, time::Instant};
+///
+/// struct Tokio;
+///
+/// impl Clock for Tokio {
+///     fn now(&self) -> Instant {
+///         Instant::now()
+///     }
+///
+///     fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+///         Box::pin(tokio::time::sleep_until(until.into()))
+///     }
+/// }
+///
+/// let server = keywire::Server::builder().clock(Tokio).build();
+/// # drop(server);
+/// ```
+pub trait Clock: Send + Sync + 'static {
+    /// Now. It never goes backwards.
+    fn now(&self) -> Instant;
+
+    /// Is ready when that time has come.
+    fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// The system's.
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            Timer::at(until).await;
+        })
+    }
+}
+
+/// A time beyond the clock's end is one in many years.
+pub(crate) fn later(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time)
+        .unwrap_or(now + Duration::from_secs(1 << 30))
+}
+
+pub(crate) async fn sleep(clock: &dyn Clock, time: Duration) {
+    clock.sleep(later(clock.now(), time)).await;
+}
