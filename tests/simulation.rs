@@ -119,6 +119,7 @@ async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
     let lines = script(number, &mut rng);
     let wires = end.wires();
     let (mut reader, mut writer) = split(end);
+    let served = wires.clone();
     let sent_all = Rc::new(RefCell::new(false));
 
     let write = async {
@@ -164,7 +165,8 @@ async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
         }
         if reading == Reading::Never {
             world.sleep(Duration::from_secs(20)).await;
-            return wires.reset();
+            wires.reset();
+            return;
         }
         loop {
             let Ok(n) = reader.read(&mut buffer).await else {
@@ -192,6 +194,7 @@ async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
         future::pending().await
     })
     .await;
+    log.borrow_mut().written = served.written();
 }
 
 /// Shuts the server down at some moment, and looks that nothing is left of it.
@@ -232,9 +235,10 @@ fn run(seed: u64) -> u64 {
     ];
     let policy = policy[rng.usize(..policy.len())];
     let stall = [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)];
+    let outbox_lines = rng.usize(1..30);
     let server = Server::builder()
         .max_line(MAX_LINE)
-        .outbox_lines(rng.usize(1..30))
+        .outbox_lines(outbox_lines)
         .outbox_bytes(rng.usize(1..2000))
         .overflow(policy)
         .stall(stall)
@@ -251,7 +255,7 @@ fn run(seed: u64) -> u64 {
     let handle = server.handle();
     let ends = Arc::new(());
     let clients = rng.usize(1..6);
-    let early = Duration::from_millis(rng.u64(..20_000) / rng.u64(1..20));
+    let early = Duration::from_millis(rng.u64(..60_000) / rng.u64(1..20));
     let grace = [
         Duration::ZERO,
         Duration::from_millis(rng.u64(..2000)),
@@ -314,7 +318,7 @@ fn run(seed: u64) -> u64 {
         if env::var_os("SHOW").is_some() {
             eprintln!("{policy:?} stall {stall:?} grace {grace:?}: {log:?}");
         }
-        check(&log, &entries, &by_tag);
+        check(&log, &entries, &by_tag, outbox_lines);
         for (line, _) in &log.received {
             world.note(line);
         }

@@ -69,6 +69,9 @@ fn tag(operation: Operation<'_>) -> Tag {
         .expect("every command has a tag")
 }
 
+/// Commands that the store takes before it answers the first of them, at the most.
+const AHEAD: usize = 3;
+
 /// A store that takes its time, takes commands as it likes, and fails now and then.
 pub struct Whimsical {
     pub world: World,
@@ -131,7 +134,7 @@ fn answer(batch: &mut Batch<'_>, entry: &Entry) {
 impl Store for Whimsical {
     fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send {
         async {
-            let ahead = self.world.random(|rng| rng.usize(1..4));
+            let ahead = self.world.random(|rng| rng.usize(1..=AHEAD));
             let most = self.world.random(|rng| rng.usize(1..60));
             if self.world.once_in(40) {
                 // It fails as a whole, having taken some.
@@ -208,6 +211,8 @@ pub struct Log {
     pub sent: Vec<(Sent, u64)>,
     /// Whole lines, and when each had come.
     pub received: Vec<(Vec<u8>, u64)>,
+    /// When the server had written each line.
+    pub written: Vec<u64>,
     /// It read to a clean end, with nothing on the way cut off, by this step.
     pub ended: Option<u64>,
     /// That was not for a shutdown, so that all it sent was handled.
@@ -232,8 +237,9 @@ struct Check<'a> {
     refused: HashSet<usize>,
 }
 
-/// Panics where a client saw what the history does not explain.
-pub fn check(log: &Log, entries: &[Entry], by_tag: &HashMap<Tag, usize>) {
+/// Panics where a client saw what the history does not explain, or where more lines waited for it
+/// than may.
+pub fn check(log: &Log, entries: &[Entry], by_tag: &HashMap<Tag, usize>, outbox_lines: usize) {
     let own = entries.iter().enumerate();
     let own = own.filter(|(_, entry)| entry.tag.0 == log.client);
     let places: HashMap<usize, usize> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
@@ -261,6 +267,7 @@ pub fn check(log: &Log, entries: &[Entry], by_tag: &HashMap<Tag, usize>) {
         check.skip_to(check.applied());
     }
     check.watches();
+    check.bounds(outbox_lines);
 }
 
 impl Check<'_> {
@@ -399,6 +406,42 @@ impl Check<'_> {
                 1
             }
         }
+    }
+
+    /// The replies that wait are an outbox-full and one reply more, at the most, and those to the
+    /// commands that the store took before it answered that one.
+    fn bounds(&self, outbox_lines: usize) {
+        // Each line waits from when it was read from the store to when it was written.
+        let mut changes = Vec::new();
+        let mut longest = 0;
+        for ((line, _), written) in self.log.received.iter().zip(&self.log.written) {
+            let Ok(Reply::Value { key, .. }) = Reply::parse(line) else {
+                continue;
+            };
+            let entry = tag_of(key)
+                .and_then(|tag| self.by_tag.get(&tag))
+                .map(|&p| &self.entries[p]);
+            let Some(Entry {
+                step,
+                what: What::Read(lines),
+                ..
+            }) = entry
+            else {
+                continue;
+            };
+            longest = longest.max(lines.len());
+            changes.extend([(*step, 1), (*written, -1)]);
+        }
+        changes.sort_by_key(|&(step, change)| (step, change));
+        let waiting = changes.iter().scan(0, |waiting, (_, change)| {
+            *waiting += change;
+            Some(*waiting)
+        });
+        let most = waiting.max().unwrap_or(0);
+        assert!(
+            most <= (outbox_lines + AHEAD * longest) as i64,
+            "{most} lines waited in an outbox of {outbox_lines}, with replies of {longest}",
+        );
     }
 
     /// The line behind the last one that was applied.

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
-    io,
+    io, iter,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, Wake, Waker},
@@ -268,6 +268,8 @@ struct Pipe {
     /// How many of them the reader can have.
     arrived: usize,
     capacity: usize,
+    /// When the end of each line was written.
+    lines: Vec<u64>,
     /// No more bytes follow.
     ended: bool,
     /// Nobody reads any more, or the connection was reset.
@@ -298,6 +300,11 @@ impl End {
 }
 
 impl Wires {
+    /// When each line that came this way was written.
+    pub fn written(&self) -> Vec<u64> {
+        self.from.lock().unwrap().lines.clone()
+    }
+
     /// Tears the connection down.
     pub fn reset(&self) {
         for pipe in [&self.from, &self.to] {
@@ -377,6 +384,8 @@ impl AsyncWrite for End {
         } else if most > 0 {
             let n = world.random(|rng| rng.usize(1..=most));
             pipe.bytes.extend(&bytes[..n]);
+            let ends = bytes[..n].iter().filter(|&&byte| byte == b'\n').count();
+            pipe.lines.extend(iter::repeat_n(world.steps(), ends));
             world.act(Action::Arrive(Arc::downgrade(to)));
             world.note(&bytes[..n]);
             Poll::Ready(Ok(n))
