@@ -195,6 +195,7 @@ async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
     })
     .await;
     log.borrow_mut().written = served.written();
+    log.borrow_mut().read = served.read();
 }
 
 /// Shuts the server down at some moment, and looks that nothing is left of it.
@@ -318,7 +319,12 @@ fn run(seed: u64) -> u64 {
         if env::var_os("SHOW").is_some() {
             eprintln!("{policy:?} stall {stall:?} grace {grace:?}: {log:?}");
         }
-        check(&log, &entries, &by_tag, outbox_lines);
+        // What was read before that is applied.
+        let stopped = match patient && grace == Duration::MAX {
+            true => *stopped.borrow(),
+            false => 0,
+        };
+        check(&log, &entries, &by_tag, outbox_lines, stopped);
         for (line, _) in &log.received {
             world.note(line);
         }

@@ -213,6 +213,8 @@ pub struct Log {
     pub received: Vec<(Vec<u8>, u64)>,
     /// When the server had written each line.
     pub written: Vec<u64>,
+    /// When the server had read each of its lines.
+    pub read: Vec<u64>,
     /// It read to a clean end, with nothing on the way cut off, by this step.
     pub ended: Option<u64>,
     /// That was not for a shutdown, so that all it sent was handled.
@@ -239,7 +241,13 @@ struct Check<'a> {
 
 /// Panics where a client saw what the history does not explain, or where more lines waited for it
 /// than may.
-pub fn check(log: &Log, entries: &[Entry], by_tag: &HashMap<Tag, usize>, outbox_lines: usize) {
+pub fn check(
+    log: &Log,
+    entries: &[Entry],
+    by_tag: &HashMap<Tag, usize>,
+    outbox_lines: usize,
+    stopped: u64,
+) {
     let own = entries.iter().enumerate();
     let own = own.filter(|(_, entry)| entry.tag.0 == log.client);
     let places: HashMap<usize, usize> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
@@ -268,6 +276,7 @@ pub fn check(log: &Log, entries: &[Entry], by_tag: &HashMap<Tag, usize>, outbox_
     }
     check.watches();
     check.bounds(outbox_lines);
+    check.all_applied(stopped);
 }
 
 impl Check<'_> {
@@ -442,6 +451,24 @@ impl Check<'_> {
             most <= (outbox_lines + AHEAD * longest) as i64,
             "{most} lines waited in an outbox of {outbox_lines}, with replies of {longest}",
         );
+    }
+
+    /// What the server had read before this step was applied, even if the client has gone.
+    fn all_applied(&self, before: u64) {
+        for ((sent, _), _) in self
+            .log
+            .sent
+            .iter()
+            .zip(&self.log.read)
+            .filter(|(_, step)| **step < before)
+        {
+            if let Sent::Command(number) = sent {
+                assert!(
+                    self.places.contains_key(number),
+                    "{number} was read and not applied"
+                );
+            }
+        }
     }
 
     /// The line behind the last one that was applied.

@@ -268,8 +268,9 @@ struct Pipe {
     /// How many of them the reader can have.
     arrived: usize,
     capacity: usize,
-    /// When the end of each line was written.
+    /// When the end of each line was written, and when it was read.
     lines: Vec<u64>,
+    read: Vec<u64>,
     /// No more bytes follow.
     ended: bool,
     /// Nobody reads any more, or the connection was reset.
@@ -303,6 +304,11 @@ impl Wires {
     /// When each line that came this way was written.
     pub fn written(&self) -> Vec<u64> {
         self.from.lock().unwrap().lines.clone()
+    }
+
+    /// When each line that went the other way was read.
+    pub fn read(&self) -> Vec<u64> {
+        self.to.lock().unwrap().read.clone()
     }
 
     /// Tears the connection down.
@@ -354,6 +360,8 @@ impl AsyncRead for End {
                 *place = byte;
             }
             pipe.arrived -= n;
+            let ends = buffer[..n].iter().filter(|&&byte| byte == b'\n').count();
+            pipe.read.extend(iter::repeat_n(world.steps(), ends));
             if let Some(waker) = pipe.writer.take() {
                 world.act(Action::Wake(waker));
             }
