@@ -25,7 +25,8 @@
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server. Its insides, in reading order:
 //!   `server/accept.rs` brings connections, `server/session.rs` is one client's reader and writer,
 //!   `server/coordinator.rs` is the select loop in the middle, `server/batch.rs` is what it hands
-//!   to the store, and `server/outbox.rs` is the bounded way back to the writer.
+//!   to the store, `server/watch.rs` is who hears of what was changed, and `server/outbox.rs` is
+//!   the bounded way back to the writer. On Linux `server/poller.rs` waits for all sockets at once.
 //! - [`Client`], [`Pipeline`], [`Watcher`]: the client. `client/flow.rs` frames commands and reads
 //!   their answers, `client/connection.rs` moves the bytes, and `client/crank.rs` lets whoever
 //!   waits for an answer do the work for all.
@@ -38,6 +39,8 @@
 //! - The replies to one command are queued whole or dropped whole. They are dropped only where the
 //!   client's outbox is full *and* its socket has been refusing bytes for the
 //!   [stall time](Builder::stall), and then they are counted.
+//! - Who watches a key hears of every change, in order, or how many it has missed. Nobody waits for
+//!   a watcher.
 //! - [`Handle::shutdown`] returns when every task is gone and every socket closed, and dropping the
 //!   future of [`Server::run`] does the same at once.
 //! - No queue, buffer, line or reply grows without a limit; [`Builder`] names them.
