@@ -41,7 +41,8 @@
 //! comes once. Their place among the replies tells what they came before: a `Get` after a `Watch`
 //! gives a snapshot, in which every change told before it is contained and none told after.
 //! Changes are the only control lines that can be lost: a connection that does not read is told
-//! how many it missed, `:missed:N`, before the next change.
+//! how many it missed, `:missed:N`, before the next change. Where a connection's input ends, its
+//! watches do.
 //!
 //! The modules follow the bytes: [`Lines`] cuts what was read into lines, [`Command::parse`] reads
 //! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.

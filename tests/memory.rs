@@ -6,23 +6,10 @@
 
 mod common;
 
-use std::fs;
-
-use common::{Place, TestServer, wait_until};
+use common::{Place, TestServer, resident, wait_until};
 use keywire::{Overflow, Server};
 
 const MIB: usize = 1 << 20;
-
-/// The resident memory of this process.
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024
-}
 
 #[test]
 fn a_client_that_asks_for_gigabytes_and_never_reads_costs_a_bounded_amount() {

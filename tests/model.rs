@@ -19,13 +19,27 @@ fn random_line(random: &mut fastrand::Rng, prefix: &str) -> Vec<u8> {
     let value = ["", "1", "2", "a:b", ":", "a longer value"][random.usize(..6)];
     let old = ["", "1", "2", "absent"][random.usize(..4)];
     let end = ["\n", "\n", "\n", "\r\n"][random.usize(..4)];
-    let line = match random.u8(..20) {
+    let watched = &key[..random.usize(prefix.len()..=key.len())];
+    let line = match random.u8(..24) {
         0..=5 => format!("Put:{key}:{value}"),
         6..=10 => format!("Get:{key}"),
         11..=15 => format!("Update:{key}:{old}:{value}"),
         16 => format!("Delete:{key}"),
         17 => format!("Sync:{value}"),
-        18 => ["", "Put:x", "get:x", "Stats", "Get::", "Update:x:y"][random.usize(..6)].into(),
+        18 => format!("Watch:{key}"),
+        19 => format!("WatchPrefix:{watched}"),
+        20 => format!("Unwatch:{key}"),
+        21 => format!("UnwatchPrefix:{watched}"),
+        22 => [
+            "",
+            "Put:x",
+            "get:x",
+            "Stats",
+            "Get::",
+            "Update:x:y",
+            "Watch:",
+        ][random.usize(..7)]
+        .into(),
         _ => "x".repeat(random.usize(..2 * MAX_LINE)),
     };
     (line + end).into_bytes()

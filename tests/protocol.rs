@@ -164,6 +164,26 @@ fn any_command() -> impl Strategy<Value = Vec<Vec<u8>>> {
         rest().prop_map(|token| vec![b"Sync".to_vec(), token]),
         Just(vec![b"Sync".to_vec()]),
         Just(vec![b"Stats".to_vec()]),
+        (any::<bool>(), key()).prop_map(|(begins, key)| {
+            vec![
+                if begins {
+                    b"Watch".to_vec()
+                } else {
+                    b"Unwatch".to_vec()
+                },
+                key,
+            ]
+        }),
+        (any::<bool>(), old()).prop_map(|(begins, prefix)| {
+            vec![
+                if begins {
+                    b"WatchPrefix".to_vec()
+                } else {
+                    b"UnwatchPrefix".to_vec()
+                },
+                prefix,
+            ]
+        }),
     ]
 }
 

@@ -168,10 +168,7 @@ async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
             wires.reset();
             return;
         }
-        loop {
-            let Ok(n) = reader.read(&mut buffer).await else {
-                break;
-            };
+        while let Ok(n) = reader.read(&mut buffer).await {
             if n == 0 {
                 log.borrow_mut().ended = rest.is_empty().then(|| world.steps());
                 break;

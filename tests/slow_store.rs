@@ -4,47 +4,12 @@ mod common;
 
 use std::{future::pending, time::Duration};
 
-use common::{Place, TestServer, wait_until};
+use common::{Place, TestServer, stage::Stage, stores::Gated, wait_until};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{
     Error, Overflow, Server,
-    protocol::Operation,
     store::{Batch, Memory, Store},
 };
-
-/// Says that it has come to the key `gate`, and waits there until told to go on.
-struct Gated {
-    memory: Memory,
-    reached: async_channel::Sender<()>,
-    open: async_channel::Receiver<()>,
-}
-
-impl Gated {
-    fn new() -> (Self, async_channel::Receiver<()>, async_channel::Sender<()>) {
-        let (reached, at_gate) = async_channel::bounded(1);
-        let (go_on, open) = async_channel::bounded(1);
-        let memory = Memory::new();
-        let store = Self {
-            memory,
-            reached,
-            open,
-        };
-        (store, at_gate, go_on)
-    }
-}
-
-impl Store for Gated {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            if matches!(operation, Operation::Get { key: b"gate" }) {
-                self.reached.send(()).await.unwrap();
-                self.open.recv().await.unwrap();
-            }
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
-    }
-}
 
 #[test]
 fn a_client_that_reads_while_the_store_is_slow_loses_nothing_more() {
@@ -168,4 +133,46 @@ fn a_stuck_store_can_not_hold_a_shutdown_up() {
     client.send("Get:k\n");
     server.stop(Duration::from_millis(100));
     client.await_hang_up();
+}
+
+/// Takes longer for a batch than a round may last.
+struct Slow(Memory);
+
+impl Store for Slow {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        while let Some(operation) = batch.take() {
+            self.0.answer(operation, batch);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(())
+    }
+}
+
+/// A Stats begins a second batch, for which the round has no time. What others said before it is
+/// done, though a client before them waits for room.
+#[test]
+fn a_round_that_ends_early_does_nothing_twice() {
+    let server = Server::builder()
+        .outbox_lines(3)
+        .stall(Duration::from_secs(3600))
+        .store(Slow(Memory::new()));
+    let mut stage = Stage::new(server.build());
+    // The server looks at the clock now and then; with so many it does so at the one that waits.
+    let mut others: Vec<_> = (0..15).map(|_| stage.join()).collect();
+    let (mut full, mut writer, mut last) = (stage.join_with(1), stage.join(), stage.join());
+    full.say("Watch:k\n");
+    stage.play();
+    writer.say("Put:k:1\n".repeat(5));
+    stage.play();
+    for other in &mut others {
+        other.say("Get:x\n");
+    }
+    full.say("Sync:waits\n");
+    writer.say("Put:once:1\nSync:one\n");
+    last.say("Stats\n");
+    stage.play();
+    assert_eq!(writer.hear(), ":sync:0:one\n");
+    assert!(last.hear().starts_with(":stats:"));
+    assert!(full.hear_all(&mut stage).ends_with(":sync:0:waits\n"));
+    assert_eq!(stage.end().0.get(b"once").len(), 1);
 }

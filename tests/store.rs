@@ -4,11 +4,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Place, TestServer, script::converse, wait_until};
+use common::{
+    Place, TestServer,
+    script::converse,
+    stores::{Failing, Remote},
+    wait_until,
+};
 use futures_lite::future;
 use keywire::{
     Error, Server,
-    protocol::Operation,
     store::{Batch, Memory, Store},
 };
 
@@ -16,39 +20,6 @@ fn replies<S: Store>(store: S, commands: &str) -> String {
     let server = Server::builder().store(store).build();
     let (output, _) = converse(server, [commands.as_bytes()]);
     String::from_utf8(output).unwrap()
-}
-
-fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
-    match operation {
-        Operation::Put { key, .. }
-        | Operation::Get { key }
-        | Operation::Delete { key }
-        | Operation::Update { key, .. } => key,
-    }
-}
-
-/// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
-#[derive(Default)]
-struct Failing(Memory);
-
-impl Store for Failing {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let mut taken = Vec::new();
-        while let Some(operation) = batch.take() {
-            taken.push(operation);
-        }
-        if taken.iter().any(|operation| key_of(operation) == b"worse") {
-            return Err(Error::store("nothing\nof this"));
-        }
-        for operation in taken {
-            if key_of(&operation) == b"bad" {
-                batch.fail(&Error::store("out of order"));
-            } else {
-                self.0.answer(operation, batch);
-            }
-        }
-        Ok(())
-    }
 }
 
 #[test]
@@ -274,25 +245,6 @@ fn a_store_that_fails_without_looking_fails_every_command() {
         replies(AlwaysFailing, "Put:a:1\nSync\nGet:a\n"),
         ":error:1:store:no\n:sync:0:\n:error:3:store:no\n",
     );
-}
-
-/// Answers a while later, as a remote store would, several commands at a time.
-#[derive(Default)]
-struct Remote {
-    memory: Memory,
-    batches: usize,
-}
-
-impl Store for Remote {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(7).collect();
-        future::yield_now().await;
-        self.batches += 1;
-        for operation in taken {
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
-    }
 }
 
 #[test]

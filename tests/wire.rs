@@ -2,20 +2,8 @@
 
 mod common;
 
-use common::script::converse;
+use common::{script::converse, transcript};
 use keywire::Server;
-
-/// The server is fed the commands whole, then in two pieces, cut at every offset.
-fn transcript(server: impl Fn() -> Server, commands: &[u8], replies: &str) {
-    for cut in 0..=commands.len() {
-        let (first, second) = commands.split_at(cut);
-        let (output, _) = converse(server(), [first, second]);
-        let output = String::from_utf8_lossy(&output);
-        assert_eq!(output, replies, "cut at {cut}");
-    }
-    let (output, _) = converse(server(), commands.chunks(1));
-    assert_eq!(String::from_utf8_lossy(&output), replies, "byte by byte");
-}
 
 fn plain(commands: &str, replies: &str) {
     transcript(Server::new, commands.as_bytes(), replies);

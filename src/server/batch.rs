@@ -86,6 +86,8 @@ pub struct Batch<'a> {
     /// lines that have to wait for them.
     waiting: Queue<Waiting<'a>>,
     taken: usize,
+    /// The watches that have begun (`true`) and ended, to be taken back where the batch fails.
+    turned: Vec<(usize, Topic<'a>, bool)>,
     /// What follows is for another batch of the same round.
     ended: bool,
 }
@@ -176,6 +178,7 @@ impl<'a> Batch<'a> {
             lines: 0,
             waiting: Queue::default(),
             taken: 0,
+            turned: Vec::new(),
             ended: false,
         }
     }
@@ -205,7 +208,9 @@ impl<'a> Batch<'a> {
         {
             // Turns that come after this one stop without beginning.
             self.round_bytes = ROUND_BYTES;
-            turn.state = TurnState::Spent;
+            if turn.state == TurnState::Going {
+                turn.state = TurnState::Spent;
+            }
         }
         turn.must_stop(self.limits)
     }
@@ -288,13 +293,12 @@ impl<'a> Batch<'a> {
     pub fn done(&mut self) {
         match self.waiting.front() {
             Some(&Waiting {
-                turn,
                 what: What::Write { line },
                 ..
             }) => {
                 self.waiting.pop_front();
                 if self.watches.watching() > 0 {
-                    self.tell(turn, line);
+                    self.tell(line);
                 }
                 self.settle();
             }
@@ -360,6 +364,14 @@ impl<'a> Batch<'a> {
         }
         *self.stats = self.stats_before;
         self.watches.back_to(self.watches_before);
+        for (turn, topic, begun) in std::mem::take(&mut self.turned).into_iter().rev() {
+            if begun {
+                self.watches.unwatch(self.turns[turn].watcher, topic);
+            } else {
+                // There was room for it before.
+                let _ = self.begin_watch(turn, topic);
+            }
+        }
         self.waiting = Queue::default();
         self.taken = 0;
         self.current = 0;
@@ -389,12 +401,19 @@ impl<'a> Batch<'a> {
         match what {
             What::Get { .. } | What::Write { .. } => {}
             What::Refused(refusal) => self.error(turn, line, refusal.code(), refusal),
-            What::Stats => self.control_line(turn, |replies, _, stats| {
-                stats.lines_queued += 1;
-                stats.push(replies);
-            }),
+            What::Stats => {
+                self.stats.watching = self.watches.watching();
+                self.control_line(turn, |replies, _, stats| {
+                    stats.lines_queued += 1;
+                    stats.push(replies);
+                });
+            }
             What::Watch(topic) => self.watch(turn, line, topic),
-            What::Unwatch(topic) => self.watches.unwatch(self.turns[turn].watcher, topic),
+            What::Unwatch(topic) => {
+                if self.watches.unwatch(self.turns[turn].watcher, topic) {
+                    self.turned.push((turn, topic, false));
+                }
+            }
             What::Sync { token } => self.control_line(turn, |replies, progress, stats| {
                 stats.lines_queued += 1;
                 push_sync(replies, std::mem::take(&mut progress.lost), token);
@@ -403,28 +422,28 @@ impl<'a> Batch<'a> {
     }
 
     /// Tells those who watch of a write that was applied.
-    fn tell(&mut self, turn: usize, line: &[u8]) {
+    fn tell(&mut self, line: &[u8]) {
         if let Ok(Command::Operation(operation)) = Command::parse(line) {
             if let Some(change) = Change::of(operation) {
-                let replies = self.turns[turn].replies.len();
-                self.watches.tell(change, turn, replies, self.stats);
+                self.watches.tell(change, self.turns, self.stats);
             }
         }
     }
 
     fn watch(&mut self, index: usize, line: u64, topic: Topic<'a>) {
-        let turn = &mut self.turns[index];
-        if turn.gone() {
+        if self.turns[index].gone() {
             return;
         }
-        let begun = self
-            .watches
-            .watch(&mut turn.watcher, turn.client, index, topic, self.limits);
-        match begun {
-            Ok(()) => self.control_line(index, |replies, _, stats| {
-                stats.lines_queued += 1;
-                push_watch(replies, topic);
-            }),
+        match self.begin_watch(index, topic) {
+            Ok(new) => {
+                if new {
+                    self.turned.push((index, topic, true));
+                }
+                self.control_line(index, |replies, _, stats| {
+                    stats.lines_queued += 1;
+                    push_watch(replies, topic);
+                });
+            }
             Err(TooMany) => {
                 let refusal = Refusal::TooManyWatches {
                     max: self.limits.max_watches,
@@ -432,6 +451,12 @@ impl<'a> Batch<'a> {
                 self.error(index, line, refusal.code(), refusal);
             }
         }
+    }
+
+    fn begin_watch(&mut self, index: usize, topic: Topic<'a>) -> Result<bool, TooMany> {
+        let turn = &mut self.turns[index];
+        self.watches
+            .watch(&mut turn.watcher, turn.client, index, topic, self.limits)
     }
 
     fn error(&mut self, turn: usize, line: u64, code: Code, words: impl fmt::Display) {

@@ -253,16 +253,20 @@ impl Coordinator {
         let (log, told) = self.watches.end_round();
         // The counters first: who has a reply finds it counted.
         self.publish();
-        // Turns that the round had no time for come first in the next, in their order.
-        let begun = round.turns.iter().filter(|turn| turn.has_begun()).count();
-        for _ in begun..round.turns.len() {
-            if let Some((turn, block)) = round.turns.pop().zip(round.blocks.pop()) {
-                self.queue.push_front(turn.client);
-                self.put_back(turn, block);
+        let mut begun = 0;
+        let mut later = Vec::new();
+        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
+            if turn.has_begun() {
+                begun += 1;
+                self.end_turn(turn, block, &log);
+            } else {
+                later.push((turn, block));
             }
         }
-        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
-            self.end_turn(turn, block, &log);
+        // Turns that the round had no time for come first in the next, in their order.
+        for (turn, block) in later.into_iter().rev() {
+            self.queue.push_front(turn.client);
+            self.put_back(turn, block);
         }
         for &watcher in &told {
             self.tell_watcher(watcher, &log);
@@ -402,6 +406,8 @@ impl Coordinator {
         if let Some(client) = self.clients.get_mut(turn.client) {
             let refuse = turn.refuse;
             client.pending = Some(Pending { block, refuse });
+            // A batch that failed may have made it one.
+            client.watcher = turn.watcher;
         }
         self.keep_spare(turn.replies);
     }
@@ -420,33 +426,34 @@ impl Coordinator {
         };
         let mut replies = Vec::new();
         let mut content = Content::default();
-        // Who hears no more is told what it has missed.
-        if let Some(watcher) = client.watcher.take() {
-            replies.extend(self.watches.take_missed(watcher).unwrap_or_default());
-            content.all = Load {
-                lines: usize::from(!replies.is_empty()),
-                bytes: replies.len(),
-            };
-            self.watches.leave(watcher);
-        }
         if partial {
-            let before = replies.len();
             let words = "the input ended within a line; it was not applied";
             let line = client.progress.line + 1;
             push_error(&mut replies, line, Code::Malformed, words);
             let load = Load {
                 lines: 1,
-                bytes: replies.len() - before,
+                bytes: replies.len(),
             };
-            content += Content {
+            content = Content {
                 all: load,
                 control: load,
             };
             self.stats.errors += 1;
             self.stats.lines_queued += 1;
         }
-        let limits = &self.control.limits;
         let mut chunks = Chunks::new();
+        if let Some(watcher) = client.watcher.take() {
+            // Nothing follows, so this is the last it can be told.
+            if let Some(line) = self.watches.take_missed(watcher) {
+                content.all += Load {
+                    lines: 1,
+                    bytes: line.len(),
+                };
+                push_chunk(&mut chunks, Chunk::Own(line));
+            }
+            self.watches.leave(watcher);
+        }
+        let limits = &self.control.limits;
         push_chunk(&mut chunks, Chunk::Own(replies));
         client
             .outbox

@@ -46,6 +46,7 @@ struct Mark {
     replies: usize,
     content: Content,
     cut: bool,
+    state: TurnState,
 }
 
 /// How far a client's commands have been handled.
@@ -59,8 +60,9 @@ pub(super) struct Progress {
     pub(super) lost: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum TurnState {
+    #[default]
     Going,
     /// The outbox is full and the client may yet read: the rest waits for room.
     Full,
@@ -104,6 +106,7 @@ impl Turn {
             replies: self.replies.len(),
             content: self.content,
             cut: self.cut,
+            state: self.state,
         };
     }
 
@@ -114,7 +117,7 @@ impl Turn {
         self.replies.truncate(self.mark.replies);
         self.content = self.mark.content;
         self.cut = self.mark.cut;
-        self.state = TurnState::Going;
+        self.state = self.mark.state;
         std::mem::take(&mut self.taken)
     }
 

@@ -5,7 +5,6 @@
 //! watches the same.
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, HashMap, HashSet},
     ops::{Bound, Range},
     sync::Arc,
@@ -17,6 +16,7 @@ use smallvec::SmallVec;
 use super::{
     Limits, Overflow, Stats,
     outbox::{Chunk, Chunks, Content, Load, Room, push_chunk},
+    turn::Turn,
 };
 use crate::protocol::{Change, Topic, push_change, push_missed};
 
@@ -85,7 +85,8 @@ impl Watcher {
 }
 
 impl Watches {
-    /// Begins a watch for the client of a turn, which may not be a watcher yet.
+    /// Begins a watch for the client of a turn, which may not be a watcher yet. Says whether it is
+    /// a new one.
     pub(super) fn watch(
         &mut self,
         watcher: &mut Option<usize>,
@@ -93,7 +94,7 @@ impl Watches {
         turn: usize,
         topic: Topic<'_>,
         limits: &Limits,
-    ) -> Result<(), TooMany> {
+    ) -> Result<bool, TooMany> {
         let id = *watcher.get_or_insert_with(|| {
             self.watchers.insert(Watcher {
                 client,
@@ -110,7 +111,7 @@ impl Watches {
             Topic::Prefix(prefix) => watcher.prefixes.contains(prefix),
         };
         if known {
-            return Ok(());
+            return Ok(false);
         }
         if watcher.keys.len() + watcher.prefixes.len() >= limits.max_watches {
             return Err(TooMany);
@@ -126,11 +127,12 @@ impl Watches {
             }
         }
         self.watching += 1;
-        Ok(())
+        Ok(true)
     }
 
-    pub(super) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) {
-        let Some(id) = watcher else { return };
+    /// Ends a watch. Says whether there was one.
+    pub(super) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
+        let Some(id) = watcher else { return false };
         let watcher = &mut self.watchers[id];
         let known = match topic {
             Topic::Key(key) => watcher.keys.remove(key),
@@ -139,6 +141,7 @@ impl Watches {
         if known {
             self.forget(id, topic);
         }
+        known
     }
 
     /// Takes a watcher out of those of a topic, and the topic away with the last of them.
@@ -184,15 +187,8 @@ impl Watches {
         self.watchers[id].turn = turn;
     }
 
-    /// Notes a change for all who watch its key. It was made in this turn, behind so many bytes of
-    /// the turn's own replies.
-    pub(super) fn tell(
-        &mut self,
-        change: Change<'_>,
-        turn: usize,
-        replies: usize,
-        stats: &mut Stats,
-    ) {
+    /// Notes a change for all who watch its key, behind what their turns have been replied so far.
+    pub(super) fn tell(&mut self, change: Change<'_>, turns: &[Turn], stats: &mut Stats) {
         let Log { bytes, ends } = &mut self.log;
         let start = bytes.len();
         push_change(bytes, change);
@@ -204,11 +200,7 @@ impl Watches {
                 if watcher.parts.is_empty() {
                     self.told.push(id);
                 }
-                let after = match watcher.turn.cmp(&turn) {
-                    Ordering::Less => usize::MAX,
-                    Ordering::Equal => replies,
-                    Ordering::Greater => 0,
-                };
+                let after = turns.get(watcher.turn).map_or(0, |turn| turn.replies.len());
                 if watcher.hear(after, &event) {
                     stats.events += 1;
                 }
@@ -280,7 +272,8 @@ impl Watches {
             replies,
             taken: 0,
         };
-        for part in std::mem::take(&mut watcher.parts) {
+        let parts = std::mem::take(&mut watcher.parts);
+        for part in &parts {
             out.take_replies(part.after);
             if room.gone {
                 stats.events -= log.load(&part.events).lines as u64;
@@ -293,12 +286,14 @@ impl Watches {
             if watcher.missed == 0 && whole.lets_events_in(limits) {
                 room = whole;
                 content.all += load;
-                push_chunk(&mut out.chunks, log.chunk(part.events));
+                push_chunk(&mut out.chunks, log.chunk(part.events.clone()));
                 continue;
             }
-            for event in log.each(part.events) {
+            for event in log.each(part.events.clone()) {
                 if !room.lets_events_in(limits) {
                     if limits.overflow == Overflow::Disconnect {
+                        let lines = parts.iter().map(|part| log.load(&part.events).lines);
+                        stats.events -= lines.sum::<usize>() as u64;
                         return Err(Missed);
                     }
                     watcher.missed += 1;

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -132,55 +131,53 @@ fn answer(batch: &mut Batch<'_>, entry: &Entry) {
 }
 
 impl Store for Whimsical {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send {
-        async {
-            let ahead = self.world.random(|rng| rng.usize(1..=AHEAD));
-            let most = self.world.random(|rng| rng.usize(1..60));
-            if self.world.once_in(40) {
-                // It fails as a whole, having taken some.
-                let mut failed = Vec::new();
-                for _ in 0..ahead {
-                    let Some(operation) = batch.take() else { break };
-                    failed.push(self.entry(operation, What::Failed));
-                }
-                if self.world.once_in(2) {
-                    failed.iter().take(1).for_each(|_| batch.done());
-                }
-                self.history.entries().extend(failed);
-                return Err(Error::store("a whim"));
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let ahead = self.world.random(|rng| rng.usize(1..=AHEAD));
+        let most = self.world.random(|rng| rng.usize(1..60));
+        if self.world.once_in(40) {
+            // It fails as a whole, having taken some.
+            let mut failed = Vec::new();
+            for _ in 0..ahead {
+                let Some(operation) = batch.take() else { break };
+                failed.push(self.entry(operation, What::Failed));
             }
-            let mut unanswered = Vec::new();
-            let mut taken = 0;
-            loop {
-                let operation = if taken < most { batch.take() } else { None };
-                if let Some(operation) = operation {
-                    taken += 1;
-                    let entry = match self.world.once_in(30) {
-                        true => self.entry(operation, What::Failed),
-                        false => self.apply_one(operation),
-                    };
-                    self.history.entries().push(entry.clone());
-                    unanswered.push(entry);
-                }
-                if unanswered.len() >= ahead || operation.is_none() {
-                    for entry in unanswered.drain(..) {
-                        answer(batch, &entry);
-                    }
-                }
-                if operation.is_none() {
-                    break;
-                }
+            if self.world.once_in(2) {
+                failed.iter().take(1).for_each(|_| batch.done());
             }
-            match self.world.random(|rng| rng.u32(..30)) {
-                0 => {
-                    let time = self.world.random(|rng| rng.u64(..1500));
-                    self.world.sleep(Duration::from_millis(time)).await;
-                }
-                1..10 => self.world.give_way().await,
-                _ => {}
-            }
-            Ok(())
+            self.history.entries().extend(failed);
+            return Err(Error::store("a whim"));
         }
+        let mut unanswered = Vec::new();
+        let mut taken = 0;
+        loop {
+            let operation = if taken < most { batch.take() } else { None };
+            if let Some(operation) = operation {
+                taken += 1;
+                let entry = match self.world.once_in(30) {
+                    true => self.entry(operation, What::Failed),
+                    false => self.apply_one(operation),
+                };
+                self.history.entries().push(entry.clone());
+                unanswered.push(entry);
+            }
+            if unanswered.len() >= ahead || operation.is_none() {
+                for entry in unanswered.drain(..) {
+                    answer(batch, &entry);
+                }
+            }
+            if operation.is_none() {
+                break;
+            }
+        }
+        match self.world.random(|rng| rng.u32(..30)) {
+            0 => {
+                let time = self.world.random(|rng| rng.u64(..1500));
+                self.world.sleep(Duration::from_millis(time)).await;
+            }
+            1..10 => self.world.give_way().await,
+            _ => {}
+        }
+        Ok(())
     }
 
     fn held(&self) -> Held {

@@ -6,7 +6,10 @@
 pub mod far;
 pub mod history;
 pub mod model;
+pub mod numbered;
 pub mod script;
+pub mod stage;
+pub mod stores;
 pub mod world;
 
 use std::{
@@ -173,6 +176,30 @@ impl<S: Store> Drop for TestServer<S> {
     }
 }
 
+/// The server is fed the commands whole, then in two pieces, cut at every offset.
+pub fn transcript(server: impl Fn() -> Server, commands: &[u8], replies: &str) {
+    for cut in 0..=commands.len() {
+        let (first, second) = commands.split_at(cut);
+        let (output, _) = script::converse(server(), [first, second]);
+        let output = String::from_utf8_lossy(&output);
+        assert_eq!(output, replies, "cut at {cut}");
+    }
+    let (output, _) = script::converse(server(), commands.chunks(1));
+    assert_eq!(String::from_utf8_lossy(&output), replies, "byte by byte");
+}
+
+/// The resident memory of this process.
+#[cfg(target_os = "linux")]
+pub fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
 /// Raises the limit of open files to so many, or as far as the system lets it.
 pub fn allow_files(files: u64) {
     #[cfg(unix)]
@@ -240,6 +267,11 @@ impl Client {
         String::from_utf8(self.line().expect("one more line")).unwrap()
     }
 
+    /// So many lines, as text.
+    pub fn texts(&mut self, lines: usize) -> Vec<String> {
+        (0..lines).map(|_| self.text()).collect()
+    }
+
     /// Sends a Sync, and gives what came before its reply, and the number of lines dropped.
     pub fn sync(&mut self) -> (Vec<Vec<u8>>, u64) {
         self.send("Sync:fence\n");
@@ -273,6 +305,12 @@ impl Client {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).unwrap();
         rest
+    }
+
+    /// Says this, and leaves once it is applied.
+    pub fn end_with(mut self, bytes: impl AsRef<[u8]>) {
+        self.send(bytes);
+        self.sync();
     }
 
     /// Waits for the server to hang up, one way or the other.

@@ -1,16 +1,18 @@
 //! What a server has to answer, written the plain way: one connection, one map, no batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Exactly this, without the LF.
     Line(Vec<u8>),
+    /// A change that is watched. It may be missed, where the server has no room for it.
+    Event(Vec<u8>),
     /// An error for this line, with this code and any words.
     Error(u64, &'static str),
-    /// The counters, whatever they are.
-    Stats,
+    /// The counters, with these words among them, whatever the others are.
+    Stats(Vec<String>),
 }
 
 /// The lists, and how a line changes them.
@@ -18,6 +20,11 @@ pub enum Expected {
 pub struct Model {
     pub lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
     max_line: usize,
+    max_watches: usize,
+    keys: BTreeSet<Vec<u8>>,
+    prefixes: BTreeSet<Vec<u8>>,
+    /// Whether the connection is the only one, so that the counters are its own.
+    alone: bool,
     /// Lines of the connection so far.
     lines: u64,
 }
@@ -27,7 +34,20 @@ impl Model {
         Self {
             lists: BTreeMap::new(),
             max_line,
+            max_watches: 1000,
+            keys: BTreeSet::new(),
+            prefixes: BTreeSet::new(),
+            alone: false,
             lines: 0,
+        }
+    }
+
+    /// Of a server that nobody else is connected to, and that allows so many watches.
+    pub fn alone(max_line: usize, max_watches: usize) -> Self {
+        Self {
+            max_watches,
+            alone: true,
+            ..Self::new(max_line)
         }
     }
 
@@ -60,54 +80,158 @@ impl Model {
         let has_key = fields.get(1).is_some_and(|key| !key.is_empty());
         let key = || fields[1].to_vec();
         match (fields[0], fields.len()) {
-            (b"Put", 3..) if has_key => self.lists.entry(key()).or_default().push(from(2)),
+            (b"Put", 3..) if has_key => {
+                self.lists.entry(key()).or_default().push(from(2));
+                self.tell(fields[1], &[b":put:", &from(1)], answers);
+            }
             (b"Get", 2) if has_key => {
                 for value in self.lists.get(fields[1]).into_iter().flatten() {
                     answers.push(Expected::Line([fields[1], value].join(&b':')));
                 }
             }
-            (b"Delete", 2) if has_key => drop(self.lists.remove(fields[1])),
+            (b"Delete", 2) if has_key => {
+                self.lists.remove(fields[1]);
+                self.tell(fields[1], &[b":delete:", fields[1]], answers);
+            }
             (b"Update", 4..) if has_key => {
                 let list = self.lists.entry(key()).or_default();
                 match list.iter_mut().find(|value| **value == fields[2]) {
                     Some(value) => *value = from(3),
                     None => list.push(from(3)),
                 }
+                self.tell(fields[1], &[b":update:", &from(1)], answers);
             }
+            (b"Watch", 2) if has_key => self.watch(number, fields[1], false, answers),
+            (b"WatchPrefix", 2) => self.watch(number, fields[1], true, answers),
+            (b"Unwatch", 2) if has_key => drop(self.keys.remove(fields[1])),
+            (b"UnwatchPrefix", 2) => drop(self.prefixes.remove(fields[1])),
             (b"Sync", 1) => answers.push(Expected::Line(b":sync:0:".to_vec())),
             (b"Sync", _) => {
                 answers.push(Expected::Line([b":sync:0:", &from(1)[..]].concat()));
             }
-            (b"Stats", 1) => answers.push(Expected::Stats),
+            (b"Stats", 1) => answers.push(Expected::Stats(self.counters())),
             (b"", 1) => {}
-            (b"Put" | b"Get" | b"Delete" | b"Update" | b"Stats", _) => {
-                answers.push(Expected::Error(number, "malformed"));
-            }
+            (
+                b"Put" | b"Get" | b"Delete" | b"Update" | b"Stats" | b"Watch" | b"WatchPrefix"
+                | b"Unwatch" | b"UnwatchPrefix",
+                _,
+            ) => answers.push(Expected::Error(number, "malformed")),
             _ => answers.push(Expected::Error(number, "unknown")),
         }
+    }
+
+    fn tell(&self, key: &[u8], line: &[&[u8]], answers: &mut Vec<Expected>) {
+        let mut prefixes = self.prefixes.iter();
+        if self.keys.contains(key) || prefixes.any(|prefix| key.starts_with(prefix)) {
+            answers.push(Expected::Event(line.concat()));
+        }
+    }
+
+    fn watch(&mut self, number: u64, name: &[u8], prefix: bool, answers: &mut Vec<Expected>) {
+        let watching = self.keys.len() + self.prefixes.len();
+        let (watched, word) = match prefix {
+            true => (&mut self.prefixes, &b":watchprefix:"[..]),
+            false => (&mut self.keys, &b":watch:"[..]),
+        };
+        if watching >= self.max_watches && !watched.contains(name) {
+            return answers.push(Expected::Error(number, "full"));
+        }
+        watched.insert(name.to_vec());
+        answers.push(Expected::Line([word, name].concat()));
+    }
+
+    fn counters(&self) -> Vec<String> {
+        if !self.alone {
+            return Vec::new();
+        }
+        let values = self.lists.values().flatten();
+        let bytes = self.lists.keys().chain(values.clone()).map(Vec::len);
+        let figures = [
+            ("active", 1),
+            ("watching", self.keys.len() + self.prefixes.len()),
+            ("keys", self.lists.len()),
+            ("values", values.count()),
+            ("bytes", bytes.sum()),
+        ];
+        figures
+            .map(|(name, number)| format!("{name}={number}"))
+            .to_vec()
     }
 }
 
 /// Panics where the output is not what was expected, naming the first line that differs.
 pub fn assert_answers(output: &[u8], expected: &[Expected]) {
-    let mut lines = output.split_inclusive(|&byte| byte == b'\n');
-    for (at, expected) in expected.iter().enumerate() {
-        let line = lines.next().unwrap_or_default();
-        let fits = match expected {
-            Expected::Line(text) => line.strip_suffix(b"\n") == Some(text),
-            Expected::Error(number, code) => {
-                line.starts_with(format!(":error:{number}:{code}:").as_bytes())
-                    && line.ends_with(b"\n")
+    let missed = assert_answers_but_missed(output, expected, true);
+    assert_eq!(missed, 0, "events were missed");
+}
+
+/// As [`assert_answers`], but events may be missed, where a `:missed:N` says so before the next one.
+/// Where it does not go on to the end, more was expected than has come. Gives the number of events
+/// that were missed.
+pub fn assert_answers_but_missed(output: &[u8], expected: &[Expected], to_the_end: bool) -> u64 {
+    let mut lines = output.split_inclusive(|&byte| byte == b'\n').peekable();
+    let mut expected = expected.iter();
+    let mut missed = 0;
+    // Events left out that the client was not told of.
+    let mut untold = 0;
+    let mut at = 0;
+    loop {
+        if lines.peek().is_none() && !to_the_end {
+            return missed;
+        }
+        let line = lines.peek().copied().unwrap_or_default();
+        let text = line.strip_suffix(b"\n");
+        at += 1;
+        if let Some(number) = text.and_then(|text| text.strip_prefix(b":missed:")) {
+            let number: u64 = std::str::from_utf8(number).unwrap().parse().unwrap();
+            while untold < number {
+                let event = expected.next();
+                assert!(
+                    matches!(event, Some(Expected::Event(_))),
+                    "reply line {at}: {number} missed in place of {untold} and {event:?}",
+                );
+                untold += 1;
             }
-            Expected::Stats => line.starts_with(b":stats:active=") && line.ends_with(b"\n"),
+            assert!(
+                number > 0 && number == untold,
+                "reply line {at}: {number}, not {untold}"
+            );
+            missed += number;
+            untold = 0;
+            lines.next();
+            continue;
+        }
+        let Some(next) = expected.next() else {
+            break;
+        };
+        let fits = match next {
+            Expected::Line(expected) => text == Some(expected),
+            Expected::Event(expected) => {
+                if untold > 0 || text != Some(expected) {
+                    untold += 1;
+                    continue;
+                }
+                true
+            }
+            Expected::Error(number, code) => {
+                line.starts_with(format!(":error:{number}:{code}:").as_bytes()) && text.is_some()
+            }
+            Expected::Stats(figures) => {
+                let words = text.and_then(|text| text.strip_prefix(b":stats:"));
+                let words: Vec<_> = words.unwrap_or_default().split(|&b| b == b' ').collect();
+                words[0].starts_with(b"active=")
+                    && figures.iter().all(|word| words.contains(&word.as_bytes()))
+            }
         };
         assert!(
             fits,
-            "reply line {}: {:?} is not {expected:?}",
-            at + 1,
+            "reply line {at}: {:?} is not {next:?}, after {untold} events that did not come",
             String::from_utf8_lossy(line),
         );
+        lines.next();
     }
+    assert_eq!(untold, 0, "events were lost");
     let more: Vec<_> = lines.map(String::from_utf8_lossy).collect();
     assert!(more.is_empty(), "more replies than expected: {more:?}");
+    missed
 }

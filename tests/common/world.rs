@@ -251,7 +251,13 @@ pub struct WorldClock {
 
 impl Clock for WorldClock {
     fn now(&self) -> Instant {
-        self.start + self.world.state().now
+        let mut state = self.world.state();
+        // Whatever is done between two looks takes some time.
+        if state.rng.u8(..8) == 0 {
+            let time = Duration::from_micros(state.rng.u64(..3000));
+            state.now += time;
+        }
+        self.start + state.now
     }
 
     fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -323,10 +329,9 @@ impl Wires {
     }
 
     fn wake_both(&self, pipe: &mut Pipe) {
-        for waker in [pipe.reader.take(), pipe.writer.take()] {
-            if let Some(waker) = waker {
-                self.world.act(Action::Wake(waker));
-            }
+        let wakers = [pipe.reader.take(), pipe.writer.take()];
+        for waker in wakers.into_iter().flatten() {
+            self.world.act(Action::Wake(waker));
         }
     }
 

@@ -1,0 +1,139 @@
+//! Stores that are slow, or fail, or take their time before they answer.
+
+use std::time::Duration;
+
+use futures_lite::future;
+use keywire::{
+    Error,
+    protocol::Operation,
+    store::{Batch, Held, Memory, Store},
+};
+
+fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
+    match operation {
+        Operation::Put { key, .. }
+        | Operation::Get { key }
+        | Operation::Delete { key }
+        | Operation::Update { key, .. } => key,
+    }
+}
+
+/// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
+#[derive(Default)]
+pub struct Failing(Memory);
+
+impl Store for Failing {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let mut taken = Vec::new();
+        while let Some(operation) = batch.take() {
+            taken.push(operation);
+        }
+        if taken.iter().any(|operation| key_of(operation) == b"worse") {
+            return Err(Error::store("nothing\nof this"));
+        }
+        for operation in taken {
+            if key_of(&operation) == b"bad" {
+                batch.fail(&Error::store("out of order"));
+            } else {
+                self.0.answer(operation, batch);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Answers a while later, as a remote store would, several commands at a time.
+#[derive(Default)]
+pub struct Remote {
+    pub memory: Memory,
+    pub batches: usize,
+}
+
+impl Store for Remote {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(7).collect();
+        future::yield_now().await;
+        self.batches += 1;
+        for operation in taken {
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+/// Says that it has come to the key `gate`, and waits there until told to go on.
+pub struct Gated {
+    pub memory: Memory,
+    pub reached: async_channel::Sender<()>,
+    pub open: async_channel::Receiver<()>,
+}
+
+impl Gated {
+    pub fn new() -> (Self, async_channel::Receiver<()>, async_channel::Sender<()>) {
+        let (reached, at_gate) = async_channel::bounded(1);
+        let (go_on, open) = async_channel::bounded(1);
+        let memory = Memory::new();
+        let store = Self {
+            memory,
+            reached,
+            open,
+        };
+        (store, at_gate, go_on)
+    }
+}
+
+impl Store for Gated {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        while let Some(operation) = batch.take() {
+            if matches!(operation, Operation::Get { key: b"gate" }) {
+                self.reached.send(()).await.unwrap();
+                self.open.recv().await.unwrap();
+            }
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
+    }
+}
+
+/// Takes at most so many commands at a time and answers each at once. A batch that touches the key
+/// `worse` it takes back in the end, and that takes some time.
+pub struct Undoing {
+    pub memory: Memory,
+    pub most: usize,
+    pub takes: Duration,
+}
+
+impl Undoing {
+    pub fn new(most: usize) -> Self {
+        Self {
+            memory: Memory::new(),
+            most,
+            takes: Duration::ZERO,
+        }
+    }
+}
+
+impl Store for Undoing {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        let mut before = Memory::new();
+        for (key, values) in self.memory.iter() {
+            values.for_each(|value| before.put(key, value));
+        }
+        let mut worse = false;
+        for _ in 0..self.most {
+            let Some(operation) = batch.take() else { break };
+            worse |= key_of(&operation) == b"worse";
+            self.memory.answer(operation, batch);
+        }
+        if worse {
+            self.memory = before;
+            std::thread::sleep(self.takes);
+            return Err(Error::store("undone"));
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> Held {
+        self.memory.held()
+    }
+}
