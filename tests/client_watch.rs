@@ -255,10 +255,12 @@ fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
     let (client, far) = plain();
     future::block_on(async {
         let mut slow = client.watch("k").await.unwrap();
-        for n in 0..3000 {
-            far.say(format!(":put:k:{n}\n"));
+        for reads in [0..1024, 1024..3000] {
+            for n in reads {
+                far.say(format!(":put:k:{n}\n"));
+            }
+            client.sync().await.unwrap();
         }
-        client.sync().await.unwrap();
         let events = told(&mut slow);
         assert_eq!(events.len(), 1025);
         assert_eq!(
@@ -268,8 +270,11 @@ fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
         assert_eq!(events[1024], Event::Missed(3000 - 1024));
 
         // What is missed has its place among the events, and the server's count is added.
-        for n in 0..1030 {
-            far.say(format!(":put:k:{n}\n"));
+        for reads in [0..1024, 1024..1030] {
+            for n in reads {
+                far.say(format!(":put:k:{n}\n"));
+            }
+            client.sync().await.unwrap();
         }
         far.say(":missed:10\n");
         client.sync().await.unwrap();
@@ -385,6 +390,33 @@ mod live {
         ] {
             hears_of_other_clients_changes(place);
         }
+    }
+
+    #[test]
+    fn a_watcher_who_is_always_there_misses_nothing() {
+        const CHANGES: usize = 50_000;
+        let server = TestServer::start(Place::PLAIN, Server::new());
+        Place::PLAIN.block_on(async {
+            let mut watcher = Client::connect(server.address)
+                .await
+                .unwrap()
+                .watch("k")
+                .await
+                .unwrap();
+            let writer = Client::connect(server.address).await.unwrap();
+            let write = async {
+                let puts = (0..CHANGES).fold(writer.pipeline(), |puts, number| {
+                    puts.put("k", number.to_string())
+                });
+                puts.send().await.unwrap();
+            };
+            let hear = async {
+                for number in 0..CHANGES {
+                    assert_eq!(next(&mut watcher).await, put("k", number));
+                }
+            };
+            future::zip(write, hear).await;
+        });
     }
 
     fn hears_of_other_clients_changes(place: Place) {

@@ -280,6 +280,22 @@ fn what_was_missed_is_said_with_the_next_event_and_takes_room_too() {
 }
 
 #[test]
+fn replies_of_the_same_round_take_room_from_events() {
+    let mut stage = with_bytes(100, Overflow::Drop);
+    let mut writer = stage.join();
+    let mut watcher = watch(&mut stage, 1 << 20);
+    let long = "x".repeat(100);
+    writer.say(format!("Put:j:{long}\n"));
+    stage.play();
+    watcher.say("Get:j\n");
+    writer.say(puts(0..1));
+    assert_eq!(
+        watcher.hear_all(&mut stage),
+        format!("j:{long}\n:missed:1\n")
+    );
+}
+
+#[test]
 fn events_take_room_from_replies() {
     let server = Server::builder().outbox_lines(5).stall(NEVER).build();
     let mut stage = Stage::new(server);

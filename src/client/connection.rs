@@ -130,8 +130,8 @@ impl Link {
         self.crank.seat()
     }
 
-    pub(super) fn turn(&self, seat: &mut Seat, cx: &Context<'_>) {
-        self.crank.turn(seat, cx);
+    pub(super) fn turn(&self, seat: &mut Seat, cx: &Context<'_>, enough: impl Fn() -> bool) {
+        self.crank.turn(seat, cx, enough);
     }
 
     pub(super) fn leave(&self, subject: Subject, mailbox: Arc<Mailbox>) {
@@ -152,7 +152,7 @@ impl Link {
             if sent.is_ready() {
                 return sent;
             }
-            self.crank.turn(&mut seat, cx);
+            self.crank.turn(&mut seat, cx, || false);
             send.as_mut().poll(cx)
         });
         sent.await.map_err(|_| self.gone())?;
@@ -165,7 +165,7 @@ impl Link {
             if let Some(answers) = promised.take() {
                 return Poll::Ready(answers);
             }
-            self.crank.turn(&mut seat, cx);
+            self.crank.turn(&mut seat, cx, || promised.is_kept());
             promised.poll(cx)
         });
         answers.await.ok_or_else(|| self.gone())
@@ -202,6 +202,8 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             match self.round(cx) {
+                // A watcher who drives takes its events before more are read.
+                Ok(true) if self.flow.has_told() => break,
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
                 Err(fault) => {
@@ -299,6 +301,7 @@ impl Driver {
             Poll::Ready(Err(error)) => return Err(Fault::io(error)),
         };
         let block = self.lines.push(bytes);
+        self.flow.begin_read();
         for line in block.iter() {
             let line = line.map_err(|_| Fault::OutOfStep("a line without end"))?;
             self.flow.line(line)?;

@@ -59,8 +59,9 @@ impl Crank {
     }
 
     /// Polls the future, unless there is nothing to do or another thread is at it, which then
-    /// does what there is to do. The caller's task is woken when there is something again.
-    pub(super) fn turn(&self, seat: &mut Seat, cx: &Context<'_>) {
+    /// does what there is to do. The caller's task is woken when there is something again. As soon
+    /// as the caller has `enough`, the rest is for those who still wait.
+    pub(super) fn turn(&self, seat: &mut Seat, cx: &Context<'_>, enough: impl Fn() -> bool) {
         seat.take(cx.waker());
         for _ in 0..TURNS {
             if !self.bell.state().rung {
@@ -72,6 +73,13 @@ impl Crank {
             };
             self.bell.state().rung = false;
             turn.poll(&mut Context::from_waker(&self.waker));
+            drop(turn);
+            if enough() {
+                break;
+            }
+        }
+        if !self.bell.state().rung {
+            return;
         }
         self.bell.ring();
     }

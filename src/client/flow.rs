@@ -252,6 +252,16 @@ impl Flow {
         !self.groups.is_empty() || !self.watches.is_empty()
     }
 
+    /// What comes next is of one read.
+    pub(super) fn begin_read(&mut self) {
+        self.watches.begin_read();
+    }
+
+    /// Whether the last read had anything for a watcher.
+    pub(super) fn has_told(&self) -> bool {
+        self.watches.has_told()
+    }
+
     /// Takes a line of the server. After an error, nothing that comes has a meaning.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
         let reply = Reply::parse(line).map_err(|_| Fault::OutOfStep("a line that is no reply"))?;

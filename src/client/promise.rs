@@ -60,6 +60,10 @@ impl<T> Drop for Promise<T> {
 }
 
 impl<T> Promised<T> {
+    pub(super) fn is_kept(&self) -> bool {
+        !matches!(*self.0.state(), State::Open(_))
+    }
+
     /// What has come: `Some(None)` is a broken promise. It is not waited for from here on, so that
     /// a caller who turns the crank for himself does not wake himself.
     pub(super) fn take(&mut self) -> Option<Option<T>> {

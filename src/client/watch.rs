@@ -107,8 +107,8 @@ impl fmt::Debug for Event {
 /// connection knows nothing of it, so watch again there. Dropping it ends the watch.
 ///
 /// Polling it drives the connection, for all who share it. While it is not polled and others drive
-/// the connection, up to 1,024 events (or 4 MiB of them) wait for it; what comes on top is counted
-/// and told as [`Event::Missed`]. While nobody drives the connection, the same is the server's
+/// the connection, 1,024 events (or 4 MiB of them) wait for it, and those of one read more; what
+/// comes on top is counted and told as [`Event::Missed`]. While nobody drives the connection, the same is the server's
 /// business. Cancel safety: a `next` that is dropped has taken no event.
 #[must_use = "dropping it ends the watch"]
 pub struct Watcher {
@@ -140,7 +140,8 @@ impl Stream for Watcher {
         let this = &mut *self;
         let mut next = this.mailbox.take();
         if next.is_pending() {
-            this.link.turn(&mut this.seat, cx);
+            let mailbox = &this.mailbox;
+            this.link.turn(&mut this.seat, cx, || !mailbox.is_empty());
             next = this.mailbox.poll(cx);
         }
         if next.is_ready() {
@@ -190,6 +191,9 @@ struct Mail {
     bytes: usize,
     /// Events that found no room, behind all that did.
     missed: u64,
+    /// The read that the last event came with, and whether there was no room before it.
+    read: u64,
+    full: bool,
     end: End,
     waker: Option<Waker>,
 }
@@ -217,9 +221,19 @@ impl Mailbox {
         }
     }
 
-    fn push(&self, event: Event) {
+    fn is_empty(&self) -> bool {
+        self.mail().events.is_empty()
+    }
+
+    /// Takes an event of this read. It is refused where the mailbox was full before the read: a
+    /// watcher who is there empties it between any two.
+    fn push(&self, event: Event, read: u64) {
         self.change(|mail| {
-            if mail.events.len() >= WAITING_EVENTS || mail.bytes >= WAITING_BYTES {
+            if mail.read != read {
+                mail.read = read;
+                mail.full = mail.events.len() >= WAITING_EVENTS || mail.bytes >= WAITING_BYTES;
+            }
+            if mail.full {
                 mail.missed = mail.missed.saturating_add(1);
                 return;
             }
@@ -309,6 +323,9 @@ impl Mail {
 pub(super) struct Watches {
     keys: Audiences,
     prefixes: Audiences,
+    /// Counts the reads that events come with.
+    read: u64,
+    told: bool,
 }
 
 type Audiences = HashMap<Vec<u8>, Vec<Listener>>;
@@ -321,6 +338,15 @@ struct Listener {
 impl Watches {
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.prefixes.is_empty()
+    }
+
+    pub(super) fn begin_read(&mut self) {
+        self.read += 1;
+        self.told = false;
+    }
+
+    pub(super) fn has_told(&self) -> bool {
+        self.told
     }
 
     fn audiences<'s>(&mut self, subject: &'s Subject) -> (&mut Audiences, &'s Vec<u8>) {
@@ -368,13 +394,14 @@ impl Watches {
         last
     }
 
-    pub(super) fn tell(&self, change: Change<'_>) {
+    pub(super) fn tell(&mut self, change: Change<'_>) {
         let of_key = self.keys.get(change.key()).into_iter();
         let of_prefix = self.prefixes.iter();
         let of_prefix = of_prefix.filter(|(prefix, _)| change.key().starts_with(prefix));
         let audience = of_key.chain(of_prefix.map(|(_, audience)| audience));
         for one in audience.flatten().filter(|one| one.begun) {
-            one.mailbox.push(Event::of(change));
+            one.mailbox.push(Event::of(change), self.read);
+            self.told = true;
         }
     }
 
