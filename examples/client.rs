@@ -1,116 +1,274 @@
-//! Lines from a terminal or a pipe to a server, replies to standard output as they come.
+//! A client for a shell: one command, a watch, or lines as they are typed.
 //!
 //! ```text
+//! cargo run --release --example client -- put user alice
+//! cargo run --release --example client -- get user
+//! cargo run --release --example client -- watch --prefix us
 //! cargo run --release --example client
 //! printf 'Put:a:1\nGet:a\n' | cargo run --release --example client -- --connect 127.0.0.1:9999
 //! ```
 //!
-//! It ends when its input has ended and every reply is in. The exit code is 0 then, and 1 where the
-//! server could not be reached or went away first.
+//! With no command it passes lines from standard input to the server, and replies to standard output
+//! as they come. It ends when its input has ended and every reply is in.
+//!
+//! The exit code is 0 where it is done, 1 where `get` found nothing, and 2 where something went
+//! wrong: bad usage, no server, or a server that refused or went away.
+
+#[path = "tools/converse.rs"]
+mod converse;
+#[path = "tools/stream.rs"]
+mod stream;
+#[path = "tools/terminal.rs"]
+mod terminal;
 
 use std::{
-    io::{self, IsTerminal as _},
+    ffi::OsString,
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    os::unix::ffi::OsStrExt as _,
     process::ExitCode,
+    time::Duration,
 };
 
-use clap::Parser;
-use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
-use smol::{
-    Unblock,
-    net::{Shutdown, TcpStream, unix::UnixStream},
-};
+use async_signal::{Signal, Signals};
+use clap::{Parser, Subcommand};
+use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
+use keywire::{Error, Event, Stats, Watcher};
+use rustix::event::{PollFd, PollFlags, poll};
+use smol::Unblock;
 
-/// Sends lines to a keywire server and prints what it replies.
+/// Talks to a keywire server: one command, or lines from standard input where there is none.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "The exit code is 0 where it is done, 1 where `get` found nothing, \
+    and 2 where something went wrong."
+)]
 struct Options {
     /// The server: a TCP address, or unix:PATH
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9999",
+        global = true
+    )]
     connect: String,
+    /// How long to wait for a connection, and for the answer [default: no limit]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
+    timeout: Option<Duration>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the values of a key, one a line
+    Get { key: OsString },
+    /// Append a value to a key
+    Put {
+        key: OsString,
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
+    },
+    /// Remove a key and all its values
+    Delete { key: OsString },
+    /// Replace the first value equal to OLD by NEW, or append NEW where there is none
+    Update {
+        key: OsString,
+        #[arg(allow_hyphen_values = true)]
+        old: OsString,
+        #[arg(allow_hyphen_values = true)]
+        new: OsString,
+    },
+    /// Print every change of a key as it comes: put:KEY:VALUE, update:KEY:OLD:NEW, delete:KEY
+    Watch {
+        /// Watch all keys that begin with KEY; with '', all there are
+        #[arg(long)]
+        prefix: bool,
+        key: OsString,
+    },
+    /// Print the server's counters
+    Stats,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.001..=1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match smol::block_on(talk(&options.connect)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match smol::block_on(run(Options::parse())) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
 
-async fn talk(address: &str) -> Result<(), String> {
-    let refused = |error| format!("can't connect to {address}: {error}");
-    if let Some(path) = address.strip_prefix("unix:") {
-        let stream = UnixStream::connect(path).await.map_err(refused)?;
-        let end = || stream.shutdown(Shutdown::Write);
-        exchange(address, stream.clone(), stream.clone(), end).await
-    } else {
-        let stream = TcpStream::connect(address).await.map_err(refused)?;
-        stream.set_nodelay(true).map_err(refused)?;
-        let end = || stream.shutdown(Shutdown::Write);
-        exchange(address, stream.clone(), stream.clone(), end).await
+/// Tells whether there was what was asked for.
+async fn run(options: Options) -> Result<bool, String> {
+    let address = &options.connect;
+    let stream = stream::connect(address, options.timeout).await?;
+    let Some(command) = options.command else {
+        return converse::converse(address, &stream).await.map(|()| true);
+    };
+    let mut client = stream.client();
+    if let Some(limit) = options.timeout {
+        client = client.with_time_limit(limit);
+    }
+    let failed = |error| match error {
+        // It says what is wrong with the arguments; there was one command only.
+        Error::Unsendable { reason, .. } => reason.to_string(),
+        error => format!("{address}: {error}"),
+    };
+    let done = match &command {
+        Command::Get { key } => {
+            let values = client.get(key.as_bytes()).await.map_err(failed)?;
+            print(&values)?;
+            return Ok(!values.is_empty());
+        }
+        Command::Stats => {
+            let stats = client.stats().await.map_err(failed)?;
+            return print(&table(&stats)).map(|()| true);
+        }
+        Command::Watch { prefix, key } => {
+            let watcher = match prefix {
+                true => client.watch_prefix(key.as_bytes()).await,
+                false => client.watch(key.as_bytes()).await,
+            };
+            return watch(watcher.map_err(failed)?, failed).await.map(|()| true);
+        }
+        Command::Put { key, value } => client.put(key.as_bytes(), value.as_bytes()).await,
+        Command::Delete { key } => client.delete(key.as_bytes()).await,
+        Command::Update { key, old, new } => {
+            let (key, old, new) = (key.as_bytes(), old.as_bytes(), new.as_bytes());
+            client.update(key, old, new).await
+        }
+    };
+    done.map(|()| true).map_err(failed)
+}
+
+fn print(lines: &[impl AsRef<[u8]>]) -> Result<(), String> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let printed = lines
+        .iter()
+        .try_for_each(|line| {
+            out.write_all(line.as_ref())?;
+            out.write_all(b"\n")
+        })
+        .and_then(|()| out.flush());
+    printed.or_else(on_output)
+}
+
+/// Where the reader of our output has had enough, as `head` has, that is no error.
+fn on_output(error: io::Error) -> Result<(), String> {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(format!("standard output: {error}")),
     }
 }
 
-/// Copies both ways until the server has said everything.
-async fn exchange(
-    address: &str,
-    replies: impl AsyncRead + Unpin,
-    commands: impl AsyncWrite + Unpin,
-    end_commands: impl FnOnce() -> io::Result<()>,
-) -> Result<(), String> {
-    if io::stdin().is_terminal() {
-        eprintln!("connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends");
+fn table(stats: &Stats) -> Vec<String> {
+    let counters = [
+        ("active", stats.active),
+        ("dropped", stats.dropped),
+        ("refused", stats.refused),
+        ("accept_errors", stats.accept_errors),
+        ("commands", stats.commands),
+        ("gets", stats.gets),
+        ("puts", stats.puts),
+        ("updates", stats.updates),
+        ("deletes", stats.deletes),
+        ("syncs", stats.syncs),
+        ("stats", stats.stats),
+        ("watches", stats.watches),
+        ("unwatches", stats.unwatches),
+        ("errors", stats.errors),
+        ("lines_queued", stats.lines_queued),
+        ("lines_dropped", stats.lines_dropped),
+        ("watching", stats.watching),
+        ("events", stats.events),
+        ("missed", stats.missed),
+        ("keys", stats.keys),
+        ("values", stats.values),
+        ("bytes", stats.bytes),
+        ("uptime", stats.uptime.as_secs()),
+    ];
+    let lines = counters.iter();
+    lines.map(|(name, n)| format!("{name:<13} {n}")).collect()
+}
+
+/// Prints events until a signal, the end of the connection, or the end of whoever reads them.
+async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result<(), String> {
+    let signals = Signals::new([Signal::Int, Signal::Term]);
+    let mut signals = signals.map_err(|error| format!("signals: {error}"))?;
+    if io::stderr().is_terminal() {
+        eprintln!("watching; Ctrl-C ends");
     }
-    let mut ended = false;
-    let sending = async {
-        match copy(Unblock::new(io::stdin()), commands).await {
-            Ok(()) => {
-                ended = true;
-                // It fails only where the server has hung up; the replies will tell.
-                let _ = end_commands();
+    // A thread of its own writes, so that a reader who is slow can't hold up the signals.
+    let mut out = BufWriter::new(Unblock::new(io::stdout()));
+    let printing = async {
+        loop {
+            let next = match future::poll_once(watcher.next()).await {
+                Some(next) => next,
+                // Nothing more has come, so what has is shown.
+                None => match out.flush().await {
+                    Ok(()) => watcher.next().await,
+                    Err(error) => return on_output(error),
+                },
+            };
+            let written = match next {
+                Some(Ok(event)) => out.write_all(&to_line(event)).await,
+                end => {
+                    out.flush().await.or_else(on_output)?;
+                    return end.map_or(Ok(()), |end| end.map(|_| ()).map_err(failed));
+                }
+            };
+            if let Err(error) = written {
+                return on_output(error);
             }
-            Err(Broken::From(error)) => return Err(format!("standard input: {error}")),
-            // The server has hung up. Whatever it had to say first is still worth reading.
-            Err(Broken::To(_)) => {}
-        }
-        future::pending().await
-    };
-    let receiving = async {
-        match copy(replies, Unblock::new(io::stdout())).await {
-            Ok(()) => Ok(true),
-            Err(Broken::From(error)) => Err(format!("{address}: {error}")),
-            // The reader of our output has had enough, as `head` does.
-            Err(Broken::To(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(Broken::To(error)) => Err(format!("standard output: {error}")),
         }
     };
-    let heard_all = future::or(receiving, sending).await?;
-    if heard_all && !ended {
-        return Err(format!("{address}: the server closed the connection"));
-    }
-    Ok(())
+    let interrupted = async {
+        signals.next().await;
+        Ok(())
+    };
+    let unread = async {
+        smol::unblock(await_broken_output).await;
+        Ok(())
+    };
+    future::or(printing, future::or(interrupted, unread)).await
 }
 
-/// Which side of a copy broke.
-enum Broken {
-    From(io::Error),
-    To(io::Error),
-}
-
-/// Passes bytes on as they come.
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-) -> Result<(), Broken> {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        match from.read(&mut buffer).await.map_err(Broken::From)? {
-            0 => return Ok(()),
-            n => to.write_all(&buffer[..n]).await.map_err(Broken::To)?,
+/// What goes to standard output; what is no change goes to standard error.
+fn to_line(event: Event) -> Vec<u8> {
+    let fields: &[&[u8]] = match &event {
+        Event::Put { key, value } => &[b"put", key, value],
+        Event::Update { key, old, new } => &[b"update", key, old, new],
+        Event::Delete { key } => &[b"delete", key],
+        Event::Missed(changes) => {
+            eprintln!("missed {changes} changes, which came faster than they were read");
+            return Vec::new();
         }
-        to.flush().await.map_err(Broken::To)?;
-    }
+        // A later version of the library may know more.
+        other => {
+            eprintln!("left out: {other:?}");
+            return Vec::new();
+        }
+    };
+    let mut line = fields.join(&b':');
+    line.push(b'\n');
+    line
+}
+
+/// Returns when nobody can read standard output any more. Where it is no pipe, that may be never.
+fn await_broken_output() {
+    let output = io::stdout();
+    // Nothing is asked for, so only an error or a hang-up ends the wait.
+    let mut watched = [PollFd::new(&output, PollFlags::empty())];
+    while poll(&mut watched, None).is_err() {}
 }

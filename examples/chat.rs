@@ -1,0 +1,98 @@
+//! A chat room that is one key of a server: to speak is to put a value, to listen is to watch.
+//!
+//! ```text
+//! cargo run --release --example server
+//! cargo run --release --example chat -- ann       # in a second terminal
+//! cargo run --release --example chat -- bob       # in a third
+//! ```
+//!
+//! What one types, all others see; who comes late sees the last lines first. To see what the
+//! server's outbox is for, stop bob's reading with Ctrl-S and let a fourth terminal talk much:
+//!
+//! ```text
+//! seq -f "%0500g" 30000 | cargo run --release --example chat -- eve
+//! ```
+//!
+//! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
+//! its way to him, and is told how many messages he missed.
+
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
+use keywire::{Client, Event};
+
+/// Talks in a chat room on a keywire server. Ctrl-D leaves.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Who is talking
+    name: String,
+    /// The key that is the room
+    #[arg(long, default_value = "lobby")]
+    room: String,
+    /// The server's TCP address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    connect: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match smol::block_on(chat(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}: {error}", options.connect);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
+    let client = Client::connect(&options.connect).await?;
+    // One reply has both the past and the moment from which on changes are told: no message is
+    // shown twice, and none falls between.
+    let (said, mut watcher) = client.get_and_watch(&options.room).await?;
+    for message in &said[said.len().saturating_sub(10)..] {
+        show(message)?;
+    }
+    let mine = format!("{}: ", options.name);
+
+    let listen = async {
+        while let Some(event) = watcher.next().await {
+            match event? {
+                Event::Put { value, .. } if !value.starts_with(mine.as_bytes()) => show(&value)?,
+                Event::Missed(messages) => show(format!("* you missed {messages} messages"))?,
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    // A connection of its own: confirmations must not wait behind all that is still to be heard.
+    let mouth = Client::connect(&options.connect).await?;
+    let speak = async {
+        let mut lines = BufReader::new(smol::Unblock::new(io::stdin())).split(b'\n');
+        while let Some(line) = lines.next().await {
+            let line = line?;
+            if !line.trim_ascii().is_empty() {
+                mouth
+                    .put(
+                        &options.room,
+                        [mine.as_bytes(), line.trim_ascii_end()].concat(),
+                    )
+                    .await?;
+            }
+        }
+        Ok(())
+    };
+    future::or(speak, listen).await
+}
+
+fn show(message: impl AsRef<[u8]>) -> io::Result<()> {
+    // Bytes from others, on a terminal: what could steer it is left out.
+    let text = String::from_utf8_lossy(message.as_ref()).replace(char::is_control, "");
+    writeln!(io::stdout(), "{text}")
+}

@@ -1,0 +1,321 @@
+//! The example client and chat as processes, at work on a server.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::ffi::OsStringExt as _,
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+};
+
+use common::{DEADLINE, Place, TestServer, wait_until};
+use keywire::Server;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push(format!("examples/{name}"));
+    assert!(path.exists(), "first run: cargo build --examples");
+    path
+}
+
+fn start() -> TestServer {
+    TestServer::start(Place::PLAIN, Server::new())
+}
+
+fn command(server: &TestServer, arguments: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(example("client"));
+    command.args(arguments);
+    command.args(["--connect", &server.address.to_string()]);
+    command
+}
+
+fn client(server: &TestServer, arguments: &[impl AsRef<OsStr>]) -> Output {
+    command(server, arguments).output().unwrap()
+}
+
+/// Expects this exit code and this output; gives what is on standard error.
+#[track_caller]
+fn expect(output: Output, code: i32, printed: impl AsRef<[u8]>) -> String {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    let (got, printed) = (
+        output.stdout.escape_ascii(),
+        printed.as_ref().escape_ascii(),
+    );
+    assert_eq!(got.to_string(), printed.to_string());
+    assert_eq!(code == 2, errors.starts_with("error: "), "{errors}");
+    errors
+}
+
+/// A child whose output is read line by line. It does not outlive the test.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        Self {
+            input: child.stdin.take(),
+            output: child.stdout.take().map(BufReader::new),
+            child,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let output = self.output.as_mut().unwrap();
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            if output.buffer().is_empty() {
+                let mut watched = [PollFd::new(output.get_ref(), PollFlags::IN)];
+                let limit = Timespec::try_from(DEADLINE).unwrap();
+                assert_eq!(
+                    poll(&mut watched, Some(&limit)),
+                    Ok(1),
+                    "waited in vain for a line"
+                );
+            }
+            let bytes = output.fill_buf().unwrap();
+            if bytes.is_empty() {
+                break;
+            }
+            let end = bytes.iter().position(|&byte| byte == b'\n');
+            let taken = end.map_or(bytes.len(), |end| end + 1);
+            line.extend_from_slice(&bytes[..taken]);
+            output.consume(taken);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Waits for the end; gives the exit code.
+    fn end(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("it has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
+    fn say(&mut self, words: &str) {
+        self.input
+            .as_mut()
+            .unwrap()
+            .write_all(words.as_bytes())
+            .unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn errors(&mut self) -> String {
+        std::io::read_to_string(self.child.stderr.take().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Begins a watch and waits until the server knows of it.
+fn watch(server: &TestServer, arguments: &[&str]) -> Running {
+    let watching = server.handle.stats().watching;
+    let running = Running::start(&mut command(server, arguments));
+    wait_until("the watch has begun", || {
+        server.handle.stats().watching > watching
+    });
+    running
+}
+
+#[test]
+fn each_command_does_what_it_says() {
+    let server = start();
+    expect(client(&server, &["get", "user"]), 1, "");
+    expect(client(&server, &["put", "user", "alice"]), 0, "");
+    expect(client(&server, &["put", "user", "-5:a"]), 0, "");
+    expect(client(&server, &["put", "user", ""]), 0, "");
+    expect(client(&server, &["get", "user"]), 0, "alice\n-5:a\n\n");
+    expect(client(&server, &["update", "user", "alice", "bob"]), 0, "");
+    expect(client(&server, &["get", "user"]), 0, "bob\n-5:a\n\n");
+    expect(client(&server, &["delete", "user"]), 0, "");
+    expect(client(&server, &["get", "user"]), 1, "");
+}
+
+#[test]
+fn the_counters_are_a_line_each() {
+    let server = start();
+    client(&server, &["put", "k", "v"]);
+    let output = client(&server, &["stats", "--timeout", "30"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let counters: Vec<Vec<_>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert!(counters.iter().all(|counter| counter.len() == 2));
+    for expected in [["active", "1"], ["puts", "1"], ["keys", "1"]] {
+        assert!(counters.contains(&expected.to_vec()), "{text}");
+    }
+}
+
+#[test]
+fn bytes_are_passed_as_they_are() {
+    let server = start();
+    let raw = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let put = ["put".into(), raw(b"\xff\xfe"), raw(b"\x80\x01")];
+    expect(client(&server, &put), 0, "");
+    let get = ["get".into(), raw(b"\xff\xfe")];
+    expect(client(&server, &get), 0, b"\x80\x01\n");
+}
+
+#[test]
+fn errors_are_explained_and_have_a_code_of_their_own() {
+    let server = start();
+    for (arguments, reason) in [
+        (&["put", "a:b", "c"][..], "the key holds a colon"),
+        (&["get", ""], "the key is empty"),
+        (&["put", "k", "a\nb"], "line feed"),
+        (&["put", "k"], "VALUE"),
+        (&["explode"], "explode"),
+        (&["stats", "--timeout", "0"], "number of seconds"),
+    ] {
+        let errors = expect(client(&server, arguments), 2, "");
+        assert!(errors.contains(reason), "{errors}");
+    }
+    for (address, reason) in [
+        ("127.0.0.1:1", "refused"),
+        ("nowhere", "expected HOST:PORT or unix:PATH"),
+        ("unix:/nowhere/at/all", "No such file"),
+        ("unix:", "the path is empty"),
+    ] {
+        let mut command = Command::new(example("client"));
+        let output = command.args(["get", "k", "--connect", address]).output();
+        let errors = expect(output.unwrap(), 2, "");
+        assert!(errors.contains("can't connect to"), "{errors}");
+        assert!(errors.contains(reason), "{errors}");
+    }
+    client(&server, &["put", "k", "v"]);
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = command(&server, &["get", "k"]).stdout(full).output();
+    let errors = expect(output.unwrap(), 2, "");
+    assert!(errors.contains("standard output"), "{errors}");
+}
+
+#[test]
+fn a_watch_prints_changes_as_they_come_until_a_signal() {
+    let server = start();
+    for (arguments, signal) in [
+        (&["watch", "k"][..], "-INT"),
+        (&["watch", "--prefix", "k"], "-TERM"),
+    ] {
+        let mut watch = watch(&server, arguments);
+        client(&server, &["put", "other", "1"]);
+        client(&server, &["put", "k", "1:2"]);
+        assert_eq!(watch.line(), "put:k:1:2\n");
+        client(&server, &["update", "k", "1:2", ""]);
+        client(&server, &["update", "k", "", "3"]);
+        assert_eq!(watch.line(), "update:k::3\n");
+        client(&server, &["delete", "k"]);
+        assert_eq!(watch.line(), "delete:k\n");
+        watch.signal(signal);
+        assert_eq!(watch.line(), "");
+        assert_eq!(watch.end(), Some(0));
+        assert_eq!(watch.errors(), "");
+    }
+}
+
+#[test]
+fn a_watch_ends_when_nobody_reads_it_any_more() {
+    let server = start();
+    let mut watch = watch(&server, &["watch", "k"]);
+    watch.output = None;
+    assert_eq!(watch.end(), Some(0));
+    assert_eq!(watch.errors(), "");
+}
+
+#[test]
+fn a_watch_says_when_its_server_has_gone() {
+    let server = start();
+    let mut watch = watch(&server, &["watch", "--prefix", ""]);
+    server.stop(std::time::Duration::ZERO);
+    assert_eq!(watch.line(), "");
+    assert_eq!(watch.end(), Some(2));
+    let errors = watch.errors();
+    assert!(errors.contains("the connection is over"), "{errors}");
+}
+
+#[test]
+fn lines_from_a_pipe_are_passed_on() {
+    let server = start();
+    let mut lines = Running::start(&mut command(&server, &[] as &[&str]));
+    lines.say("Put:k:v\nGet:k\n");
+    // The reply comes while the input is still open.
+    assert_eq!(lines.line(), "k:v\n");
+    lines.say("nonsense\nSync:end\n");
+    lines.input = None;
+    // No colours in a pipe.
+    assert!(lines.line().starts_with(":error:3:unknown:"));
+    assert_eq!(lines.line(), ":sync:0:end\n");
+    assert_eq!(lines.line(), "");
+    assert_eq!(lines.end(), Some(0));
+}
+
+#[test]
+fn lines_fail_where_the_server_goes_first() {
+    let server = start();
+    let mut lines = Running::start(&mut command(&server, &[] as &[&str]));
+    lines.say("Put:k:v\nGet:k\n");
+    assert_eq!(lines.line(), "k:v\n");
+    server.stop(std::time::Duration::ZERO);
+    assert_eq!(lines.end(), Some(2));
+    assert!(lines.errors().starts_with("error: "));
+}
+
+#[test]
+fn chat_tells_a_slow_reader_what_it_missed() {
+    let server = start();
+    let chat = |name: &str| {
+        let mut command = Command::new(example("chat"));
+        let address = server.address.to_string();
+        Running::start(command.args([name, "--connect", &address]))
+    };
+    let mut ann = chat("ann");
+    ann.say("good morning\n");
+    wait_until("it is said", || server.handle.stats().values == 1);
+    let mut bob = chat("bob");
+    assert_eq!(bob.line(), "ann: good morning\n");
+    bob.say("hello\n");
+    assert_eq!(ann.line(), "bob: hello\n");
+
+    bob.signal("-STOP");
+    let long = format!("Put:lobby:eve: {}\n", "x".repeat(60_000));
+    let mut eve = server.connect();
+    wait_until("bob misses something", || {
+        eve.send(long.repeat(20));
+        eve.sync();
+        // Ann is never kept waiting, nor does she miss anything.
+        assert!((0..20).all(|_| ann.line().starts_with("eve: xxx")));
+        server.handle.stats().missed > 0
+    });
+    bob.signal("-CONT");
+    wait_until("bob is told", || bob.line().starts_with("* you missed "));
+}
