@@ -58,10 +58,16 @@ impl Chunk {
 /// Mostly a single chunk, which then needs no list. None of them is empty.
 pub(super) type Chunks = SmallVec<[Chunk; 1]>;
 
+/// To share less than this, in a list of chunks, costs more than to copy it.
+const SHARED_BYTES: usize = 128;
+
 pub(super) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
+    let small = chunk.bytes().len() < SHARED_BYTES;
     match (chunks.last_mut(), chunk) {
         (_, chunk) if chunk.bytes().is_empty() => {}
         (Some(Chunk::Own(last)), Chunk::Own(mut more)) => last.append(&mut more),
+        (Some(Chunk::Own(last)), chunk) if small => last.extend_from_slice(chunk.bytes()),
+        (Some(_), chunk) if small => chunks.push(Chunk::Own(chunk.bytes().to_vec())),
         (_, chunk) => chunks.push(chunk),
     }
 }

@@ -402,15 +402,15 @@ fn prefixes_of<T>(key: &[u8], prefixes: &BTreeMap<Box<[u8]>, Vec<T>>, mut found:
         let Some((prefix, value)) = prefixes.range::<[u8], _>(upto).next_back() else {
             return;
         };
-        let shared = prefix.iter().zip(limit).take_while(|(a, b)| a == b).count();
-        if shared < prefix.len() {
-            limit = &limit[..shared];
-            continue;
+        if limit.starts_with(prefix) {
+            found(value);
+            let Some(shorter) = prefix.len().checked_sub(1) else {
+                return;
+            };
+            limit = &limit[..shorter];
+        } else {
+            let shared = prefix.iter().zip(limit).take_while(|(a, b)| a == b);
+            limit = &limit[..shared.count()];
         }
-        found(value);
-        let Some(shorter) = shared.checked_sub(1) else {
-            return;
-        };
-        limit = &limit[..shorter];
     }
 }
