@@ -247,23 +247,29 @@ impl Session {
     }
 
     async fn deliver(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
-        let mut chunks = chunks.into_iter().peekable();
-        while let Some(chunk) = chunks.next() {
-            let room = WRITE_BYTES.saturating_sub(chunk.bytes().len());
-            if chunks.peek().is_some_and(|next| next.bytes().len() <= room) {
-                // A slow watcher has many small ones.
-                let mut gathered = chunk.bytes().to_vec();
-                while let Some(next) =
-                    chunks.next_if(|next| gathered.len() + next.bytes().len() <= WRITE_BYTES)
-                {
-                    gathered.extend_from_slice(next.bytes());
-                }
+        match &chunks[..] {
+            [chunk] => self.deliver_bytes(writer, chunk.bytes()).await,
+            // Boxed for the sake of those who are idle, too.
+            _ => Box::pin(self.deliver_many(writer, chunks)).await,
+        }
+    }
+
+    /// A watcher that is behind has many chunks, and small ones.
+    async fn deliver_many(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
+        let mut gathered = Vec::new();
+        for chunk in chunks {
+            let bytes = chunk.bytes();
+            if gathered.len() + bytes.len() > WRITE_BYTES {
                 self.deliver_bytes(writer, &gathered).await?;
+                gathered.clear();
+            }
+            if bytes.len() > WRITE_BYTES {
+                self.deliver_bytes(writer, bytes).await?;
             } else {
-                self.deliver_bytes(writer, chunk.bytes()).await?;
+                gathered.extend_from_slice(bytes);
             }
         }
-        Ok(())
+        self.deliver_bytes(writer, &gathered).await
     }
 
     async fn deliver_bytes(&self, writer: &mut Writer, mut rest: &[u8]) -> io::Result<()> {
