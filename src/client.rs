@@ -74,8 +74,10 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// while nobody waits: events stay with the server, and a connection that has ended is noticed at
 /// the next call. The connection is closed when the last clone and the last watcher are gone.
 ///
-/// Requests are sent in the order asked. Each is bounded by what it holds, and up to 256 of them and
-/// 4,096 commands in flight are held for one connection; further callers wait.
+/// Requests are sent in the order asked, a long [`Pipeline`] as one of them. Each is bounded by what
+/// it holds, and up to 256 of them and 4,096 commands in flight are held for one connection; further
+/// callers wait. The reply to one `get` may have 64 MiB, as much as a server sends by default; one
+/// that is longer ends the connection.
 ///
 /// # Cancel safety
 ///
@@ -109,7 +111,8 @@ impl Shared {
 
 impl Client {
     /// Connects over TCP. Names are resolved once; where there are several addresses, they are
-    /// tried in turn.
+    /// tried in turn, each for as long as the system does: race it with a timer where that is too
+    /// long.
     ///
     /// # Errors
     ///
@@ -268,8 +271,8 @@ impl Client {
         .map(|values| (values, watcher))
     }
 
-    /// Connects anew, for all clones, where the connection has ended; where it has not, this does
-    /// nothing. Watchers do not come along.
+    /// Connects anew, for all clones, where the connection does not answer a [`sync`](Self::sync);
+    /// where it does, this does nothing. Names are not resolved again. Watchers do not come along.
     ///
     /// Several callers may do it at once: one connection is kept. Cancel safety: dropped half-way,
     /// it has done nothing.
@@ -279,9 +282,12 @@ impl Client {
     /// [`Error::Connect`]: the server can't be reached, or the client was made of a stream and has
     /// no address to go to.
     pub async fn reconnect(&self) -> Result<(), Error> {
-        if self.shared.link().fault().is_none() {
+        let link = self.shared.link().clone();
+        // While nobody asks anything of it, a connection may have ended unnoticed.
+        if link.fault().is_none() && self.sync().await.is_ok() {
             return Ok(());
         }
+        link.end();
         let dial = async { dial(&self.shared.addresses).await.map_err(Error::Connect) };
         let link = Arc::new(Link::new(self.limited(dial).await?));
         let mut current = self.shared.link();

@@ -32,9 +32,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The server refused a client's command, and that command alone; or, where it refused all of
+    /// The server refused a client's command, which is not applied; or, where it refused all of
     /// the connection, every command that waited, and the connection is over.
     Refused {
+        /// What kind of refusal it is.
+        code: Code,
+        /// What the server says of it.
+        words: String,
+    },
+    /// The server took a client's command and refused the fence behind it, as it may at its
+    /// shutdown. The command may or may not be applied.
+    Unconfirmed {
         /// What kind of refusal it is.
         code: Code,
         /// What the server says of it.
@@ -82,6 +90,10 @@ impl fmt::Display for Error {
                 write!(f, "command {command} can't be sent: {reason}")
             }
             Error::Refused { code, words } => write!(f, "the server refused ({code}): {words}"),
+            Error::Unconfirmed { code, words } => write!(
+                f,
+                "the server did not confirm it ({code}): {words}; it may or may not be applied"
+            ),
             Error::Lost { lines } => write!(f, "the server dropped {lines} lines of the reply"),
             Error::Disconnected(None) => f.write_str("the connection is over"),
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),

@@ -40,7 +40,7 @@
 //! whoever sent it; also a `Delete` of a key that had no values. One that matches several watches
 //! comes once. Their place among the replies tells what they came before: a `Get` after a `Watch`
 //! gives a snapshot, in which every change told before it is contained and none told after.
-//! Changes are the only control lines that can be lost: a connection that does not read is told
+//! Changes are the only control lines that can be lost: a connection that does not keep up is told
 //! how many it missed, `:missed:N`, before the next change. Where a connection's input ends, its
 //! watches do.
 //!

@@ -276,13 +276,14 @@ impl Handle {
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
     ///
     /// The doors close at once. Commands that the server has read are applied and answered; what
-    /// arrives just then is answered `:error:LINE:closing:...`, and what comes later is not read. Each client gets the replies it has
-    /// coming, then the end of the stream. When `grace` is over, what is left is cut off.
+    /// arrives just then is answered `:error:LINE:closing:...`, and what comes later is not answered.
+    /// Each client gets the replies it has coming, then the end of the stream. When `grace` is over,
+    /// what is left is cut off.
     ///
     /// Any number of callers may ask for it, any number of times; the shortest grace counts. It
-    /// returns at once where the server does not run: not yet, which is before `run` is first polled,
-    /// or no more. A server that has been shut down before it ran ends as soon as it runs. It waits for whoever polls
-    /// [`Server::run`] to go on polling it, or to drop it.
+    /// returns at once where the server does not run: not yet, which is before `run` is first
+    /// polled, or no more. A server that has been shut down before it ran ends as soon as it runs.
+    /// It waits for whoever polls [`Server::run`] to go on polling it, or to drop it.
     ///
     /// Cancel safety: once polled, the request stands, whether or not the caller waits.
     pub async fn shutdown(&self, grace: Duration) {

@@ -52,7 +52,7 @@ pub struct Held {
 /// - **Not to the end.** A store may return before `take` gave `None`; it is called again for the
 ///   rest. `take` gives `None` early where a client has no room for more replies, and where a
 ///   round has lasted for some milliseconds. A store that waits, for a disk or a network, should
-///   take first and wait once.
+///   take first and wait once. A `Stats` among the commands ends a batch too.
 /// - **One answer each.** A command that is not answered by the end is answered with a store error,
 ///   and so is one whose answer does not fit it, such as `values` for a `Put`: the store has lost
 ///   count. So is one command of a batch of which a store took none, lest the server turn in

@@ -5,7 +5,7 @@ mod common;
 
 use std::{
     io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -407,23 +407,10 @@ fn reconnecting_is_one_call() {
     let address = listener.local_addr().unwrap();
     let server = TestServer::start(Place::PLAIN, Server::new());
     let upstream = server.address;
-    // The first connection is cut when the first bytes come; later ones reach the server.
-    let relay = thread::spawn(move || {
-        let (mut first, _) = listener.accept().unwrap();
-        io::Read::read(&mut first, &mut [0; 10]).unwrap();
-        drop(first);
-        let (near, _) = listener.accept().unwrap();
-        let far = std::net::TcpStream::connect(upstream).unwrap();
-        let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
-        let back = thread::spawn(move || io::copy(&mut &back.0, &mut &back.1));
-        let _ = io::copy(&mut &near, &mut &far);
-        let _ = far.shutdown(std::net::Shutdown::Both);
-        let _ = back.join();
-    });
+    let relay = relay(listener, upstream, 1);
     future::block_on(async {
         let client = Client::connect(address).await.unwrap();
         let clone = client.with_time_limit(DEADLINE);
-        client.reconnect().await.unwrap(); // nothing to do
         let error = client.put("k", "v").await.unwrap_err();
         assert!(matches!(error, Error::Disconnected(_)), "{error}");
         clone.put("k", "v").await.unwrap_err();
@@ -435,6 +422,50 @@ fn reconnecting_is_one_call() {
     });
     relay.join().unwrap();
     server.await_counts(0, 1);
+}
+
+/// The first connection is cut when so many bytes have come; the next one reaches the server.
+fn relay(listener: TcpListener, upstream: SocketAddr, bytes: usize) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        io::Read::read_exact(&mut first, &mut vec![0; bytes]).unwrap();
+        drop(first);
+        let (near, _) = listener.accept().unwrap();
+        let far = std::net::TcpStream::connect(upstream).unwrap();
+        let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        let back = thread::spawn(move || io::copy(&mut &back.0, &mut &back.1));
+        let _ = io::copy(&mut &near, &mut &far);
+        let _ = far.shutdown(std::net::Shutdown::Both);
+        let _ = back.join();
+    })
+}
+
+#[test]
+fn a_connection_that_ended_while_idle_is_replaced_by_one_call_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = TestServer::start(Place::PLAIN, Server::new());
+    let relay = relay(listener, server.address, 0);
+    future::block_on(async {
+        let client = Client::connect(address).await.unwrap();
+        client.reconnect().await.unwrap();
+        client.put("k", "v").await.unwrap();
+    });
+    relay.join().unwrap();
+}
+
+#[test]
+fn values_that_end_in_a_carriage_return_come_whole() {
+    let server = TestServer::start(Place::PLAIN, Server::new());
+    let mut raw = server.connect();
+    raw.send("Put:k:v\r\r\nPut:k:v\n");
+    raw.sync();
+    future::block_on(async {
+        let client = connect(&server).await;
+        assert_eq!(client.get("k").await.unwrap(), [&b"v\r"[..], b"v"]);
+        client.update("k", "v\r", "w").await.unwrap();
+        assert_eq!(client.get("k").await.unwrap(), [b"w", b"v"]);
+    });
 }
 
 #[test]

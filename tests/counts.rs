@@ -3,7 +3,10 @@
 #[macro_use]
 mod common;
 
+use std::time::Duration;
+
 use common::TestServer;
+use futures_lite::future;
 use keywire::{Server, Stats};
 
 on_every_executor! {
@@ -44,7 +47,7 @@ on_every_executor! {
 
         let everyone = gone + staying.len() as u64 + 1;
         let handle = server.handle.clone();
-        server.stop(std::time::Duration::ZERO);
+        server.stop(Duration::ZERO);
         let stats = handle.stats();
         assert_eq!((stats.active, stats.dropped), (0, everyone));
     }
@@ -61,4 +64,36 @@ fn commands_errors_and_lines_are_counted() {
     assert_eq!(stats.errors, 2);
     assert_eq!(stats.lines_queued, 5);
     assert_eq!(stats.lines_dropped, 0);
+}
+
+#[test]
+fn who_waits_at_the_door_of_a_server_that_ends_is_refused() {
+    let server = Server::new();
+    let handle = server.handle();
+    let ours = future::block_on(async {
+        let mut ours = Vec::new();
+        for _ in 0..5 {
+            let (near, far) = async_net::unix::UnixStream::pair().unwrap();
+            handle.attach(far).await.unwrap();
+            ours.push(near);
+        }
+        handle.shutdown(Duration::MAX).await;
+        server.run().await;
+        ours
+    });
+    let stats = handle.stats();
+    assert_eq!((stats.refused, stats.active, stats.dropped), (5, 0, 0));
+    drop(ours);
+}
+
+#[test]
+fn nothing_is_watched_once_the_server_is_gone() {
+    let server = TestServer::start(common::Place::PLAIN, Server::new());
+    let mut client = server.connect();
+    client.send("Watch:k\n");
+    client.sync();
+    let handle = server.handle.clone();
+    assert_eq!(handle.stats().watching, 1);
+    server.stop(Duration::ZERO);
+    assert_eq!(handle.stats().watching, 0);
 }

@@ -62,3 +62,16 @@ fn what_a_client_sent_before_it_left_is_applied_although_it_did_not_read() {
         assert_eq!(steady.sync().0.len(), 5000);
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn urgent_data_hides_nothing_that_follows_it() {
+    let server = TestServer::start(common::Place::PLAIN, Server::new());
+    let mut client = server.connect();
+    client.send("Sync:a\n");
+    let socket = socket2::SockRef::from(client.stream());
+    socket.send_out_of_band(b"!").unwrap();
+    client.send("Sync:b\n");
+    assert_eq!(client.text(), ":sync:0:a");
+    assert_eq!(client.text(), ":sync:0:b");
+}

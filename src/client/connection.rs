@@ -63,6 +63,17 @@ impl Fault {
         }
     }
 
+    /// Where it is a refusal, and not of the command itself but of what was to confirm it.
+    pub(super) fn unconfirmed(&self) -> Error {
+        match self {
+            Fault::Refused { code, words } => Error::Unconfirmed {
+                code: *code,
+                words: words.clone(),
+            },
+            other => other.to_error(),
+        }
+    }
+
     fn io(error: io::Error) -> Self {
         Fault::Disconnected(Some(Arc::new(error)))
     }
@@ -77,7 +88,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 pub(super) struct Link {
     crank: Crank,
     requests: Sender<Request>,
-    /// Watchers that have gone. Each goes once, so their number bounds it.
+    /// Watchers that have gone, of those whose watch was sent. Each goes once, so what was sent
+    /// bounds it.
     leavers: Sender<(Subject, Arc<Mailbox>)>,
     fault: Arc<OnceLock<Fault>>,
     /// Calls under way.
@@ -93,7 +105,7 @@ impl Link {
             transport,
             requests: requested,
             leavers: left,
-            lines: Lines::new(MAX_REPLY),
+            lines: Lines::from_server(MAX_REPLY),
             buffer: vec![0; READ_BYTES].into(),
             flow: Flow::default(),
             out: Vec::new(),

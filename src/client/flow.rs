@@ -188,6 +188,11 @@ impl Flow {
         let Some(ask) = batch.rest.next() else {
             return;
         };
+        let ask = match ask {
+            // The watcher has gone since.
+            Ask::Watch { mailbox, .. } if !mailbox.enter() => Ask::Sync,
+            ask => ask,
+        };
         batch.sent += 1;
         self.unfenced += 1;
         let has_line = !matches!(ask, Ask::Sync);
@@ -351,7 +356,8 @@ impl Flow {
         }
     }
 
-    /// The first group's fence is answered; or refused, and then so is what it was to confirm.
+    /// The first group's fence is answered; or refused, and then nothing confirms the commands
+    /// before it.
     fn finish_group(&mut self, dropped: u64, refused: Option<&Fault>) -> Result<(), Fault> {
         let Some(group) = self.groups.pop_front() else {
             return Ok(());
@@ -365,7 +371,9 @@ impl Flow {
             };
             let answer = match (error, refused) {
                 (Some((_, error)), _) => Err(error),
-                (None, Some(refusal)) => Err(refusal.to_error()),
+                // A command that is nothing but the fence.
+                (None, Some(refusal)) if line == 0 => Err(refusal.to_error()),
+                (None, Some(refusal)) => Err(refusal.unconfirmed()),
                 (None, None) if left == 0 => group.query.answer(&mut coming, dropped)?,
                 (None, None) => Ok(Answer::Done),
             };

@@ -109,7 +109,9 @@ impl fmt::Debug for Event {
 /// Polling it drives the connection, for all who share it. While it is not polled and others drive
 /// the connection, 1,024 events (or 4 MiB of them) wait for it, and those of one read more; what
 /// comes on top is counted and told as [`Event::Missed`]. While nobody drives the connection, the same is the server's
-/// business. Cancel safety: a `next` that is dropped has taken no event.
+/// business. Dropping it ends
+/// the watch, with the next bytes that anyone moves. Cancel safety: a `next` that is dropped has
+/// taken no event.
 #[must_use = "dropping it ends the watch"]
 pub struct Watcher {
     link: Arc<Link>,
@@ -153,7 +155,9 @@ impl Stream for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.link.leave(self.subject.clone(), self.mailbox.clone());
+        if self.mailbox.go() {
+            self.link.leave(self.subject.clone(), self.mailbox.clone());
+        }
     }
 }
 
@@ -194,6 +198,8 @@ struct Mail {
     /// The read that the last event came with, and whether there was no room before it.
     read: u64,
     full: bool,
+    entered: bool,
+    gone: bool,
     end: End,
     waker: Option<Waker>,
 }
@@ -219,6 +225,20 @@ impl Mailbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Its `Watch` is about to be sent. Not where its watcher has gone.
+    pub(super) fn enter(&self) -> bool {
+        let mut mail = self.mail();
+        mail.entered |= !mail.gone;
+        !mail.gone
+    }
+
+    /// The watcher goes. Says whether its `Watch` was sent; if not, it never will be.
+    fn go(&self) -> bool {
+        let mut mail = self.mail();
+        mail.gone = true;
+        mail.entered
     }
 
     fn is_empty(&self) -> bool {
@@ -256,6 +276,7 @@ impl Mailbox {
         mail.events.clear();
         mail.bytes = 0;
         mail.missed = 0;
+        mail.full = false;
     }
 
     /// Whether a reader who found no values must have read before all that is told here. A key

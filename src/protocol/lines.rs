@@ -23,6 +23,8 @@ pub struct Lines {
     /// The beginning of the line that has not ended yet, cut to `max + 2` bytes: even when the
     /// last of them is a CR, the line still shows that it is longer than `max`.
     partial: Vec<u8>,
+    /// Whether a CR before the LF belongs to the line.
+    keeps_cr: bool,
 }
 
 impl Lines {
@@ -31,6 +33,15 @@ impl Lines {
         Self {
             max,
             partial: Vec::new(),
+            keeps_cr: false,
+        }
+    }
+
+    /// Lines of a server, which ends them with an LF alone: a CR before it is part of a value.
+    pub(crate) fn from_server(max: usize) -> Self {
+        Self {
+            keeps_cr: true,
+            ..Self::new(max)
         }
     }
 
@@ -38,7 +49,7 @@ impl Lines {
     pub fn push(&mut self, bytes: &[u8]) -> Block {
         let Some(last) = memrchr(b'\n', bytes) else {
             self.keep(bytes);
-            return Block::new(self.max, Vec::new());
+            return Block::new(self, Vec::new());
         };
         let (whole, rest) = bytes.split_at(last + 1);
         let whole = if self.partial.is_empty() {
@@ -52,7 +63,7 @@ impl Lines {
             joined
         };
         self.keep(rest);
-        Block::new(self.max, whole)
+        Block::new(self, whole)
     }
 
     /// Whether a line has begun and not ended.
@@ -87,13 +98,18 @@ impl fmt::Debug for Lines {
 /// See [`Lines`] for an example.
 pub struct Block {
     max: usize,
+    keeps_cr: bool,
     /// Empty, or whole lines: the last byte is an LF.
     bytes: Vec<u8>,
 }
 
 impl Block {
-    fn new(max: usize, bytes: Vec<u8>) -> Self {
-        Self { max, bytes }
+    fn new(lines: &Lines, bytes: Vec<u8>) -> Self {
+        Self {
+            max: lines.max,
+            keeps_cr: lines.keeps_cr,
+            bytes,
+        }
     }
 
     /// Whether there is no line in it.
@@ -113,7 +129,10 @@ impl Block {
         let rest = &self.bytes[*at..];
         let end = memchr(b'\n', rest)?;
         *at += end + 1;
-        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        let line = match rest[..end].strip_suffix(b"\r") {
+            Some(line) if !self.keeps_cr => line,
+            _ => &rest[..end],
+        };
         Some(if line.len() > self.max {
             Err(TooLong)
         } else {

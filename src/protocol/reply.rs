@@ -117,7 +117,7 @@ pub enum Reply<'a> {
     Watch(Topic<'a>),
     /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of something watched.
     Change(Change<'a>),
-    /// `:missed:N`: changes that this connection was not told of, because it did not read.
+    /// `:missed:N`: changes that this connection was not told of, because it did not keep up.
     Missed(
         /// How many, since the last such line.
         u64,

@@ -43,9 +43,9 @@ pub trait Listener: Send + 'static {
 
     /// Waits for the next connection.
     ///
-    /// An error is counted in [`Stats::accept_errors`](crate::Stats). The server waits 50 milliseconds and calls again: running out of
-    /// descriptors passes. The future may be dropped before it is ready; a connection must not be
-    /// lost with it.
+    /// An error is counted in [`Stats::accept_errors`](crate::Stats). The server waits 50
+    /// milliseconds and calls again: running out of descriptors passes. The future may be dropped
+    /// before it is ready; a connection must not be lost with it.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }
 

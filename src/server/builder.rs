@@ -10,6 +10,11 @@ use crate::{
 
 /// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
 ///
+/// Events of what a client watches are another matter, because nobody waits for a watcher: one
+/// that finds [`outbox_bytes`](Builder::outbox_bytes) of them and of replies waiting, or the outbox
+/// full and the socket taking no bytes, is missed. It is counted and told under `Drop` and `Wait`;
+/// under `Disconnect` the client goes.
+///
 /// ```
 /// use keywire::{Overflow, Server};
 ///
@@ -24,7 +29,7 @@ pub enum Overflow {
     Drop,
     /// The client goes.
     Disconnect,
-    /// Nothing is dropped. The client's own commands wait until it reads; no one else's do.
+    /// No reply is dropped. The client's own commands wait until it reads; no one else's do.
     Wait,
 }
 
@@ -134,7 +139,7 @@ impl<S: Store> Builder<S> {
 
     /// Keys and prefixes that one client may watch at a time; 1,000 unless set.
     ///
-    /// One more is refused with `full`.
+    /// One more is refused with `full`. Each may be as long as a line, and is held twice.
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;

@@ -130,6 +130,7 @@ impl Control {
         let mut state = self.state();
         state.phase = Phase::Closed;
         state.stats.dropped += std::mem::take(&mut state.stats.active);
+        state.stats.watching = 0;
         if let Some(started) = state.started.take() {
             state.stats.uptime = self.clock.now() - started;
         }

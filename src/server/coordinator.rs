@@ -174,6 +174,7 @@ impl Coordinator {
         while joins.try_recv().is_ok() {
             self.stats.refused += 1;
         }
+        self.publish();
         // What has come by now is read once more, and refused.
         #[cfg(target_os = "linux")]
         self.control.poller.look();

@@ -49,8 +49,9 @@ struct Readiness {
     /// A read may find something. News sets it, and a reader takes it back *before* it reads, so
     /// that news during the read is not lost.
     readable: bool,
-    /// The peer has hung up. No news follows, so reads go on until they find the end.
-    hung_up: bool,
+    /// A short read may not have been the last there was: the peer has hung up, of which there is
+    /// no more news, or it has sent urgent data, at which a read stops.
+    thorough: bool,
     /// A write has found no room.
     wants_room: bool,
     /// The one task that reads and writes.
@@ -61,9 +62,10 @@ impl Readiness {
     /// Says whether that is news for whoever waits.
     fn note(&mut self, flags: EventFlags) -> bool {
         let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-        let readable = over || flags.contains(EventFlags::IN);
+        let urgent = flags.contains(EventFlags::PRI);
+        let readable = over || urgent || flags.contains(EventFlags::IN);
         let room = self.wants_room && (over || flags.contains(EventFlags::OUT));
-        self.hung_up |= over;
+        self.thorough |= over || urgent;
         self.readable |= readable;
         self.wants_room &= !room;
         readable || room
@@ -125,7 +127,8 @@ impl Poller {
             poller: self.clone(),
             key,
         };
-        let news = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let news =
+            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(
             epoll,
             socket.stream.get_ref(),
@@ -176,27 +179,32 @@ impl Poller {
 }
 
 /// A socket that the poller brings news of.
-struct Socket<T> {
+struct Socket<T: AsFd> {
     stream: Arc<Async<T>>,
     poller: Arc<Poller>,
     key: usize,
 }
 
-impl<T> Socket<T> {
+impl<T: AsFd> Socket<T> {
     fn note<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
         change(&mut self.poller.sockets()[self.key])
     }
 }
 
-impl<T> Drop for Socket<T> {
+impl<T: AsFd> Drop for Socket<T> {
     fn drop(&mut self) {
-        // Its waker is dropped outside the lock. The epoll forgets a socket that is closed.
+        if let Some(epoll) = self.poller.epoll.get() {
+            // Someone may hold a clone of it, and then closing it would not do.
+            let _ = epoll::delete(epoll, self.stream.get_ref());
+        }
+        // Its waker is dropped outside the lock.
         let _readiness = self.poller.sockets().remove(self.key);
     }
 }
 
 impl<T> AsyncRead for Socket<T>
 where
+    T: AsFd,
     for<'a> &'a T: Read,
 {
     fn poll_read(
@@ -205,28 +213,23 @@ where
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let hung_up = self.note(|socket| {
+            let thorough = self.note(|socket| {
                 if std::mem::take(&mut socket.readable) {
-                    return Some(socket.hung_up);
+                    return Some(socket.thorough);
                 }
                 socket.wait(cx);
                 None
             });
-            let Some(hung_up) = hung_up else {
+            let Some(thorough) = thorough else {
                 return Poll::Pending;
             };
             match self.stream.get_ref().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if hung_up {
-                        // It was news of another socket, in whose place this one is.
-                        self.note(|socket| socket.hung_up = false);
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     self.note(|socket| socket.readable = true);
                 }
                 // All that was there is read; news comes with what follows.
-                Ok(n) if 0 < n && n < buffer.len() && !hung_up => return Poll::Ready(Ok(n)),
+                Ok(n) if 0 < n && n < buffer.len() && !thorough => return Poll::Ready(Ok(n)),
                 result => {
                     self.note(|socket| socket.readable = true);
                     return Poll::Ready(result);

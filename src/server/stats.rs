@@ -97,7 +97,7 @@ counters! {
     watching,
     /// Changes queued for watchers: one change that a hundred clients watch is a hundred events.
     events,
-    /// Changes that watchers were not told of, because they did not read.
+    /// Changes that watchers were not told of, because they did not keep up.
     missed,
     /// Keys that the store holds, where the store can say.
     keys,

@@ -44,9 +44,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Finding>, String> {
         Ok::<_, String>(Finding {
             name: name.into(),
             what: format!(
-                "{} changes of one key, {deep} in a write, to {} watchers, as they all read",
-                grouped(changes as u64),
-                grouped(WATCHERS as u64)
+                "{} watchers of one key, {} changes in a write",
+                grouped(WATCHERS as u64),
+                grouped(deep as u64)
             ),
             unit: Unit::OfRedis,
             spread: Spread::of(rounds.iter().map(|(ours, theirs)| ours / theirs)),
