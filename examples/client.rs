@@ -173,33 +173,10 @@ fn on_output(error: io::Error) -> Result<(), String> {
 }
 
 fn table(stats: &Stats) -> Vec<String> {
-    let counters = [
-        ("active", stats.active),
-        ("dropped", stats.dropped),
-        ("refused", stats.refused),
-        ("accept_errors", stats.accept_errors),
-        ("commands", stats.commands),
-        ("gets", stats.gets),
-        ("puts", stats.puts),
-        ("updates", stats.updates),
-        ("deletes", stats.deletes),
-        ("syncs", stats.syncs),
-        ("stats", stats.stats),
-        ("watches", stats.watches),
-        ("unwatches", stats.unwatches),
-        ("errors", stats.errors),
-        ("lines_queued", stats.lines_queued),
-        ("lines_dropped", stats.lines_dropped),
-        ("watching", stats.watching),
-        ("events", stats.events),
-        ("missed", stats.missed),
-        ("keys", stats.keys),
-        ("values", stats.values),
-        ("bytes", stats.bytes),
-        ("uptime", stats.uptime.as_secs()),
-    ];
-    let lines = counters.iter();
-    lines.map(|(name, n)| format!("{name:<13} {n}")).collect()
+    let counters = stats.counters();
+    counters
+        .map(|(name, number)| format!("{name:<13} {number}"))
+        .collect()
 }
 
 /// Prints events until a signal, the end of the connection, or the end of whoever reads them.

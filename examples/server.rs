@@ -44,9 +44,15 @@ struct Options {
     /// What to do when a client does not read and its outbox is full
     #[arg(long, value_enum, default_value = "drop")]
     overflow: OnOverflow,
+    /// How long a client's socket may take no bytes before it counts as not reading
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, allow_negative_numbers = true)]
+    stall: Duration,
     /// The longest line that a client may send
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = at_least_one)]
     max_line: usize,
+    /// Keys and prefixes that a client may watch
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    max_watches: usize,
     /// Print clients and rates every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     stats: Option<Duration>,
@@ -96,7 +102,9 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             OnOverflow::Disconnect => Overflow::Disconnect,
             OnOverflow::Wait => Overflow::Wait,
         })
+        .stall(options.stall)
         .max_line(options.max_line)
+        .max_watches(options.max_watches)
         .build();
     let handle = server.handle();
 
@@ -216,16 +224,18 @@ async fn report(every: Option<Duration>, handle: &Handle) {
     while let Some(now) = ticks.next().await {
         let stats = handle.stats();
         let seconds = (now - last).as_secs_f64();
-        let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         say(format_args!(
             "active {}  gone {}  commands {:.0}/s  errors {:.0}/s  reply lines {:.0}/s  \
-             lines lost {:.0}/s",
+             lost {:.0}/s  events {:.0}/s  missed {:.0}/s",
             stats.active,
             stats.dropped,
             rate(stats.commands, before.commands),
             rate(stats.errors, before.errors),
             rate(stats.lines_queued, before.lines_queued),
             rate(stats.lines_dropped, before.lines_dropped),
+            rate(stats.events, before.events),
+            rate(stats.missed, before.missed),
         ));
         (before, last) = (stats, now);
     }

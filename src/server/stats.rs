@@ -49,12 +49,18 @@ macro_rules! counters {
                 Ok(stats)
             }
 
-            /// Appends the whole control line.
-            pub(super) fn push(&self, out: &mut Vec<u8>) {
-                // Writing to a `Vec` does not fail.
-                let _ = write!(out, ":stats:");
-                $(let _ = write!(out, "{}={} ", stringify!($name), self.$name);)*
-                let _ = writeln!(out, "uptime={}", self.uptime.as_secs());
+            /// All counters by name, as they stand on the wire, `uptime` in whole seconds.
+            ///
+            /// ```
+            /// let stats = keywire::Stats::default();
+            /// assert!(stats.counters().all(|(_, number)| number == 0));
+            /// ```
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [
+                    $((stringify!($name), self.$name),)*
+                    ("uptime", self.uptime.as_secs()),
+                ]
+                .into_iter()
             }
         }
     };
@@ -108,6 +114,18 @@ counters! {
 }
 
 impl Stats {
+    /// Appends the whole control line.
+    pub(super) fn push(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b":stats:");
+        for (name, number) in self.counters() {
+            // Writing to a `Vec` does not fail.
+            let _ = write!(out, "{name}={number} ");
+        }
+        // Spaces stand between, not behind.
+        out.pop();
+        out.push(b'\n');
+    }
+
     pub(super) fn count(&mut self, command: &Command<'_>) {
         self.commands += 1;
         *match command {

@@ -11,7 +11,7 @@ use std::{
 
 use keywire::{
     Error,
-    protocol::{Change, Operation, Reply},
+    protocol::{Change, Operation, Reply, Topic},
     store::{Batch, Held, Memory, Store},
 };
 
@@ -379,13 +379,16 @@ impl Check<'_> {
                     (Sent::Blank, _) => panic!("an error for a blank line"),
                     (_, "closing") => {}
                     (Sent::Wrong(expected), code) => assert_eq!(*expected, code),
-                    (Sent::Watch(..), "full") => {}
                     (sent, _) => panic!("client {client}: {text} for {sent:?}"),
                 }
                 1
             }
-            Reply::Watch(_) => {
-                self.answered(&text, |sent| matches!(sent, Sent::Watch(..)));
+            Reply::Watch(watched) => {
+                self.answered(&text, |sent| match (sent, watched) {
+                    (Sent::Watch(name, false), Topic::Key(key)) => name == key,
+                    (Sent::Watch(name, true), Topic::Prefix(prefix)) => name == prefix,
+                    _ => false,
+                });
                 1
             }
             Reply::Change(change) => {
