@@ -135,10 +135,11 @@ impl Drop for Running {
 
 /// Begins a watch and waits until the server knows of it.
 fn watch(server: &TestServer, arguments: &[&str]) -> Running {
-    let watching = server.handle.stats().watching;
+    // What is watched now may be of one who is about to go.
+    let watches = server.handle.stats().watches;
     let running = Running::start(&mut command(server, arguments));
     wait_until("the watch has begun", || {
-        server.handle.stats().watching > watching
+        server.handle.stats().watches > watches
     });
     running
 }
