@@ -11,6 +11,7 @@ mod poller;
 mod session;
 mod stats;
 mod turn;
+mod waiting;
 mod watch;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};

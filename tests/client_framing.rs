@@ -3,27 +3,14 @@
 mod common;
 
 use std::{
-    future::Future,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
-use common::far::{self, Far};
+use common::far::{self, Far, mute, plain, poll};
 use futures_lite::{FutureExt as _, StreamExt as _, future};
 use keywire::{Client, Error, protocol::Code};
 use proptest::prelude::*;
-
-/// A client, and a far end that answers like a server.
-fn plain() -> (Client, Far) {
-    let (near, far) = far::pair(far::server());
-    (Client::over(near), far)
-}
-
-/// A client whose far end says nothing of itself.
-fn mute() -> (Client, Far) {
-    let (near, far) = far::pair(|_, _| {});
-    (Client::over(near), far)
-}
 
 /// A client whose server answers the first `Sync`, whatever came before it, with these lines.
 /// TOKEN stands for its token.
@@ -36,11 +23,6 @@ fn scripted(lines: &'static str) -> (Client, Far) {
         }
     });
     (Client::over(near), far)
-}
-
-/// Polls a future that has nothing to wait for but what the test does.
-fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[test]

@@ -5,33 +5,15 @@ mod common;
 
 use std::{
     collections::HashSet,
-    future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use common::far::{self, Far};
+use common::far::{self, mute, plain, poll};
 use futures_lite::{FutureExt as _, StreamExt as _, future};
 use keywire::{Client, Error};
-
-/// A client, and a far end that answers like a server.
-fn plain() -> (Client, Far) {
-    let (near, far) = far::pair(far::server());
-    (Client::over(near), far)
-}
-
-/// A client whose far end says nothing of itself.
-fn mute() -> (Client, Far) {
-    let (near, far) = far::pair(|_, _| {});
-    (Client::over(near), far)
-}
-
-/// Polls a future that has nothing to wait for but what the test does.
-fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
-}
 
 #[test]
 fn calls_at_the_same_time_share_writes_and_fences() {

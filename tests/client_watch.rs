@@ -5,19 +5,13 @@
 mod common;
 
 use std::{
-    future::Future,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
 };
 
-use common::far::{self, Far};
+use common::far::{self, plain, poll};
 use futures_lite::{Stream, StreamExt as _, future};
 use keywire::{Client, Error, Event, Watcher};
-
-fn plain() -> (Client, Far) {
-    let (near, far) = far::pair(far::server());
-    (Client::over(near), far)
-}
 
 fn put(key: &str, value: impl ToString) -> Event {
     Event::Put {
@@ -36,10 +30,6 @@ fn update(key: &str, old: &str, new: &str) -> Event {
         old: old.into(),
         new: new.into(),
     }
-}
-
-fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// What has come so far.

@@ -6,20 +6,10 @@ mod common;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::PathBuf,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
-use common::{Client, wait_until};
-
-fn example(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push(format!("examples/{name}"));
-    assert!(path.exists(), "first run: cargo build --examples");
-    path
-}
+use common::{Client, example, wait_until};
 
 struct Served {
     child: Child,

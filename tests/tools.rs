@@ -8,22 +8,12 @@ use std::{
     ffi::{OsStr, OsString},
     io::{BufRead as _, BufReader, Write as _},
     os::unix::ffi::OsStringExt as _,
-    path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
 };
 
-use common::{DEADLINE, Place, TestServer, wait_until};
+use common::{DEADLINE, Place, TestServer, example, wait_until};
 use keywire::Server;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-fn example(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push(format!("examples/{name}"));
-    assert!(path.exists(), "first run: cargo build --examples");
-    path
-}
 
 fn start() -> TestServer {
     TestServer::start(Place::PLAIN, Server::new())

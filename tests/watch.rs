@@ -13,7 +13,7 @@ use common::{
     Client, Place, TestServer,
     script::converse,
     stage::Stage,
-    stores::{Failing, Remote, Undoing},
+    stores::{Failing, HandClock, Remote, Undoing},
     transcript, wait_until,
 };
 use keywire::{Server, store::Store};
@@ -496,10 +496,14 @@ fn a_watch_that_was_come_to_too_early_has_not_begun() {
 /// As above, but now the round is over before it comes to the Watch again.
 #[test]
 fn a_watch_that_was_come_to_too_early_ends_with_its_client() {
+    let clock = HandClock::new();
     let mut store = Undoing::new(100);
-    // Longer than a round may last.
-    store.takes = Duration::from_millis(20);
-    let server = Server::builder().outbox_lines(6).store(store).build();
+    store.clock = Some(clock.clone());
+    let server = Server::builder()
+        .outbox_lines(6)
+        .clock(clock)
+        .store(store)
+        .build();
     let mut stage = Stage::new(server);
     let (mut writer, mut watcher) = (stage.join(), stage.join());
     writer.say("Put:v:1\nPut:v:2\nPut:v:3\nPut:v:4\nPut:v:5\n");

@@ -1,7 +1,6 @@
 //! Commands → replies: the turns of a round, handed to the store as one batch.
 
 use std::{
-    collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
@@ -12,13 +11,14 @@ use super::{
     Limits, Overflow, Stats,
     outbox::{Content, Load},
     turn::{Progress, TURN_BYTES, Turn, TurnState},
+    waiting::{Queue, Refusal, Waiting, What},
     watch::{TooMany, Watches},
 };
 use crate::{
     Clock, Error,
     protocol::{
-        Block, Change, Code, Command, Operation, ParseError, TooLong, Topic, push_error, push_sync,
-        push_value, push_watch,
+        Block, Change, Code, Command, Operation, TooLong, Topic, push_error, push_sync, push_value,
+        push_watch,
     },
 };
 
@@ -90,67 +90,6 @@ pub struct Batch<'a> {
     turned: Vec<(usize, Topic<'a>, bool)>,
     /// What follows is for another batch of the same round.
     ended: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Waiting<'a> {
-    turn: usize,
-    line: u64,
-    what: What<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum What<'a> {
-    Get {
-        key: &'a [u8],
-    },
-    /// Kept as its line, which is smaller than what it says and seldom looked at again.
-    Write {
-        line: &'a [u8],
-    },
-    Sync {
-        token: &'a [u8],
-    },
-    Stats,
-    Watch(Topic<'a>),
-    Unwatch(Topic<'a>),
-    Refused(Refusal),
-}
-
-/// Why a line is not for the store.
-#[derive(Clone, Copy)]
-enum Refusal {
-    Parse(ParseError),
-    TooLong { max: usize },
-    TooManyWatches { max: usize },
-    Closing,
-}
-
-impl Refusal {
-    fn code(self) -> Code {
-        match self {
-            Refusal::Parse(error) => error.code(),
-            Refusal::TooLong { .. } => Code::TooLong,
-            Refusal::TooManyWatches { .. } => Code::Full,
-            Refusal::Closing => Code::Closing,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Parse(error) => error.fmt(f),
-            Refusal::TooLong { max } => write!(f, "the line is longer than {max} bytes"),
-            Refusal::TooManyWatches { max } => {
-                write!(
-                    f,
-                    "this connection watches {max} keys and prefixes, as many as it may"
-                )
-            }
-            Refusal::Closing => f.write_str("the server is shutting down"),
-        }
-    }
 }
 
 impl<'a> Batch<'a> {
@@ -552,50 +491,12 @@ fn make_room(replies: &mut Vec<u8>, more: usize) {
     }
 }
 
-/// A queue whose first place is at hand: most stores answer a command before they take another.
-struct Queue<T> {
-    first: Option<T>,
-    /// Empty where there is no first.
-    rest: VecDeque<T>,
-}
-
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self {
-            first: None,
-            rest: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Queue<T> {
-    fn push_back(&mut self, item: T) {
-        if self.first.is_none() {
-            self.first = Some(item);
-        } else {
-            self.rest.push_back(item);
-        }
-    }
-
-    fn front(&self) -> Option<&T> {
-        self.first.as_ref()
-    }
-
-    fn pop_front(&mut self) -> Option<T> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-}
-
 impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("clients", &self.turns.len())
             .field("taken", &self.taken)
-            .field("unanswered", &self.waiting.rest.len())
+            .field("unanswered", &self.waiting.len())
             .finish()
     }
 }

@@ -14,9 +14,10 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use async_io::Async;
+use async_io::{Async, Timer};
 use async_net::{TcpStream, unix::UnixStream};
 use event_listener::Event as Notice;
 use futures_lite::{AsyncRead, AsyncWrite, future};
@@ -35,6 +36,9 @@ const LOOK: usize = 256;
 /// After a look that brought news of more sockets than this, the next look comes as soon as
 /// everyone has had a turn; by then there is more. After a lesser one it is cheaper to be told.
 const CALM: usize = 2;
+
+/// The time to the next look where there is no being told, such as for want of memory.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) struct Poller {
     /// Made for the first socket.
@@ -108,7 +112,7 @@ impl Poller {
         socket.unwrap_or_else(|| Box::new(transport))
     }
 
-    /// `None` where the system has no room for it.
+    /// `None` where the system has no room for it, or it is here already.
     fn register<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
     where
         T: AsFd + Send + Sync + 'static,
@@ -122,21 +126,18 @@ impl Poller {
         }
         let epoll = self.epoll.get()?;
         let key = self.sockets().insert(Readiness::default());
-        let socket = Socket {
+        let news =
+            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        let data = EventData::new_u64(key as u64);
+        if epoll::add(epoll, stream.get_ref(), data, news).is_err() {
+            self.sockets().remove(key);
+            return None;
+        }
+        Some(Box::new(Socket {
             stream,
             poller: self.clone(),
             key,
-        };
-        let news =
-            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(
-            epoll,
-            socket.stream.get_ref(),
-            EventData::new_u64(key as u64),
-            news,
-        )
-        .ok()?;
-        Some(Box::new(socket))
+        }))
     }
 
     /// Brings the news, as long as it is polled.
@@ -149,8 +150,10 @@ impl Poller {
             made.await;
         };
         loop {
-            if self.look() > CALM || epoll.readable().await.is_err() {
+            if self.look() > CALM {
                 future::yield_now().await;
+            } else if epoll.readable().await.is_err() {
+                Timer::after(LOOK_AGAIN).await;
             }
         }
     }

@@ -174,7 +174,6 @@ impl Watches {
         for prefix in &watcher.prefixes {
             self.forget(id, Topic::Prefix(prefix));
         }
-        self.told.retain(|&told| told != id);
     }
 
     /// The topics watched now, each watcher's counted.

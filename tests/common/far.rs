@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_lite::{AsyncRead, AsyncWrite};
+use keywire::Client;
 
 type Answer = Box<dyn FnMut(&str, &mut String) + Send>;
 
@@ -210,4 +211,21 @@ impl AsyncWrite for Near {
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+/// A client, and a far end that answers like a server.
+pub fn plain() -> (Client, Far) {
+    let (near, far) = pair(server());
+    (Client::over(near), far)
+}
+
+/// A client whose far end says nothing of itself.
+pub fn mute() -> (Client, Far) {
+    let (near, far) = pair(|_, _| {});
+    (Client::over(near), far)
+}
+
+/// Polls a future that has nothing to wait for but what the test does.
+pub fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -15,6 +15,7 @@ pub mod world;
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    path::PathBuf,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -212,6 +213,16 @@ pub fn allow_files(files: u64) {
             setrlimit(Resource::Nofile, limit).unwrap();
         }
     }
+}
+
+/// An example program, which `cargo test` has built.
+pub fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push(format!("examples/{name}"));
+    assert!(path.exists(), "first run: cargo build --examples");
+    path
 }
 
 /// Looks again and again until it is so. For what has no event to wait for, such as a count.

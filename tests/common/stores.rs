@@ -1,10 +1,14 @@
-//! Stores that are slow, or fail, or take their time before they answer.
+//! Stores that are slow, or fail, or take their time before they answer, and a clock for them.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use futures_lite::future;
 use keywire::{
-    Error,
+    Clock, Error,
     protocol::Operation,
     store::{Batch, Held, Memory, Store},
 };
@@ -96,11 +100,11 @@ impl Store for Gated {
 }
 
 /// Takes at most so many commands at a time and answers each at once. A batch that touches the key
-/// `worse` it takes back in the end, and that takes some time.
+/// `worse` it takes back in the end, which takes some time by its clock.
 pub struct Undoing {
     pub memory: Memory,
     pub most: usize,
-    pub takes: Duration,
+    pub clock: Option<HandClock>,
 }
 
 impl Undoing {
@@ -108,7 +112,7 @@ impl Undoing {
         Self {
             memory: Memory::new(),
             most,
-            takes: Duration::ZERO,
+            clock: None,
         }
     }
 }
@@ -127,7 +131,9 @@ impl Store for Undoing {
         }
         if worse {
             self.memory = before;
-            std::thread::sleep(self.takes);
+            if let Some(clock) = &self.clock {
+                clock.pass(ROUND_TIME);
+            }
             return Err(Error::store("undone"));
         }
         Ok(())
@@ -135,5 +141,32 @@ impl Store for Undoing {
 
     fn held(&self) -> Held {
         self.memory.held()
+    }
+}
+
+/// More than a round may last.
+pub const ROUND_TIME: Duration = Duration::from_millis(5);
+
+/// A clock that goes on only where it is told to. Who sleeps by it sleeps for ever.
+#[derive(Clone)]
+pub struct HandClock(Arc<Mutex<Instant>>);
+
+impl HandClock {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub fn pass(&self, time: Duration) {
+        *self.0.lock().unwrap() += time;
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Instant {
+        *self.0.lock().unwrap()
+    }
+
+    fn sleep(&self, _: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(future::pending())
     }
 }
