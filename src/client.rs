@@ -21,7 +21,7 @@ use async_io::Timer;
 use async_net::{AsyncToSocketAddrs, TcpStream};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 
-use crate::{Error, Stats};
+use crate::{Error, Secret, Stats, protocol::Command};
 use connection::{Link, Transport};
 use flow::{Answer, Answers, Ask};
 use watch::Subject;
@@ -101,11 +101,17 @@ struct Shared {
     link: Mutex<Arc<Link>>,
     /// Where it was connected to; empty where it was not by us.
     addresses: Vec<SocketAddr>,
+    /// What has let it in, to be said again after a reconnect.
+    secret: Mutex<Option<Secret>>,
 }
 
 impl Shared {
     fn link(&self) -> MutexGuard<'_, Arc<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn secret(&self) -> MutexGuard<'_, Option<Secret>> {
+        self.secret.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +144,7 @@ impl Client {
             shared: Arc::new(Shared {
                 link: Mutex::new(Arc::new(Link::new(transport))),
                 addresses,
+                secret: Mutex::default(),
             }),
             limit: None,
         }
@@ -155,6 +162,32 @@ impl Client {
             shared: self.shared.clone(),
             limit: Some(limit),
         }
+    }
+
+    /// Says the secret that the server wants before anything else. It is said again after each
+    /// [`reconnect`](Self::reconnect). Where the server wants none, any will do.
+    ///
+    /// The secret goes over the connection as it is: use TLS where others may listen.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), keywire::Error> {
+    /// use keywire::{Client, Secret};
+    ///
+    /// let client = Client::connect("127.0.0.1:9999").await?;
+    /// client.authenticate(&Secret::new("correct horse battery staple")?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`Code::Unauthorized`](crate::protocol::Code::Unauthorized) where
+    /// it is not the right one. A server takes a second to say so, and after the third line of the
+    /// kind it ends the connection.
+    pub async fn authenticate(&self, secret: &Secret) -> Result<(), Error> {
+        self.ask_one(auth(secret)).await?;
+        *self.shared.secret() = Some(secret.clone());
+        Ok(())
     }
 
     /// Appends value to the key's list. `Ok` means that it is applied.
@@ -200,7 +233,7 @@ impl Client {
     /// Reads the server's counters.
     pub async fn stats(&self) -> Result<Stats, Error> {
         match self.ask_one(Ask::Stats).await? {
-            Answer::Stats(stats) => Ok(stats),
+            Answer::Stats(stats) => Ok(*stats),
             _ => Err(Error::OutOfStep("no counters")),
         }
     }
@@ -280,7 +313,8 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Connect`]: the server can't be reached, or the client was made of a stream and has
-    /// no address to go to.
+    /// no address to go to. What [`authenticate`](Self::authenticate) may fail with, where it was
+    /// called before.
     pub async fn reconnect(&self) -> Result<(), Error> {
         let link = self.shared.link().clone();
         // While nobody asks anything of it, a connection may have ended unnoticed.
@@ -288,8 +322,16 @@ impl Client {
             return Ok(());
         }
         link.end();
-        let dial = async { dial(&self.shared.addresses).await.map_err(Error::Connect) };
-        let link = Arc::new(Link::new(self.limited(dial).await?));
+        let secret = self.shared.secret().clone();
+        let dial = async {
+            let transport = dial(&self.shared.addresses).await;
+            let link = Link::new(transport.map_err(Error::Connect)?);
+            if let Some(secret) = secret {
+                only(link.call(vec![auth(&secret)]).await?.into_iter().next())?;
+            }
+            Ok(Arc::new(link))
+        };
+        let link = self.limited(dial).await?;
         let mut current = self.shared.link();
         if current.fault().is_some() {
             let old = std::mem::replace(&mut *current, link);
@@ -339,6 +381,13 @@ impl Client {
         };
         future::or(work, over).await
     }
+}
+
+fn auth(secret: &Secret) -> Ask {
+    let mut line = Vec::new();
+    let secret = secret.bytes();
+    Command::Auth { secret }.encode(&mut line);
+    Ask::Write(line)
 }
 
 fn unsendable(reason: &'static str) -> Error {

@@ -23,6 +23,11 @@ pub enum Error {
     Closed,
     /// The store could not do what it was asked to.
     Store(Box<dyn StdError + Send + Sync>),
+    /// A secret that no line could carry.
+    Secret(
+        /// What is wrong with it.
+        &'static str,
+    ),
     /// A client could not reach its server.
     Connect(io::Error),
     /// A client was given something that no line can carry. Nothing was sent.
@@ -85,6 +90,7 @@ impl fmt::Display for Error {
             Error::Listen(source) => write!(f, "can't listen: {source}"),
             Error::Closed => f.write_str("the server is closed"),
             Error::Store(source) => write!(f, "the store failed: {source}"),
+            Error::Secret(reason) => write!(f, "that can't be a secret: {reason}"),
             Error::Connect(source) => write!(f, "can't connect: {source}"),
             Error::Unsendable { command, reason } => {
                 write!(f, "command {command} can't be sent: {reason}")

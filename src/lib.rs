@@ -50,6 +50,7 @@ mod client;
 mod clock;
 mod error;
 pub mod protocol;
+mod secret;
 mod server;
 pub mod squarer;
 pub mod store;
@@ -57,6 +58,7 @@ pub mod store;
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use clock::Clock;
 pub use error::Error;
+pub use secret::Secret;
 pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, bind};
 pub use squarer::Squarer;
 

@@ -14,6 +14,7 @@
 //! | `Watch:key` | from here on, tells of every change of the key | `:watch:key` |
 //! | `WatchPrefix:prefix` | the same for every key that begins so; an empty prefix is all keys | `:watchprefix:prefix` |
 //! | `Unwatch:key`, `UnwatchPrefix:prefix` | ends what a watch of the same began | none |
+//! | `Auth:secret` | asks to be let in, where the server wants a secret; elsewhere any will do | none |
 //!
 //! ```text
 //! command = "Put:" key ":" value
@@ -24,9 +25,10 @@
 //!         | "Stats"
 //!         | ( "Watch" | "Unwatch" ) ":" key
 //!         | ( "WatchPrefix" | "UnwatchPrefix" ) ":" prefix
+//!         | "Auth:" secret
 //! key     = 1*( any byte but ":" and LF )
 //! old, prefix = *( any byte but ":" and LF )
-//! value, new, token = *( any byte but LF )
+//! value, new, token, secret = *( any byte but LF )
 //! ```
 //!
 //! A key is never empty, so a data line never begins with a colon. A line that does is the server
@@ -43,6 +45,10 @@
 //! Changes are the only control lines that can be lost: a connection that does not keep up is told
 //! how many it missed, `:missed:N`, before the next change. Where a connection's input ends, its
 //! watches do.
+//!
+//! Where the server wants a secret, a connection may do nothing before it has said it. A `Sync`
+//! behind the `Auth` tells that it was right; until then every line is answered `unauthorized`, and
+//! the third such line is the last.
 //!
 //! The modules follow the bytes: [`Lines`] cuts what was read into lines, [`Command::parse`] reads
 //! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.

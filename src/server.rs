@@ -1,11 +1,14 @@
 //! The server: doors, sessions, and the coordinator between them.
 
 mod accept;
+mod admission;
 mod batch;
 mod builder;
 mod control;
 mod coordinator;
+mod entry;
 mod outbox;
+mod pace;
 #[cfg(target_os = "linux")]
 mod poller;
 mod session;
@@ -30,10 +33,10 @@ use crate::{
     clock::SystemClock,
     store::{Memory, Store},
 };
+use admission::Newcomer;
 use builder::Limits;
 use control::{Control, Phase};
 use coordinator::Coordinator;
-use session::Transport;
 
 /// Connections that have been accepted and not yet taken in by the coordinator. Past this, they
 /// wait in the system's backlog.
@@ -180,7 +183,7 @@ struct Core<S> {
     main: Option<Task<S>>,
     executor: Arc<Executor<'static>>,
     /// Connections on their way in. Handles keep this channel alive, so it is emptied here.
-    newcomers: Receiver<Box<dyn Transport>>,
+    newcomers: Receiver<Newcomer>,
     control: Arc<Control>,
 }
 
@@ -271,7 +274,7 @@ impl Handle {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.control.take_in(transport).await
+        self.control.take_in(transport, None).await
     }
 
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.

@@ -29,6 +29,28 @@ pub struct Held {
     pub bytes: u64,
 }
 
+/// What a key costs besides its bytes, for [`Held::size`].
+pub(crate) const KEY_COST: u64 = 64;
+
+/// What a value costs besides its bytes.
+pub(crate) const VALUE_COST: u64 = 8;
+
+impl Held {
+    /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
+    /// and 64 for each key and 8 for each value.
+    ///
+    /// [`Memory`] takes up to twice as much of the system, since it grows by doubling.
+    ///
+    /// ```
+    /// use keywire::store::Held;
+    ///
+    /// assert_eq!(Held { keys: 1, values: 2, bytes: 12 }.size(), 92);
+    /// ```
+    pub fn size(&self) -> u64 {
+        self.bytes + KEY_COST * self.keys + VALUE_COST * self.values
+    }
+}
+
 /// Keeps a list of values for each key.
 ///
 /// One coordinator owns the store and calls it for every client, so a store needs no lock and sees
@@ -38,13 +60,14 @@ pub struct Held {
 ///
 /// [`apply`](Store::apply) gets a [`Batch`]: the commands of many clients, in the order in which
 /// they take effect. The store [takes](Batch::take) them one by one and gives each its answer
-/// *in the order taken*: [`done`](Batch::done), [`values`](Batch::values) or
-/// [`fail`](Batch::fail). It may take several before it answers the first; then the replies it
+/// *in the order taken*: [`done`](Batch::done), [`values`](Batch::values),
+/// [`fail`](Batch::fail), or one that says that a limit is reached. It may take several before it answers the first; then the replies it
 /// owes are what it holds in memory, so it should take a bounded number.
 ///
 /// - **Order.** A command sees the effects of every command taken before it.
 /// - **All of it.** When `apply` returns `Ok`, every command that was taken is applied, and
-///   durable where the store is, except those answered by `fail`, which left nothing behind.
+///   durable where the store is, except those that failed or were refused, which left nothing
+///   behind.
 ///   Replies go out only then. So a store may commit once a batch: one fsync, one round trip.
 /// - **Or nothing.** When `apply` returns an error, no command of the batch is applied: what was
 ///   begun, the store has undone. The answers given so far are taken back and every command that
@@ -57,6 +80,10 @@ pub struct Held {
 ///   and so is one whose answer does not fit it, such as `values` for a `Put`: the store has lost
 ///   count. So is one command of a batch of which a store took none, lest the server turn in
 ///   circles.
+/// - **Limits.** What a store may hold, and how many values a key may have, is up to whoever sets the
+///   server up: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them,
+///   and answers a write that would go over them with [`store_full`](Batch::store_full) or
+///   [`values_full`](Batch::values_full).
 /// - **Values** hold no LF. No command brings one in; a `Get` that would bring one out fails.
 /// - **Waiting.** While `apply` waits, every client waits. A shutdown whose grace time is over
 ///   drops the future where it stands; so does dropping the server. A durable store must find its

@@ -70,6 +70,8 @@ fn each_command_is_read_as_the_table_says() {
         })
     );
     assert_eq!(parse("Stats"), Ok(Command::Stats));
+    assert_eq!(parse("Auth:"), Ok(Command::Auth { secret: b"" }));
+    assert_eq!(parse("Auth:a:b"), Ok(Command::Auth { secret: b"a:b" }));
 }
 
 #[test]
@@ -95,7 +97,8 @@ fn debug_shows_no_payload() {
     let mut lines = Lines::new(100);
     let block = lines.push(b"Put:hush:secret\nPut:hush");
     let shown = format!(
-        "{lines:?} {block:?} {:?} {:?} {:?}",
+        "{lines:?} {block:?} {:?} {:?} {:?} {:?}",
+        parse("Auth:secret").unwrap(),
         parse("Update:hush:secret:secret").unwrap(),
         parse("Sync:secret").unwrap(),
         Reply::parse(b"hush:secret").unwrap(),
@@ -164,6 +167,7 @@ fn any_command() -> impl Strategy<Value = Vec<Vec<u8>>> {
         rest().prop_map(|token| vec![b"Sync".to_vec(), token]),
         Just(vec![b"Sync".to_vec()]),
         Just(vec![b"Stats".to_vec()]),
+        rest().prop_map(|secret| vec![b"Auth".to_vec(), secret]),
         (any::<bool>(), key()).prop_map(|(begins, key)| {
             vec![
                 if begins {

@@ -32,7 +32,7 @@ fn a_command_that_fails_is_named_and_the_others_are_done() {
         ":error:2:store:out of order\n\
          :sync:0:\n\
          :error:4:store:out of order\n\
-         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          a:1\n\
          :error:7:store:out of order\n\
          :error:8:store:out of order\n\
@@ -50,7 +50,7 @@ fn a_batch_that_fails_fails_whole_and_in_order() {
         ":error:1:store:nothing of this\n\
          :error:3:store:nothing of this\n\
          :sync:0:x\n\
-         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :error:6:store:nothing of this\n\
          :sync:0:y\n",
     );
@@ -259,7 +259,7 @@ fn a_store_may_take_several_commands_before_it_answers() {
             let line = 5 * n + 5;
             format!(
                 "k:{n}\n:sync:0:{n}\n:error:{line}:unknown:no such command (case matters); there are \
-                 Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n"
+                 Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n"
             )
         })
         .collect();

@@ -72,13 +72,13 @@ fn nothing_but_writes_is_told() {
         "Watch:k\nGet:k\nSync\nPut:k\nput:k:v\nDelete:k:x\nUpdate:k:v\n",
         ":watch:k\n:sync:0:\n\
          :error:4:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key and WatchPrefix:prefix\n\
+         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n\
          :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
+         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :error:6:malformed:a colon too many; Get, Delete and Watch take a key, which holds none, and \
          Stats takes nothing\n\
          :error:7:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key and WatchPrefix:prefix\n",
+         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n",
     );
 }
 
@@ -201,7 +201,7 @@ fn a_watch_may_begin_and_end_more_often_than_needed() {
 #[test]
 fn a_watch_has_one_field() {
     let missing = "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-                   Update:key:old:new, Watch:key and WatchPrefix:prefix";
+                   Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret";
     let extra = "a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
                  nothing";
     for word in ["Watch", "Unwatch", "WatchPrefix", "UnwatchPrefix"] {
@@ -294,9 +294,9 @@ fn stats_count_watches_events_and_kinds_of_commands() {
     let output = String::from_utf8(output).unwrap();
     assert_eq!(
         output.lines().last().unwrap(),
-        ":stats:active=1 dropped=0 refused=0 accept_errors=0 commands=14 gets=1 puts=3 updates=1 \
-         deletes=1 syncs=1 stats=1 watches=3 unwatches=3 errors=1 lines_queued=7 lines_dropped=0 \
-         watching=0 events=4 missed=0 keys=2 values=3 bytes=9 uptime=0",
+        ":stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=14 gets=1 puts=3 updates=1 \
+         deletes=1 syncs=1 stats=1 watches=3 unwatches=3 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 paced=0 lines_queued=7 lines_dropped=0 \
+         watching=0 events=4 missed=0 keys=2 values=3 bytes=9 size=161 uptime=0",
     );
 }
 

@@ -37,7 +37,7 @@ fn the_table_on_a_real_socket() {
         String::from_utf8(client.end()).unwrap(),
         "user:charlie\nuser:bob\n\
          :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
+         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :sync:0:done\n\
          :error:10:malformed:the input ended within a line; it was not applied\n",
     );
@@ -88,10 +88,10 @@ fn stats_begin_with_active_and_dropped() {
     plain(
         "Put:k:v\nGet:k\nnonsense\nStats\n",
         "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
-         :stats:active=1 dropped=0 refused=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
-         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 errors=1 lines_queued=3 lines_dropped=0 \
-         watching=0 events=0 missed=0 keys=1 values=1 bytes=2 uptime=0\n",
+         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
+         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 paced=0 lines_queued=3 lines_dropped=0 \
+         watching=0 events=0 missed=0 keys=1 values=1 bytes=2 size=74 uptime=0\n",
     );
 }
 
@@ -108,7 +108,7 @@ fn blank_lines_are_ignored_and_counted() {
     plain(
         "\n\r\nPut:k:v\n\n\nGet:k\n\nwhat\n",
         "k:v\n:error:8:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n",
+         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n",
     );
 }
 
@@ -117,12 +117,12 @@ fn bad_lines_are_named_and_the_connection_goes_on() {
     plain(
         "Put:k\nGet:\nGet:a:b\nput:k:v\nPut:k:v\nGet:k\n",
         ":error:1:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key and WatchPrefix:prefix\n\
+         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n\
          :error:2:malformed:the key is empty\n\
          :error:3:malformed:a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
          nothing\n\
          :error:4:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix and UnwatchPrefix\n\
+         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          k:v\n",
     );
 }

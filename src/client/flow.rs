@@ -55,7 +55,7 @@ pub(super) enum Answer {
     Values(Vec<Vec<u8>>),
     /// No values, but it can't be told which changes this came before. Ask again.
     Unsure,
-    Stats(Stats),
+    Stats(Box<Stats>),
 }
 
 pub(super) type Answers = Vec<Result<Answer, Error>>;
@@ -436,7 +436,7 @@ impl Query {
             },
             Query::Stats => {
                 let stats = coming.stats.take();
-                Answer::Stats(stats.ok_or(Fault::OutOfStep("no counters"))?)
+                Answer::Stats(stats.ok_or(Fault::OutOfStep("no counters"))?.into())
             }
             Query::Watch { .. } if coming.watching => Answer::Done,
             Query::Watch { .. } => return Err(Fault::OutOfStep("no answer to a watch")),

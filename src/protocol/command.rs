@@ -24,6 +24,11 @@ pub enum Command<'a> {
     Watch(Topic<'a>),
     /// `Unwatch:key` or `UnwatchPrefix:prefix`: ends what a `Watch` of the same began.
     Unwatch(Topic<'a>),
+    /// `Auth:secret`: asks to be let in.
+    Auth {
+        /// Any bytes; colons, too.
+        secret: &'a [u8],
+    },
 }
 
 /// What a connection can watch.
@@ -141,6 +146,7 @@ impl<'a> Command<'a> {
             b"Unwatch" => Ok(Command::Unwatch(Topic::Key(sole_key(field?)?))),
             b"WatchPrefix" => Ok(Command::Watch(Topic::Prefix(sole_prefix(field?)?))),
             b"UnwatchPrefix" => Ok(Command::Unwatch(Topic::Prefix(sole_prefix(field?)?))),
+            b"Auth" => Ok(Command::Auth { secret: field? }),
             b"Put" | b"Get" | b"Delete" | b"Update" => Err(ParseError::MissingField),
             _ => Err(ParseError::UnknownCommand),
         }
@@ -174,6 +180,7 @@ impl<'a> Command<'a> {
             Command::Stats => [b"Stats", b"", b"", b"", b"", b""],
             Command::Watch(topic) => topic.parts(b"Watch:", b"WatchPrefix:"),
             Command::Unwatch(topic) => topic.parts(b"Unwatch:", b"UnwatchPrefix:"),
+            Command::Auth { secret } => [b"Auth:", secret, b"", b"", b"", b""],
         };
         for part in parts {
             out.extend_from_slice(part);
@@ -264,11 +271,11 @@ impl ParseError {
         match self {
             ParseError::UnknownCommand => {
                 "no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, \
-                 Watch, Unwatch, WatchPrefix and UnwatchPrefix"
+                 Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth"
             }
             ParseError::MissingField => {
                 "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-                 Update:key:old:new, Watch:key and WatchPrefix:prefix"
+                 Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret"
             }
             ParseError::EmptyKey => "the key is empty",
             ParseError::ExtraField => {
@@ -298,6 +305,7 @@ impl fmt::Debug for Command<'_> {
             Command::Stats => f.write_str("Stats"),
             Command::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
             Command::Unwatch(topic) => f.debug_tuple("Unwatch").field(topic).finish(),
+            Command::Auth { .. } => f.write_str("Auth"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 
 /// Cuts a stream of bytes into lines, whatever the sizes of the reads it came in.
 ///
@@ -138,6 +138,22 @@ impl Block {
         } else {
             Ok(line)
         })
+    }
+
+    /// Takes up to so many lines off the front, and says how many there were.
+    pub(crate) fn split_to(&mut self, lines: usize) -> (Block, usize) {
+        let mut found = 0;
+        let mut end = 0;
+        for lf in memchr_iter(b'\n', &self.bytes).take(lines) {
+            found += 1;
+            end = lf + 1;
+        }
+        let rest = self.bytes.split_off(end);
+        let front = Block {
+            bytes: std::mem::replace(&mut self.bytes, rest),
+            ..*self
+        };
+        (front, found)
     }
 
     /// Gives up the buffer, for something else to be written in it.

@@ -21,15 +21,15 @@ pub enum Code {
     Unknown,
     /// The command word is known, its fields are wrong.
     Malformed,
-    /// The line, or the reply it asks for, is over its limit.
+    /// The line, or the reply it asks for, is over its limit; or the line took too long to come.
     TooLong,
     /// A limit of the server is reached.
     Full,
-    /// The connection may not do this.
+    /// The connection may not do this: it has not said the right secret.
     Unauthorized,
     /// The store failed.
     Store,
-    /// The server is shutting down.
+    /// The server is shutting down, or ends this connection because nothing moved on it.
     Closing,
 }
 

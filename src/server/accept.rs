@@ -1,10 +1,16 @@
 //! Doors: where clients come in.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_io::Async;
 use futures_lite::{AsyncRead, AsyncWrite};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::control::Control;
 use crate::{Error, clock};
@@ -12,6 +18,19 @@ use crate::{Error, clock};
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
 /// enough to cost nothing, short enough that nobody in the backlog gives up.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a TCP client may be silent before the system asks for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+fn keepalive() -> TcpKeepalive {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    // With what Linux takes by itself, a dead client would be found out after 11 minutes.
+    #[cfg(target_os = "linux")]
+    let keepalive = keepalive
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    keepalive
+}
 
 /// Where clients come from.
 ///
@@ -47,6 +66,11 @@ pub trait Listener: Send + 'static {
     /// milliseconds and calls again: running out of descriptors passes. The future may be dropped
     /// before it is ready; a connection must not be lost with it.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+
+    /// Where it comes from, if that can be said. The limit of clients an address goes by it.
+    fn address(_connection: &Self::Connection) -> Option<IpAddr> {
+        None
+    }
 }
 
 impl Listener for async_net::TcpListener {
@@ -58,6 +82,10 @@ impl Listener for async_net::TcpListener {
         // connection that is already dead refuses; its session will find out.
         let _ = stream.set_nodelay(true);
         Ok(stream)
+    }
+
+    fn address(connection: &Self::Connection) -> Option<IpAddr> {
+        connection.peer_addr().ok().map(|address| address.ip())
     }
 }
 
@@ -93,6 +121,8 @@ pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
         // Windows would let two servers share the port.
         #[cfg(not(windows))]
         socket.set_reuse_address(true)?;
+        // Connections have it from their listener, so it costs no call for each.
+        socket.set_tcp_keepalive(&keepalive())?;
         socket.bind(&address.into())?;
         // The system cuts it to its own maximum.
         socket.listen(i32::MAX)?;
@@ -102,11 +132,15 @@ pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
 }
 
 /// Brings connections to the coordinator until the server stops listening.
-pub(super) async fn accept_loop(mut listener: impl Listener, control: Arc<Control>) {
+pub(super) async fn accept_loop<L: Listener>(mut listener: L, control: Arc<Control>) {
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                if control.take_in(connection).await.is_err() {
+                let address = match control.limits.counts_addresses() {
+                    true => L::address(&connection),
+                    false => None, // it would cost a system call
+                };
+                if control.take_in(connection, address).await.is_err() {
                     return;
                 }
             }

@@ -174,9 +174,7 @@ impl<'a> Batch<'a> {
             let command = match line {
                 _ if turn.refuse => Err(Refusal::Closing),
                 Ok(line) => Command::parse(line).map_err(Refusal::Parse),
-                Err(TooLong) => Err(Refusal::TooLong {
-                    max: self.limits.max_line,
-                }),
+                Err(TooLong) => Err(Refusal::LongLine),
             };
             if self.taken > 0 && matches!(command, Ok(Command::Stats)) {
                 // The store says what it holds between batches, so this line begins one.
@@ -210,6 +208,8 @@ impl<'a> Batch<'a> {
                 Ok(Command::Stats) => What::Stats,
                 Ok(Command::Watch(topic)) => What::Watch(topic),
                 Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
+                Ok(Command::Auth { secret }) if self.limits.lets_in(secret) => What::LetIn,
+                Ok(Command::Auth { .. }) => What::Refused(Refusal::WrongSecret),
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
@@ -279,6 +279,36 @@ impl<'a> Batch<'a> {
         self.settle();
     }
 
+    /// Answers the oldest command without an answer: it would make the store larger than
+    /// [`max_store`](Self::max_store), and left nothing behind.
+    pub fn store_full(&mut self) {
+        self.refuse_oldest(Refusal::FullStore);
+    }
+
+    /// Answers the oldest command without an answer: its key has
+    /// [`max_values`](Self::max_values) values already, and it left nothing behind.
+    pub fn values_full(&mut self) {
+        self.refuse_oldest(Refusal::FullValues);
+    }
+
+    /// How much the store may hold, by [`Held::size`](crate::store::Held::size); [`u64::MAX`] where
+    /// there is no limit.
+    pub fn max_store(&self) -> u64 {
+        self.limits.max_store
+    }
+
+    /// How many values a key may have; [`usize::MAX`] where there is no limit.
+    pub fn max_values(&self) -> usize {
+        self.limits.max_values
+    }
+
+    fn refuse_oldest(&mut self, refusal: Refusal) {
+        if let Some(waiting) = self.waiting.pop_front() {
+            self.refuse(waiting.turn, waiting.line, refusal);
+            self.settle();
+        }
+    }
+
     /// Closes the books after a store's `apply`. Says whether any commands are left for another.
     pub(super) fn conclude(mut self, result: Result<(), Error>) -> bool {
         if self.taken == 0 {
@@ -338,8 +368,8 @@ impl<'a> Batch<'a> {
     fn control(&mut self, waiting: Waiting<'a>) {
         let Waiting { turn, line, what } = waiting;
         match what {
-            What::Get { .. } | What::Write { .. } => {}
-            What::Refused(refusal) => self.error(turn, line, refusal.code(), refusal),
+            What::Get { .. } | What::Write { .. } | What::LetIn => {}
+            What::Refused(refusal) => self.refuse(turn, line, refusal),
             What::Stats => {
                 self.stats.watching = self.watches.watching();
                 self.control_line(turn, |replies, _, stats| {
@@ -383,12 +413,7 @@ impl<'a> Batch<'a> {
                     push_watch(replies, topic);
                 });
             }
-            Err(TooMany) => {
-                let refusal = Refusal::TooManyWatches {
-                    max: self.limits.max_watches,
-                };
-                self.error(index, line, refusal.code(), refusal);
-            }
+            Err(TooMany) => self.refuse(index, line, Refusal::FullWatches),
         }
     }
 
@@ -396,6 +421,11 @@ impl<'a> Batch<'a> {
         let turn = &mut self.turns[index];
         self.watches
             .watch(&mut turn.watcher, turn.client, index, topic, self.limits)
+    }
+
+    fn refuse(&mut self, turn: usize, line: u64, refusal: Refusal) {
+        refusal.count(self.stats);
+        self.error(turn, line, refusal.code(), refusal.words(self.limits));
     }
 
     fn error(&mut self, turn: usize, line: u64, code: Code, words: impl fmt::Display) {
@@ -464,8 +494,7 @@ impl<'a> Batch<'a> {
             if whole > max || memchr(b'\n', value).is_some() {
                 turn.replies.truncate(before);
                 return if whole > max {
-                    let words = format_args!("the reply is longer than {max} bytes");
-                    self.error(turn_number, line, Code::TooLong, words);
+                    self.refuse(turn_number, line, Refusal::LongReply);
                 } else {
                     let words = "a value holds a line feed, which no line can carry";
                     self.error(turn_number, line, Code::Store, words);

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::Server;
 use crate::{
-    Clock,
+    Clock, Secret,
     store::{Memory, Store},
 };
 
@@ -33,8 +33,9 @@ pub enum Overflow {
     Wait,
 }
 
-/// The bounds a server keeps, each set by the [`Builder`] method of its name.
-#[derive(Clone, Copy, Debug)]
+/// The bounds a server keeps, each set by the [`Builder`] method of its name. The highest number
+/// of a type, and [`Duration::MAX`], stand for no bound.
+#[derive(Clone, Debug)]
 pub(super) struct Limits {
     pub(super) outbox_lines: usize,
     pub(super) outbox_bytes: usize,
@@ -43,6 +44,14 @@ pub(super) struct Limits {
     pub(super) max_line: usize,
     pub(super) max_reply: usize,
     pub(super) max_watches: usize,
+    pub(super) max_clients: usize,
+    pub(super) max_clients_per_address: usize,
+    pub(super) line_time: Duration,
+    pub(super) idle: Duration,
+    pub(super) rate: u32,
+    pub(super) max_store: u64,
+    pub(super) max_values: usize,
+    pub(super) secret: Option<Secret>,
 }
 
 impl Default for Limits {
@@ -55,7 +64,26 @@ impl Default for Limits {
             max_line: 64 << 10,
             max_reply: 64 << 20,
             max_watches: 1_000,
+            max_clients: 1 << 16,
+            max_clients_per_address: usize::MAX,
+            line_time: Duration::from_secs(60),
+            idle: Duration::MAX,
+            rate: u32::MAX,
+            max_store: u64::MAX,
+            max_values: usize::MAX,
+            secret: None,
         }
+    }
+}
+
+impl Limits {
+    /// Whether that is what a client has to say, where it has to say anything.
+    pub(super) fn lets_in(&self, secret: &[u8]) -> bool {
+        self.secret.as_ref().is_none_or(|right| right.is(secret))
+    }
+
+    pub(super) fn counts_addresses(&self) -> bool {
+        self.max_clients_per_address < usize::MAX
     }
 }
 
@@ -73,8 +101,17 @@ impl Default for Limits {
 ///     .max_line(4096)
 ///     .max_reply(1 << 20)
 ///     .max_watches(100)
+///     .max_clients(1_000)
+///     .max_clients_per_address(10)
+///     .line_time(Duration::from_secs(10))
+///     .idle(Duration::from_secs(300))
+///     .rate(10_000)
+///     .max_store(1 << 30)
+///     .max_values(100_000)
+///     .secret(keywire::Secret::new("correct horse battery staple")?)
 ///     .build();
 /// # drop(server);
+/// # Ok::<(), keywire::Error>(())
 /// ```
 pub struct Builder<S = Memory> {
     pub(super) limits: Limits,
@@ -143,6 +180,93 @@ impl<S: Store> Builder<S> {
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;
+        self
+    }
+
+    /// Clients at a time; 65,536 unless set.
+    ///
+    /// One more is told `full`, and its connection is closed. Up to 64 who are being told so are
+    /// there besides, for two seconds at most; beyond these, connections are just closed.
+    #[must_use]
+    pub fn max_clients(mut self, clients: usize) -> Self {
+        self.limits.max_clients = clients;
+        self
+    }
+
+    /// Clients at a time from one address, where the door [knows it](crate::Listener::address); no
+    /// limit unless set. One more is turned away like one over [`max_clients`](Self::max_clients).
+    ///
+    /// An IPv6 address counts by its first 64 bits, which is what one subscriber has. Behind a
+    /// proxy all clients have one address.
+    #[must_use]
+    pub fn max_clients_per_address(mut self, clients: usize) -> Self {
+        self.limits.max_clients_per_address = clients;
+        self
+    }
+
+    /// How long a line may take, from its first byte to its end; 60 seconds unless set.
+    ///
+    /// A client whose line takes longer is told `too-long`, and its connection is closed. Time in
+    /// which the server does not read, because replies wait for room, does not count.
+    #[must_use]
+    pub fn line_time(mut self, time: Duration) -> Self {
+        self.limits.line_time = time;
+        self
+    }
+
+    /// How long a connection may last on which nothing moves, neither way; no limit unless set.
+    ///
+    /// When it is over, the client is told `closing`, and its connection is closed. A client that
+    /// only watches can send a blank line now and then. A command that takes long is no idleness.
+    ///
+    /// Even without it a TCP client whose machine is gone is found out, in about two minutes: a
+    /// listener made by [`bind`](crate::bind) has the system ask for signs of life.
+    #[must_use]
+    pub fn idle(mut self, time: Duration) -> Self {
+        self.limits.idle = time;
+        self
+    }
+
+    /// Lines a second from one client; no limit unless set. At least 1.
+    ///
+    /// What is more is not refused, it waits; so its sender waits, too. A client that has sent
+    /// nothing for a second may send a second's lines at once.
+    #[must_use]
+    pub fn rate(mut self, lines: u32) -> Self {
+        self.limits.rate = lines.max(1);
+        self
+    }
+
+    /// How much the store may hold, as [`Held::size`](crate::store::Held::size) has it: bytes of
+    /// keys and values, and what it costs to keep them; no limit unless set.
+    ///
+    /// A write that would go over it is refused with `full`, and changes nothing. It is up to the
+    /// store to keep to this; [`Memory`] does.
+    #[must_use]
+    pub fn max_store(mut self, bytes: u64) -> Self {
+        self.limits.max_store = bytes;
+        self
+    }
+
+    /// Values that one key may have; no limit unless set.
+    ///
+    /// A write that would add one more is refused with `full`, and changes nothing. It is up to the
+    /// store to keep to this; [`Memory`] does.
+    #[must_use]
+    pub fn max_values(mut self, values: usize) -> Self {
+        self.limits.max_values = values;
+        self
+    }
+
+    /// What a client has to say, with `Auth:secret`, before it may do anything else; nothing unless
+    /// set.
+    ///
+    /// Until then, the server keeps less than 2 KiB of what it sends, applies nothing, and answers
+    /// each line after a second with `unauthorized`. After the third, or after ten seconds, the
+    /// connection is closed.
+    #[must_use]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.limits.secret = Some(secret);
         self
     }
 

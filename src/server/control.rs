@@ -1,6 +1,7 @@
 //! What handles and the server share.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use futures_lite::future;
 
 #[cfg(target_os = "linux")]
 use super::poller::Poller;
-use super::{Limits, Stats, session::Transport};
+use super::{Limits, Stats, admission::Newcomer, session::Transport};
 use crate::{Clock, Error, clock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
@@ -22,7 +23,7 @@ const CROWD: usize = 64;
 pub(super) struct Control {
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
-    joins: Sender<Box<dyn Transport>>,
+    joins: Sender<Newcomer>,
     #[cfg(target_os = "linux")]
     pub(super) poller: Arc<Poller>,
     pub(super) executor: Weak<Executor<'static>>,
@@ -57,7 +58,7 @@ impl Control {
     pub(super) fn new(
         limits: Limits,
         clock: Arc<dyn Clock>,
-        joins: Sender<Box<dyn Transport>>,
+        joins: Sender<Newcomer>,
         executor: Weak<Executor<'static>>,
     ) -> Self {
         Self {
@@ -74,12 +75,16 @@ impl Control {
     }
 
     /// Hands a client to the coordinator.
-    pub(super) async fn take_in<T: Transport + 'static>(&self, transport: T) -> Result<(), Error> {
+    pub(super) async fn take_in<T: Transport + 'static>(
+        &self,
+        transport: T,
+        address: Option<IpAddr>,
+    ) -> Result<(), Error> {
         #[cfg(target_os = "linux")]
         let transport = self.poller.adopt(transport);
         #[cfg(not(target_os = "linux"))]
         let transport = Box::new(transport);
-        let join = self.joins.send(transport);
+        let join = self.joins.send(Newcomer { transport, address });
         join.await.map_err(|_| Error::Closed)
     }
 

@@ -1,6 +1,6 @@
 //! The select loop that owns the store, the client table and the counters.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -12,9 +12,11 @@ use slab::Slab;
 
 use super::{
     Control, Stats,
+    admission::{Admission, Crowded, Newcomer},
     batch::Batch,
+    entry::ENTRY_TIME,
     outbox::{Chunk, Chunks, Content, Load, Outbox, Then, push_chunk},
-    session::{self, Event, Message, Surroundings, Transport},
+    session::{self, End, Event, Message, Surroundings, Transport},
     turn::{Progress, Turn, TurnState},
     watch::{Log, Missed, Watches},
 };
@@ -42,6 +44,7 @@ pub(super) struct Coordinator {
     #[cfg(target_os = "linux")]
     _poller: Task<()>,
     clients: Slab<Client>,
+    admission: Admission,
     /// Clients whose commands wait for their turn, in the order of their turns. One that stands
     /// here twice has nothing left the second time.
     queue: VecDeque<usize>,
@@ -62,7 +65,16 @@ struct Client {
     pending: Option<Pending>,
     /// The session has ended; only pending commands keep the client here.
     gone: bool,
+    place: Place,
     _session: Task<()>,
+}
+
+/// What a connection takes up.
+enum Place {
+    /// One of those for clients, and one of its address where these are limited.
+    Client { address: Option<IpAddr> },
+    /// There was none for it; it is being told so.
+    None,
 }
 
 struct Pending {
@@ -79,7 +91,7 @@ struct Round {
 
 enum Input {
     Stop,
-    Join(Box<dyn Transport>),
+    Join(Newcomer),
     Event(Event),
 }
 
@@ -102,6 +114,7 @@ impl Coordinator {
             executor,
             doors,
             clients: Slab::new(),
+            admission: Admission::default(),
             queue: VecDeque::new(),
             watches: Watches::default(),
             stats: Stats::default(),
@@ -115,7 +128,7 @@ impl Coordinator {
     pub(super) async fn run<S: Store>(
         mut self,
         mut store: S,
-        joins: Receiver<Box<dyn Transport>>,
+        joins: Receiver<Newcomer>,
         events: Receiver<Event>,
     ) -> S {
         let control = self.control.clone();
@@ -126,7 +139,7 @@ impl Coordinator {
     async fn serve<S: Store>(
         &mut self,
         store: &mut S,
-        joins: Receiver<Box<dyn Transport>>,
+        joins: Receiver<Newcomer>,
         events: Receiver<Event>,
     ) {
         let control = self.control.clone();
@@ -148,15 +161,15 @@ impl Coordinator {
                     }
                     self.stop(&joins);
                 }
-                Some(Input::Join(transport)) => self.join(transport),
+                Some(Input::Join(newcomer)) => self.join(newcomer),
                 Some(Input::Event(event)) => self.note(event),
                 None => {}
             }
             for _ in 0..ROUND_CLIENTS {
-                let Ok(transport) = joins.try_recv() else {
+                let Ok(newcomer) = joins.try_recv() else {
                     break;
                 };
-                self.join(transport);
+                self.join(newcomer);
             }
             for _ in 0..ROUND_CLIENTS {
                 let Ok(event) = events.try_recv() else { break };
@@ -166,7 +179,7 @@ impl Coordinator {
         }
     }
 
-    fn stop(&mut self, joins: &Receiver<Box<dyn Transport>>) {
+    fn stop(&mut self, joins: &Receiver<Newcomer>) {
         self.closing = true;
         self.doors.clear();
         // Who waits at the door is turned away.
@@ -183,14 +196,39 @@ impl Coordinator {
         }
     }
 
-    fn join(&mut self, transport: Box<dyn Transport>) {
-        let outbox = Arc::new(Outbox::new());
+    fn join(&mut self, Newcomer { transport, address }: Newcomer) {
+        match self.admission.admit(address, &self.control.limits) {
+            Ok(address) => {
+                self.stats.active += 1;
+                self.enter(
+                    transport,
+                    Arc::new(Outbox::new()),
+                    Place::Client { address },
+                );
+            }
+            Err(crowded) => self.turn_away(transport, crowded),
+        }
+        self.publish();
+    }
+
+    /// Tells a connection why it can't come in, unless there is no time for that.
+    fn turn_away(&mut self, transport: Box<dyn Transport>, crowded: Crowded) {
+        crowded.count(&mut self.stats);
+        if self.admission.begin_parting() {
+            let outbox = Arc::new(Outbox::new());
+            self.enter(transport, outbox.clone(), Place::None);
+            self.send_error(&outbox, 0, Code::Full, crowded.words(), Then::Finish);
+        }
+    }
+
+    fn enter(&mut self, transport: Box<dyn Transport>, outbox: Arc<Outbox>, place: Place) {
         let entry = self.clients.vacant_entry();
         let session = session::run(
             transport,
             entry.key(),
             outbox.clone(),
             self.surroundings.clone(),
+            matches!(place, Place::Client { .. }),
         );
         entry.insert(Client {
             outbox,
@@ -198,28 +236,62 @@ impl Coordinator {
             progress: Progress::default(),
             pending: None,
             gone: false,
+            place,
             _session: self.executor.spawn(session),
         });
-        self.stats.active += 1;
-        self.publish();
     }
 
     fn note(&mut self, Event { client, message }: Event) {
         match message {
-            Message::Lines(block) => {
+            Message::Lines { block, paced } => {
                 if let Some(entry) = self.clients.get_mut(client) {
                     let refuse = self.closing;
                     entry.pending = Some(Pending { block, refuse });
                     self.queue.push_back(client);
+                    self.stats.paced += u64::from(paced);
                 }
             }
             Message::Resume => {
                 self.tell_missed(client);
                 self.queue.push_back(client);
             }
-            Message::End { partial } => self.end_input(client, partial),
+            Message::LetIn { line } => {
+                self.stats.commands += 1;
+                self.stats.auths += 1;
+                if let Some(entry) = self.clients.get_mut(client) {
+                    entry.progress.line = line;
+                }
+            }
+            Message::NotLetIn(refused) => {
+                self.stats.unauthorized += 1;
+                if let Some(outbox) = self.clients.get(client).map(|entry| entry.outbox.clone()) {
+                    let words = refused.words();
+                    let code = Code::Unauthorized;
+                    self.send_error(&outbox, refused.line, code, words, Then::NextBatch);
+                    self.publish();
+                }
+            }
+            Message::End(end) => self.end_input(client, end),
             Message::Left => self.leave(client),
         }
+    }
+
+    /// Sends a client an error that is not of a round.
+    fn send_error(&mut self, outbox: &Outbox, line: u64, code: Code, words: &str, then: Then) {
+        let mut reply = Vec::new();
+        push_error(&mut reply, line, code, words);
+        let load = Load {
+            lines: 1,
+            bytes: reply.len(),
+        };
+        let content = Content {
+            all: load,
+            control: load,
+        };
+        self.stats.errors += 1;
+        self.stats.lines_queued += 1;
+        let chunks = Chunks::from_iter([Chunk::Own(reply)]);
+        outbox.try_send(chunks, content, then, &self.control.limits);
     }
 
     /// Gives the clients at the head of the queue their turns: the store applies their commands,
@@ -238,13 +310,13 @@ impl Coordinator {
         let clock = &*control.clock;
         let began = clock.now();
         self.stats.uptime = began - self.started;
-        let limits = control.limits;
+        let limits = &control.limits;
         loop {
             let Round { turns, blocks } = &mut *round;
             self.stats.set_held(store.held());
             self.stats.watching = self.watches.watching();
             let (watches, stats) = (&mut self.watches, &mut self.stats);
-            let mut batch = Batch::new(&limits, blocks, turns, watches, stats, (clock, began));
+            let mut batch = Batch::new(limits, blocks, turns, watches, stats, (clock, began));
             let result = store.apply(&mut batch).await;
             if !batch.conclude(result) {
                 break;
@@ -388,18 +460,23 @@ impl Coordinator {
         if !client.outbox.room().lets_events_in(limits) {
             return client.outbox.want_room();
         }
+        let outbox = client.outbox.clone();
         if let Some(line) = self.watches.take_missed(watcher) {
-            let load = Load {
-                lines: 1,
-                bytes: line.len(),
-            };
-            let content = Content {
-                all: load,
-                ..Content::default()
-            };
-            let chunks = Chunks::from_iter([Chunk::Own(line)]);
-            client.outbox.try_send(chunks, content, Then::GoOn, limits);
+            self.send_missed(&outbox, line);
         }
+    }
+
+    fn send_missed(&self, outbox: &Outbox, line: Vec<u8>) {
+        let load = Load {
+            lines: 1,
+            bytes: line.len(),
+        };
+        let content = Content {
+            all: load,
+            ..Content::default()
+        };
+        let chunks = Chunks::from_iter([Chunk::Own(line)]);
+        outbox.try_send(chunks, content, Then::GoOn, &self.control.limits);
     }
 
     /// Keeps the lines that a turn has not come to.
@@ -421,44 +498,51 @@ impl Coordinator {
     }
 
     /// No more commands will come: after the last reply comes the end of the stream.
-    fn end_input(&mut self, key: usize, partial: bool) {
+    fn end_input(&mut self, key: usize, end: End) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        let mut replies = Vec::new();
-        let mut content = Content::default();
-        if partial {
-            let words = "the input ended within a line; it was not applied";
-            let line = client.progress.line + 1;
-            push_error(&mut replies, line, Code::Malformed, words);
-            let load = Load {
-                lines: 1,
-                bytes: replies.len(),
-            };
-            content = Content {
-                all: load,
-                control: load,
-            };
-            self.stats.errors += 1;
-            self.stats.lines_queued += 1;
-        }
-        let mut chunks = Chunks::new();
-        if let Some(watcher) = client.watcher.take() {
+        let outbox = client.outbox.clone();
+        let line = client.progress.line + 1;
+        let watcher = client.watcher.take();
+        if let Some(watcher) = watcher {
             // Nothing follows, so this is the last it can be told.
-            if let Some(line) = self.watches.take_missed(watcher) {
-                content.all += Load {
-                    lines: 1,
-                    bytes: line.len(),
-                };
-                push_chunk(&mut chunks, Chunk::Own(line));
+            if let Some(missed) = self.watches.take_missed(watcher) {
+                self.send_missed(&outbox, missed);
             }
             self.watches.leave(watcher);
         }
         let limits = &self.control.limits;
-        push_chunk(&mut chunks, Chunk::Own(replies));
-        client
-            .outbox
-            .try_send(chunks, content, Then::Finish, limits);
+        let (line, code, words): (_, _, Cow<'_, str>) = match end {
+            End::Eof | End::Closing => {
+                outbox.try_send(Chunks::new(), Content::default(), Then::Finish, limits);
+                return self.publish();
+            }
+            End::Partial => {
+                let words = "the input ended within a line; it was not applied";
+                (line, Code::Malformed, words.into())
+            }
+            End::SlowLine => {
+                self.stats.slow_lines += 1;
+                let words = format!("the line took longer than {:?}", limits.line_time);
+                (line, Code::TooLong, words.into())
+            }
+            End::Idle => {
+                self.stats.idle += 1;
+                let words = format!("nothing has moved here for {:?}", limits.idle);
+                (0, Code::Closing, words.into())
+            }
+            End::NotLetIn(refused) => {
+                self.stats.unauthorized += 1;
+                (refused.line, Code::Unauthorized, refused.words().into())
+            }
+            End::Late => {
+                self.stats.unauthorized += 1;
+                let words = format!("Auth:secret has not come within {ENTRY_TIME:?}");
+                (0, Code::Unauthorized, words.into())
+            }
+        };
+        self.send_error(&outbox, line, code, &words, Then::Finish);
         self.publish();
     }
 
@@ -480,8 +564,14 @@ impl Coordinator {
         if let Some(watcher) = client.watcher {
             self.watches.leave(watcher);
         }
-        self.stats.active -= 1;
-        self.stats.dropped += 1;
+        match client.place {
+            Place::Client { address } => {
+                self.admission.leave(address);
+                self.stats.active -= 1;
+                self.stats.dropped += 1;
+            }
+            Place::None => self.admission.end_parting(),
+        }
         self.publish();
     }
 
@@ -494,7 +584,7 @@ impl Coordinator {
 /// Everything the coordinator waits for, the rarest first.
 fn inputs(
     control: &Control,
-    joins: Receiver<Box<dyn Transport>>,
+    joins: Receiver<Newcomer>,
     events: Receiver<Event>,
 ) -> impl Stream<Item = Input> {
     let stop = stream::once_future(control.stop_requested()).map(|()| Input::Stop);

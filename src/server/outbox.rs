@@ -342,6 +342,12 @@ impl Outbox {
         }
     }
 
+    /// Whether everything sent so far is in the socket.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.queue.is_empty() && state.writing.all.bytes == 0
+    }
+
     /// Whether the writer has nothing more to do.
     pub(super) fn is_finished(&self) -> bool {
         let state = self.state();

@@ -8,9 +8,12 @@ use std::{
     future::{Future, pending, poll_fn},
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_channel::Sender;
@@ -21,10 +24,12 @@ use futures_lite::{
 
 use super::{
     Control, Limits, Overflow,
+    entry::{ENTRY_BYTES, ENTRY_DELAY, ENTRY_TIME, Entry, Verdict},
     outbox::{Chunks, Delivery, Outbox},
+    pace::{LineTimer, Pace},
 };
 use crate::{
-    Clock, clock,
+    Clock, Secret, clock,
     protocol::{Block, Lines},
 };
 
@@ -44,6 +49,9 @@ const WRITE_BYTES: usize = 16 * 1024;
 /// replies are delivered. Closing while it still sends could cost it the replies on their way.
 const LINGER: Duration = Duration::from_millis(250);
 
+/// How long a client that was shown the door may take to hear why.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// What a client is: anything that reads and writes bytes.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -59,14 +67,59 @@ pub(super) struct Event {
 }
 
 pub(super) enum Message {
-    /// The lines of one read.
-    Lines(Block),
+    /// The lines of one read, or a part of them.
+    Lines {
+        block: Block,
+        /// They had to wait for the client's rate.
+        paced: bool,
+    },
     /// The outbox has room again, or the socket refuses bytes.
     Resume,
-    /// The client sends no more. `partial`: its last line had no end.
-    End { partial: bool },
+    /// The client has said the secret, in this line.
+    LetIn { line: u64 },
+    /// It has said something else, and may try again.
+    NotLetIn(NotLetIn),
+    /// The client may send no more.
+    End(End),
     /// The session is over and the connection closed.
     Left,
+}
+
+/// A line that was not the secret.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotLetIn {
+    pub(super) line: u64,
+    /// It was another secret.
+    pub(super) wrong: bool,
+}
+
+impl NotLetIn {
+    /// For a person.
+    pub(super) fn words(self) -> &'static str {
+        match self.wrong {
+            true => "that is not the secret",
+            false => "first say Auth:secret",
+        }
+    }
+}
+
+/// Why a client's input ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// The client sends no more.
+    Eof,
+    /// The same, within a line.
+    Partial,
+    /// The server is closing.
+    Closing,
+    /// Nothing moved for too long.
+    Idle,
+    /// A line took too long.
+    SlowLine,
+    /// The last chance to say the secret was missed.
+    NotLetIn(NotLetIn),
+    /// The time for the secret is over.
+    Late,
 }
 
 /// What all sessions share.
@@ -80,10 +133,10 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) fn new(events: Sender<Event>, control: &Control) -> Self {
-        let limits = control.limits;
+        let limits = &control.limits;
         Self {
             events,
-            limits,
+            limits: limits.clone(),
             clock: control.clock.clone(),
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
         }
@@ -98,12 +151,13 @@ impl Surroundings {
 fn poll_read(
     reader: &mut Reader,
     cx: &mut Context<'_>,
+    most: usize,
     taken: impl FnOnce(&[u8]),
 ) -> Poll<io::Result<usize>> {
     let mut buffer = READ_BUFFER
         .take()
         .unwrap_or_else(|| vec![0; READ_BYTES].into());
-    let result = Pin::new(reader).poll_read(cx, &mut buffer);
+    let result = Pin::new(reader).poll_read(cx, &mut buffer[..most]);
     if let Poll::Ready(Ok(n)) = result {
         taken(&buffer[..n]);
     }
@@ -118,6 +172,11 @@ struct Session {
     client: usize,
     outbox: Arc<Outbox>,
     surroundings: Arc<Surroundings>,
+    began: Instant,
+    /// When a byte last moved, in milliseconds since then; kept only where idleness has a limit.
+    moved: AtomicU64,
+    /// The reader waits for the server.
+    waits: AtomicBool,
 }
 
 /// Serves one client to its end.
@@ -126,17 +185,21 @@ pub(super) fn run(
     client: usize,
     outbox: Arc<Outbox>,
     surroundings: Arc<Surroundings>,
+    admitted: bool,
 ) -> impl Future<Output = ()> {
     let session = Session {
         client,
         outbox,
+        began: surroundings.clock.now(),
         surroundings,
+        moved: AtomicU64::new(0),
+        waits: AtomicBool::new(false),
     };
     async move {
         let (reader, writer) = split(transport);
         // It ends when input and output have both ended, or when the input breaks, or when the
         // coordinator cuts the client off. Which of these makes no difference to anyone.
-        let _ = future::try_zip(session.write(writer), session.read(reader)).await;
+        let _ = future::try_zip(session.write(writer), session.receive(reader, admitted)).await;
         drop(session);
     }
 }
@@ -158,59 +221,248 @@ impl Session {
         });
     }
 
+    /// Reads until the input ends, one way or another, and tells the coordinator which.
+    async fn receive(&self, mut reader: Reader, admitted: bool) -> io::Result<()> {
+        if !admitted {
+            return Box::pin(self.part(&mut reader)).await;
+        }
+        let end = match self.surroundings.limits.idle {
+            Duration::MAX => self.read(&mut reader).await?,
+            limit => {
+                let idle = async {
+                    self.idle(limit).await;
+                    Ok(End::Idle)
+                };
+                Box::pin(future::or(self.read(&mut reader), idle)).await?
+            }
+        };
+        self.tell(Message::End(end));
+        match end {
+            End::Eof | End::Partial => Ok(()),
+            End::Closing => Box::pin(self.discard(&mut reader)).await,
+            _ => Box::pin(self.part(&mut reader)).await,
+        }
+    }
+
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
-    async fn read(&self, mut reader: Reader) -> io::Result<()> {
-        let mut lines = Lines::new(self.surroundings.limits.max_line);
+    async fn read(&self, reader: &mut Reader) -> io::Result<End> {
+        let limits = &self.surroundings.limits;
+        let clock = &*self.surroundings.clock;
+        let mut lines = Lines::new(limits.max_line);
+        let mut line = LineTimer::default();
+        let mut pace = (limits.rate < u32::MAX).then(|| Pace::new(limits.rate, clock.now()));
+        let mut first = None;
+        if let Some(secret) = &limits.secret {
+            match Box::pin(self.let_in_time(reader, secret)).await? {
+                Ok(rest) => first = Some(Input::Block(lines.push(&rest))),
+                Err(end) => return Ok(end),
+            }
+        }
         let mut closing = false;
         loop {
             // One read more after the server began to close: what has come is refused, line by
             // line, and not just cut off.
             let last = closing;
-            match self.next_block(&mut reader, &mut lines).await? {
+            let input = match first.take() {
+                Some(input) => input,
+                None => self.next_block(reader, &mut lines, &mut line).await?,
+            };
+            let mut new_line = false;
+            match input {
                 Input::Block(block) if block.is_empty() => {
                     // A long line comes in many reads; others get their turn between them.
                     future::yield_now().await;
                 }
                 Input::Block(block) => {
-                    self.tell(Message::Lines(block));
-                    closing = poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
+                    new_line = true;
+                    self.waits.store(true, Ordering::Relaxed);
+                    closing = match &mut pace {
+                        None => {
+                            let paced = false;
+                            self.tell(Message::Lines { block, paced });
+                            poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?
+                        }
+                        Some(pace) => Box::pin(self.hand_over(block, pace)).await?,
+                    };
+                    self.waits.store(false, Ordering::Relaxed);
+                    self.note_move();
                 }
-                Input::Ended => {
-                    let partial = lines.is_partial();
-                    self.tell(Message::End { partial });
-                    return Ok(());
-                }
-                Input::Closing => break,
+                Input::Ended if lines.is_partial() => return Ok(End::Partial),
+                Input::Ended => return Ok(End::Eof),
+                Input::SlowLine => return Ok(End::SlowLine),
+                Input::Closing => return Ok(End::Closing),
             }
             if last {
-                break;
+                return Ok(End::Closing);
+            }
+            match lines.is_partial() {
+                true => line.run(new_line, clock),
+                false => line.stop(),
             }
         }
-        self.tell(Message::End { partial: false });
-        Box::pin(self.discard(&mut reader)).await
     }
 
-    async fn next_block(&self, reader: &mut Reader, lines: &mut Lines) -> io::Result<Input> {
+    async fn next_block(
+        &self,
+        reader: &mut Reader,
+        lines: &mut Lines,
+        line: &mut LineTimer,
+    ) -> io::Result<Input> {
+        let limit = self.surroundings.limits.line_time;
         poll_fn(|cx| {
             let mut block = None;
-            let read = poll_read(reader, cx, |bytes| {
+            let read = poll_read(reader, cx, READ_BYTES, |bytes| {
                 block = Some(lines.push(bytes));
             });
             match (read, block) {
                 (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::Ended)),
-                (Poll::Ready(Ok(_)), Some(block)) => Poll::Ready(Ok(Input::Block(block))),
+                (Poll::Ready(Ok(_)), Some(block)) => {
+                    self.note_move();
+                    Poll::Ready(Ok(Input::Block(block)))
+                }
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
-                _ => self.outbox.poll_closing(cx).map(|()| Ok(Input::Closing)),
+                _ if self.outbox.poll_closing(cx).is_ready() => Poll::Ready(Ok(Input::Closing)),
+                _ => line
+                    .poll(cx, &*self.surroundings.clock, limit)
+                    .map(|()| Ok(Input::SlowLine)),
             }
         })
         .await
+    }
+
+    /// Lines → the coordinator, as fast as the client's rate allows. Says whether the server is
+    /// closing; then all of them have gone there, to be refused.
+    async fn hand_over(&self, mut block: Block, pace: &mut Pace) -> io::Result<bool> {
+        let clock = &*self.surroundings.clock;
+        let mut closing = false;
+        let mut paced = false;
+        loop {
+            let allowed = match pace.allows(clock.now()) {
+                _ if closing => usize::MAX,
+                Ok(lines) => lines,
+                Err(until) => {
+                    paced = true;
+                    let closes = poll_fn(|cx| self.outbox.poll_closing(cx).map(|()| true));
+                    let on_time = async {
+                        clock.sleep(until).await;
+                        false
+                    };
+                    closing = future::or(closes, on_time).await;
+                    continue;
+                }
+            };
+            let (block_now, lines) = block.split_to(allowed);
+            pace.spend(lines);
+            let paced = std::mem::take(&mut paced);
+            self.tell(Message::Lines {
+                block: block_now,
+                paced,
+            });
+            closing |= poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
+            if block.is_empty() {
+                return Ok(closing);
+            }
+        }
+    }
+
+    /// Lets the client in where it says the secret in time, and gives what it has sent behind it.
+    async fn let_in_time(
+        &self,
+        reader: &mut Reader,
+        secret: &Secret,
+    ) -> io::Result<Result<Vec<u8>, End>> {
+        let late = async {
+            self.surroundings.sleep(ENTRY_TIME).await;
+            Ok(Err(End::Late))
+        };
+        future::or(self.let_in(reader, secret), late).await
+    }
+
+    async fn let_in(
+        &self,
+        reader: &mut Reader,
+        secret: &Secret,
+    ) -> io::Result<Result<Vec<u8>, End>> {
+        let mut entry = Entry::new(secret);
+        loop {
+            let verdict = entry.next();
+            let line = entry.lines();
+            match verdict {
+                Verdict::LetIn { rest } => {
+                    self.tell(Message::LetIn { line });
+                    return Ok(Ok(rest));
+                }
+                Verdict::Refused { wrong, last } => {
+                    self.surroundings.sleep(ENTRY_DELAY).await;
+                    let refused = NotLetIn { line, wrong };
+                    if last {
+                        return Ok(Err(End::NotLetIn(refused)));
+                    }
+                    self.tell(Message::NotLetIn(refused));
+                    if poll_fn(|cx| self.outbox.poll_next_batch(cx)).await? {
+                        return Ok(Err(End::Closing));
+                    }
+                }
+                Verdict::Unknown => {
+                    let read = poll_fn(|cx| {
+                        let read = poll_read(reader, cx, ENTRY_BYTES, |bytes| entry.push(bytes));
+                        match read {
+                            Poll::Ready(read) => Poll::Ready(read.map(Some)),
+                            Poll::Pending => self.outbox.poll_closing(cx).map(|()| Ok(None)),
+                        }
+                    });
+                    match read.await? {
+                        Some(0) if entry.is_partial() => {
+                            let (line, wrong) = (line + 1, false);
+                            return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
+                        }
+                        Some(0) => return Ok(Err(End::Eof)),
+                        Some(_) => {}
+                        None => return Ok(Err(End::Closing)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A byte has moved.
+    fn note_move(&self) {
+        if self.surroundings.limits.idle < Duration::MAX {
+            let now = self.surroundings.clock.now() - self.began;
+            self.moved.store(now.as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Is ready when nothing has moved for this time, and it is not for the server to move.
+    async fn idle(&self, limit: Duration) {
+        let clock = &*self.surroundings.clock;
+        loop {
+            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+            let until = clock::later(self.began + moved, limit);
+            if clock.now() < until {
+                clock.sleep(until).await;
+            } else if self.waits.load(Ordering::Relaxed) && self.outbox.is_empty() {
+                self.note_move();
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Lets the client hear why its connection ends, for a short time.
+    async fn part(&self, reader: &mut Reader) -> io::Result<()> {
+        let over = async {
+            self.surroundings.sleep(PARTING).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        future::or(self.discard(reader), over).await
     }
 
     /// Reads on to no purpose, so that the client finds its last replies and not a reset, until
     /// it hangs up or is silent.
     async fn discard(&self, reader: &mut Reader) -> io::Result<()> {
         loop {
-            let read = poll_fn(|cx| poll_read(reader, cx, |_| ()));
+            let read = poll_fn(|cx| poll_read(reader, cx, READ_BYTES, |_| ()));
             let silent = async {
                 self.surroundings.sleep(LINGER).await;
                 Ok(None)
@@ -283,6 +535,7 @@ impl Session {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             rest = &rest[written..];
+            self.note_move();
         }
         match future::poll_once(writer.flush()).await {
             Some(result) => result,
@@ -314,6 +567,8 @@ enum Input {
     Block(Block),
     /// The client will send no more.
     Ended,
+    /// A line is taking too long.
+    SlowLine,
     /// The server is closing and nothing more has come.
     Closing,
 }

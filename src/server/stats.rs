@@ -71,8 +71,14 @@ counters! {
     active,
     /// Clients gone since the start, whatever the cause.
     dropped,
-    /// Connections that were turned away at the door.
+    /// Connections that were turned away at the door: for one of the next two reasons, or because
+    /// the server was shutting down.
     refused,
+    /// Those that were one more than [`max_clients`](crate::Builder::max_clients).
+    full_clients,
+    /// Those that were one more than
+    /// [`max_clients_per_address`](crate::Builder::max_clients_per_address).
+    full_addresses,
     /// Times that a door failed to take a connection in, such as for want of a descriptor.
     accept_errors,
     /// Commands that were understood, of whatever kind.
@@ -93,8 +99,30 @@ counters! {
     watches,
     /// `Unwatch` and `UnwatchPrefix` commands.
     unwatches,
+    /// `Auth` commands that were right, or not needed.
+    auths,
+    /// Lines that were answered `unauthorized`, and connections that took too long for it.
+    unauthorized,
     /// `:error:` lines queued.
     errors,
+    /// Lines longer than [`max_line`](crate::Builder::max_line).
+    long_lines,
+    /// Replies longer than [`max_reply`](crate::Builder::max_reply).
+    long_replies,
+    /// Watches that were one more than [`max_watches`](crate::Builder::max_watches).
+    full_watches,
+    /// Writes that would have gone over [`max_store`](crate::Builder::max_store).
+    full_store,
+    /// Writes that would have gone over [`max_values`](crate::Builder::max_values).
+    full_values,
+    /// Connections that were closed because a line took longer than
+    /// [`line_time`](crate::Builder::line_time).
+    slow_lines,
+    /// Connections that were closed because nothing moved on them for the time of
+    /// [`idle`](crate::Builder::idle).
+    idle,
+    /// Times that a client's lines had to wait for its [`rate`](crate::Builder::rate).
+    paced,
     /// Reply lines queued for clients, control lines among them, events not.
     lines_queued,
     /// Reply lines dropped because a client did not read.
@@ -111,6 +139,8 @@ counters! {
     values,
     /// Bytes that these keys and values have, without what it costs to keep them.
     bytes,
+    /// What [`max_store`](crate::Builder::max_store) bounds.
+    size,
 }
 
 impl Stats {
@@ -137,6 +167,7 @@ impl Stats {
             Command::Stats => &mut self.stats,
             Command::Watch(_) => &mut self.watches,
             Command::Unwatch(_) => &mut self.unwatches,
+            Command::Auth { .. } => &mut self.auths,
         } += 1;
     }
 
@@ -144,5 +175,6 @@ impl Stats {
         self.keys = held.keys;
         self.values = held.values;
         self.bytes = held.bytes;
+        self.size = held.size();
     }
 }

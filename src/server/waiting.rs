@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, fmt};
 
+use super::{Limits, Stats};
 use crate::protocol::{Code, ParseError, Topic};
 
 /// A line, and whose it is.
@@ -29,14 +30,20 @@ pub(super) enum What<'a> {
     Watch(Topic<'a>),
     Unwatch(Topic<'a>),
     Refused(Refusal),
+    /// `Auth`, with the right secret.
+    LetIn,
 }
 
-/// Why a line is not for the store.
+/// Why a line was refused. Some say it by a limit, which is looked up when it is said.
 #[derive(Clone, Copy)]
 pub(super) enum Refusal {
     Parse(ParseError),
-    TooLong { max: usize },
-    TooManyWatches { max: usize },
+    WrongSecret,
+    LongLine,
+    LongReply,
+    FullWatches,
+    FullStore,
+    FullValues,
     Closing,
 }
 
@@ -44,24 +51,56 @@ impl Refusal {
     pub(super) fn code(self) -> Code {
         match self {
             Refusal::Parse(error) => error.code(),
-            Refusal::TooLong { .. } => Code::TooLong,
-            Refusal::TooManyWatches { .. } => Code::Full,
+            Refusal::WrongSecret => Code::Unauthorized,
+            Refusal::LongLine | Refusal::LongReply => Code::TooLong,
+            Refusal::FullWatches | Refusal::FullStore | Refusal::FullValues => Code::Full,
             Refusal::Closing => Code::Closing,
         }
     }
+
+    pub(super) fn count(self, stats: &mut Stats) {
+        match self {
+            Refusal::Parse(_) | Refusal::Closing => {}
+            Refusal::WrongSecret => stats.unauthorized += 1,
+            Refusal::LongLine => stats.long_lines += 1,
+            Refusal::LongReply => stats.long_replies += 1,
+            Refusal::FullWatches => stats.full_watches += 1,
+            Refusal::FullStore => stats.full_store += 1,
+            Refusal::FullValues => stats.full_values += 1,
+        }
+    }
+
+    /// For a person.
+    pub(super) fn words(self, limits: &Limits) -> Words<'_> {
+        Words(self, limits)
+    }
 }
 
-impl fmt::Display for Refusal {
+pub(super) struct Words<'a>(Refusal, &'a Limits);
+
+impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        let &Words(refusal, limits) = self;
+        match refusal {
             Refusal::Parse(error) => error.fmt(f),
-            Refusal::TooLong { max } => write!(f, "the line is longer than {max} bytes"),
-            Refusal::TooManyWatches { max } => {
-                write!(
-                    f,
-                    "this connection watches {max} keys and prefixes, as many as it may"
-                )
-            }
+            Refusal::WrongSecret => f.write_str("that is not the secret"),
+            Refusal::LongLine => write!(f, "the line is longer than {} bytes", limits.max_line),
+            Refusal::LongReply => write!(f, "the reply is longer than {} bytes", limits.max_reply),
+            Refusal::FullWatches => write!(
+                f,
+                "this connection watches {} keys and prefixes, as many as it may",
+                limits.max_watches
+            ),
+            Refusal::FullStore => write!(
+                f,
+                "the store would hold more than {} bytes",
+                limits.max_store
+            ),
+            Refusal::FullValues => write!(
+                f,
+                "the key has {} values, as many as it may",
+                limits.max_values
+            ),
             Refusal::Closing => f.write_str("the server is shutting down"),
         }
     }

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    ops::Range,
 };
 
 use hashbrown::HashTable;
@@ -43,20 +44,35 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        // Nothing stands in the way of it.
+        let _ = self.try_put(key, value, Bounds::NONE);
+    }
+
+    fn try_put(&mut self, key: &[u8], value: &[u8], bounds: Bounds) -> Result<(), Full> {
         let hash = hash_of(&self.hasher, key);
-        let same = |list: &List| list.key() == key;
-        self.held.values += 1;
-        self.held.bytes += value.len() as u64;
-        match self.lists.find_mut(hash, same) {
+        let list = self.lists.find_mut(hash, |list| list.key() == key);
+        let mut more = Held {
+            keys: u64::from(list.is_none()),
+            values: 1,
+            bytes: value.len() as u64,
+        };
+        if more.keys > 0 {
+            more.bytes += key.len() as u64;
+        }
+        let values = list.as_ref().map_or(0, |list| list.len);
+        bounds.let_in(values, self.held, more)?;
+        match list {
             Some(list) => list.push(value),
             None => {
-                self.held.keys += 1;
-                self.held.bytes += key.len() as u64;
                 let rehash = |list: &List| hash_of(&self.hasher, list.key());
                 let list = List::new(key, value);
                 self.lists.insert_unique(hash, list, rehash);
             }
         }
+        self.held.keys += more.keys;
+        self.held.values += more.values;
+        self.held.bytes += more.bytes;
+        Ok(())
     }
 
     /// The key's values, oldest first.
@@ -79,13 +95,33 @@ impl Memory {
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
+        // Nothing stands in the way of it.
+        let _ = self.try_update(key, old, new, Bounds::NONE);
+    }
+
+    fn try_update(
+        &mut self,
+        key: &[u8],
+        old: &[u8],
+        new: &[u8],
+        bounds: Bounds,
+    ) -> Result<(), Full> {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
-        if list.is_some_and(|list| list.replace(old, new)) {
-            self.held.bytes = self.held.bytes - old.len() as u64 + new.len() as u64;
-        } else {
-            self.put(key, new);
+        let Some((list, place)) = list.and_then(|list| list.find(old).map(|place| (list, place)))
+        else {
+            return self.try_put(key, new, bounds);
+        };
+        if new.len() > old.len() {
+            let more = Held {
+                bytes: (new.len() - old.len()) as u64,
+                ..Held::default()
+            };
+            bounds.let_in(0, self.held, more)?;
         }
+        list.replace(place, old.len(), new);
+        self.held.bytes = self.held.bytes - old.len() as u64 + new.len() as u64;
+        Ok(())
     }
 
     /// All keys with their values, in no order.
@@ -105,13 +141,55 @@ impl Memory {
     /// Applies one operation that was just taken from `batch`, and answers it there. For stores
     /// that put something around this one; [`Store`] shows one.
     pub fn answer(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
-        match operation {
+        let bounds = Bounds {
+            size: batch.max_store(),
+            values: batch.max_values(),
+        };
+        let written = match operation {
             Operation::Get { key } => return batch.values(self.get(key)),
-            Operation::Put { key, value } => self.put(key, value),
-            Operation::Delete { key } => self.delete(key),
-            Operation::Update { key, old, new } => self.update(key, old, new),
+            Operation::Put { key, value } => self.try_put(key, value, bounds),
+            Operation::Delete { key } => {
+                self.delete(key);
+                Ok(())
+            }
+            Operation::Update { key, old, new } => self.try_update(key, old, new, bounds),
+        };
+        match written {
+            Ok(()) => batch.done(),
+            Err(Full::Store) => batch.store_full(),
+            Err(Full::Values) => batch.values_full(),
         }
-        batch.done();
+    }
+}
+
+/// What may be held.
+#[derive(Clone, Copy)]
+struct Bounds {
+    size: u64,
+    values: usize,
+}
+
+/// What stands in the way of a write.
+enum Full {
+    Store,
+    Values,
+}
+
+impl Bounds {
+    const NONE: Self = Self {
+        size: u64::MAX,
+        values: usize::MAX,
+    };
+
+    /// Whether so much more may be held, of a key with so many values.
+    fn let_in(self, values: usize, held: Held, more: Held) -> Result<(), Full> {
+        if values >= self.values && more.values > 0 {
+            Err(Full::Values)
+        } else if held.size() + more.size() > self.size {
+            Err(Full::Store)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -189,29 +267,29 @@ impl List {
         }
     }
 
-    fn replace(&mut self, old: &[u8], new: &[u8]) -> bool {
+    /// Where the first such value stands, with its length.
+    fn find(&self, wanted: &[u8]) -> Option<Range<usize>> {
         let mut values = self.iter();
         loop {
-            let rest = values.rest.len();
-            match values.next() {
-                None => return false,
-                Some(value) if value == old => {
-                    let at = self.bytes.len() - rest;
-                    let end = self.bytes.len() - values.rest.len();
-                    if old.len() == new.len() {
-                        self.bytes[end - new.len()..end].copy_from_slice(new);
-                    } else {
-                        let mut field = SmallVec::new();
-                        push_field(&mut field, new);
-                        self.bytes.drain(at..end);
-                        self.bytes.insert_from_slice(at, &field);
-                    }
-                    self.held = self.held - old.len() + new.len();
-                    return true;
-                }
-                Some(_) => {}
+            let start = self.bytes.len() - values.rest.len();
+            if values.next()? == wanted {
+                return Some(start..self.bytes.len() - values.rest.len());
             }
         }
+    }
+
+    /// Puts a value in the place of one that has so many bytes.
+    fn replace(&mut self, place: Range<usize>, old: usize, new: &[u8]) {
+        if new.len() == old {
+            self.bytes[place.end - old..place.end].copy_from_slice(new);
+        } else {
+            let mut field = SmallVec::new();
+            push_field(&mut field, new);
+            let start = place.start;
+            self.bytes.drain(place);
+            self.bytes.insert_from_slice(start, &field);
+        }
+        self.held = self.held - old + new.len();
     }
 }
 

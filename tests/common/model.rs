@@ -110,10 +110,11 @@ impl Model {
                 answers.push(Expected::Line([b":sync:0:", &from(1)[..]].concat()));
             }
             (b"Stats", 1) => answers.push(Expected::Stats(self.counters())),
-            (b"", 1) => {}
+            // Nobody wants a secret here.
+            (b"Auth", 2..) | (b"", 1) => {}
             (
                 b"Put" | b"Get" | b"Delete" | b"Update" | b"Stats" | b"Watch" | b"WatchPrefix"
-                | b"Unwatch" | b"UnwatchPrefix",
+                | b"Unwatch" | b"UnwatchPrefix" | b"Auth",
                 _,
             ) => answers.push(Expected::Error(number, "malformed")),
             _ => answers.push(Expected::Error(number, "unknown")),

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex},
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -147,26 +148,46 @@ impl Store for Undoing {
 /// More than a round may last.
 pub const ROUND_TIME: Duration = Duration::from_millis(5);
 
-/// A clock that goes on only where it is told to. Who sleeps by it sleeps for ever.
+/// A clock that goes on only where it is told to.
 #[derive(Clone)]
-pub struct HandClock(Arc<Mutex<Instant>>);
+pub struct HandClock(Arc<Mutex<Hands>>);
+
+struct Hands {
+    now: Instant,
+    sleepers: Vec<Waker>,
+}
 
 impl HandClock {
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Hands {
+            now: Instant::now(),
+            sleepers: Vec::new(),
+        })))
     }
 
     pub fn pass(&self, time: Duration) {
-        *self.0.lock().unwrap() += time;
+        let mut hands = self.0.lock().unwrap();
+        hands.now += time;
+        let sleepers = std::mem::take(&mut hands.sleepers);
+        drop(hands);
+        sleepers.into_iter().for_each(Waker::wake);
     }
 }
 
 impl Clock for HandClock {
     fn now(&self) -> Instant {
-        *self.0.lock().unwrap()
+        self.0.lock().unwrap().now
     }
 
-    fn sleep(&self, _: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(future::pending())
+    fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let hands = self.0.clone();
+        Box::pin(future::poll_fn(move |cx| {
+            let mut hands = hands.lock().unwrap();
+            if hands.now >= until {
+                return Poll::Ready(());
+            }
+            hands.sleepers.push(cx.waker().clone());
+            Poll::Pending
+        }))
     }
 }

@@ -1,0 +1,75 @@
+use std::{fmt, sync::Arc};
+
+use subtle::ConstantTimeEq as _;
+
+use crate::Error;
+
+/// The longest secret, in bytes. It bounds what a connection may send before it is let in.
+const MAX_BYTES: usize = 512;
+
+/// What a client says to be let in. See [`Builder::secret`](crate::Builder::secret) and
+/// [`Client::authenticate`](crate::Client::authenticate).
+///
+/// Neither `Debug` nor an error ever shows it.
+///
+/// ```
+/// use keywire::Secret;
+///
+/// let secret = Secret::new("correct horse battery staple")?;
+/// assert_eq!(format!("{secret:?}"), "Secret");
+/// assert!(Secret::new("").is_err());
+/// # Ok::<(), keywire::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// A secret of 1 to 512 bytes, any but LF, the last of them no CR.
+    ///
+    /// Whoever can guess it comes in, and guessing is slowed down but not stopped: take a long one
+    /// that was made at random, such as what `openssl rand -hex 32` prints.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Secret`] where no line could carry it.
+    pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, Error> {
+        let secret = secret.as_ref();
+        let wrong = if secret.is_empty() {
+            "it is empty"
+        } else if secret.len() > MAX_BYTES {
+            "it is longer than 512 bytes"
+        } else if secret.contains(&b'\n') {
+            "it is more than one line"
+        } else if secret.ends_with(b"\r") {
+            "it ends in a carriage return"
+        } else {
+            return Ok(Self(secret.into()));
+        };
+        Err(Error::Secret(wrong))
+    }
+
+    /// Whether it is this. How long that takes tells nothing of the secret, not even its length.
+    pub(crate) fn is(&self, guess: &[u8]) -> bool {
+        let fits = guess.len() <= MAX_BYTES;
+        let guess = &guess[..guess.len().min(MAX_BYTES)];
+        let same = padded(&self.0).ct_eq(&padded(guess));
+        let as_long = (self.0.len() as u64).ct_eq(&(guess.len() as u64));
+        fits & bool::from(same & as_long)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn padded(bytes: &[u8]) -> [u8; MAX_BYTES] {
+    let mut padded = [0; MAX_BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    padded
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
