@@ -19,7 +19,7 @@ use std::{
 use async_signal::{Signal, Signals};
 use clap::{Parser, ValueEnum};
 use futures_lite::{StreamExt as _, future};
-use keywire::{Handle, Overflow, Server};
+use keywire::{Handle, Overflow, Secret, Server};
 use smol::net::unix::UnixListener;
 
 /// How long clients may take for their last replies when the server shuts down.
@@ -53,6 +53,33 @@ struct Options {
     /// Keys and prefixes that a client may watch
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     max_watches: usize,
+    /// Clients at a time
+    #[arg(long, value_name = "N", default_value_t = 1 << 16, value_parser = at_least_one)]
+    max_clients: usize,
+    /// Clients at a time from one address; no limit unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_clients_per_address: Option<usize>,
+    /// How long a line may take from its first byte to its end
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
+    line_time: Duration,
+    /// How long a connection may last on which nothing moves; no limit unless given
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    idle: Option<Duration>,
+    /// Lines a second from one client, what is more waits; no limit unless given
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Bytes that the store may hold, and 64 for each key and 8 for each value; no limit unless given
+    #[arg(long, value_name = "BYTES")]
+    max_store: Option<u64>,
+    /// Values that a key may have; no limit unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_values: Option<usize>,
+    /// A file with the secret that clients have to say, Auth:SECRET, before anything else
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Listen beyond this machine although there is no secret
+    #[arg(long)]
+    open: bool,
     /// Print clients and rates every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     stats: Option<Duration>,
@@ -94,7 +121,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
-    let mut server = Server::builder()
+    let mut builder = Server::builder()
         .outbox_lines(options.outbox)
         .outbox_bytes(options.outbox_bytes)
         .overflow(match options.overflow {
@@ -105,7 +132,19 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         .stall(options.stall)
         .max_line(options.max_line)
         .max_watches(options.max_watches)
-        .build();
+        .max_clients(options.max_clients)
+        .max_clients_per_address(options.max_clients_per_address.unwrap_or(usize::MAX))
+        .line_time(options.line_time)
+        .idle(options.idle.unwrap_or(Duration::MAX))
+        .rate(options.rate.unwrap_or(u32::MAX))
+        .max_store(options.max_store.unwrap_or(u64::MAX))
+        .max_values(options.max_values.unwrap_or(usize::MAX));
+    if let Some(file) = &options.secret_file {
+        let secret = read_secret(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        builder = builder.secret(secret);
+    }
+    let guarded = options.secret_file.is_some() || options.open;
+    let mut server = builder.build();
     let handle = server.handle();
 
     let (address, _socket_file) = match options.listen.strip_prefix("unix:") {
@@ -116,7 +155,7 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             (options.listen.clone(), Some(file))
         }
         None => {
-            let listener = bind_tcp(&options.listen)
+            let listener = bind_tcp(&options.listen, guarded)
                 .map_err(|error| format!("{:?}: {error}", options.listen))?;
             let address = listener.local_addr()?.to_string();
             server.listen(listener);
@@ -124,8 +163,12 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let signals = Signals::new([Signal::Int, Signal::Term])?;
+    let secret = match options.secret_file {
+        Some(_) => ", for those who know the secret",
+        None => "",
+    };
     say(format_args!(
-        "keywire listens on {address}, values in memory"
+        "keywire listens on {address}, values in memory{secret}"
     ));
 
     for _ in 1..options.threads {
@@ -146,12 +189,36 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn bind_tcp(address: &str) -> Result<smol::net::TcpListener, Box<dyn std::error::Error>> {
+/// The one line of a file.
+fn read_secret(file: &Path) -> Result<Secret, Box<dyn std::error::Error>> {
+    if fs::metadata(file)?.mode() & 0o007 != 0 {
+        let file = file.display();
+        eprintln!("warning: {file}: every user here may read or write it; try chmod 600");
+    }
+    let text = fs::read(file)?;
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    if lines.any(|line| !line.is_empty()) {
+        return Err("the secret has to be its only line".into());
+    }
+    Ok(Secret::new(first.strip_suffix(b"\r").unwrap_or(first))?)
+}
+
+/// Whoever is not `guarded` may listen only to this machine.
+fn bind_tcp(
+    address: &str,
+    guarded: bool,
+) -> Result<smol::net::TcpListener, Box<dyn std::error::Error>> {
     let addresses = address
         .to_socket_addrs()
         .map_err(|error| format!("{error}; expected HOST:PORT or unix:PATH"))?;
     let mut result = Err("it has no address".into());
     for address in addresses {
+        if !(guarded || address.ip().to_canonical().is_loopback()) {
+            let words = "others than this machine could come in; it takes --secret-file, or --open \
+                         to let everyone in";
+            return Err(words.into());
+        }
         result = keywire::bind(address).map_err(Into::into);
         if result.is_ok() {
             break;
