@@ -30,7 +30,7 @@ pub use stats::Stats;
 
 use crate::{
     Clock, Error,
-    clock::SystemClock,
+    clock::{self, SystemClock},
     store::{Memory, Store},
 };
 use admission::Newcomer;
@@ -158,7 +158,11 @@ impl<S: Store> Server<S> {
         core.control.begin();
         let executor = core.executor.clone();
         let (events, inbox) = async_channel::unbounded();
-        let doors = doors.into_iter().map(|door| executor.spawn(door)).collect();
+        let doors = doors.into_iter().map(|door| {
+            let control = core.control.clone();
+            executor.spawn(async move { clock::in_turn(&control.clock, door).await })
+        });
+        let doors = doors.collect();
         let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
         let main =
             core.main

@@ -1,6 +1,6 @@
 //! The select loop that owns the store, the client table and the counters.
 
-use std::{borrow::Cow, collections::VecDeque, net::IpAddr, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr, pin::pin, sync::Arc, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -21,6 +21,7 @@ use super::{
     watch::{Log, Missed, Watches},
 };
 use crate::{
+    clock,
     protocol::{Block, Code, push_error},
     store::Store,
 };
@@ -107,8 +108,10 @@ impl Coordinator {
             surroundings: Arc::new(Surroundings::new(events, &control)),
             #[cfg(target_os = "linux")]
             _poller: {
-                let poller = control.poller.clone();
-                executor.spawn(async move { poller.run().await })
+                let control = control.clone();
+                executor.spawn(async move {
+                    clock::in_turn(&control.clock, pin!(control.poller.run())).await;
+                })
             },
             control,
             executor,
@@ -132,7 +135,11 @@ impl Coordinator {
         events: Receiver<Event>,
     ) -> S {
         let control = self.control.clone();
-        future::or(self.serve(&mut store, joins, events), control.out_of_time()).await;
+        {
+            let serve = self.serve(&mut store, joins, events);
+            let serve = pin!(future::or(serve, control.out_of_time()));
+            clock::in_turn(&control.clock, serve).await;
+        }
         store
     }
 

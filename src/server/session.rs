@@ -7,7 +7,7 @@ use std::{
     cell::Cell,
     future::{Future, pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -199,7 +199,10 @@ pub(super) fn run(
         let (reader, writer) = split(transport);
         // It ends when input and output have both ended, or when the input breaks, or when the
         // coordinator cuts the client off. Which of these makes no difference to anyone.
-        let _ = future::try_zip(session.write(writer), session.receive(reader, admitted)).await;
+        {
+            let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
+            let _ = clock::in_turn(&session.surroundings.clock, pin!(both)).await;
+        }
         drop(session);
     }
 }

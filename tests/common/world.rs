@@ -265,6 +265,16 @@ impl Clock for WorldClock {
         let until = until - self.start;
         Box::pin(async move { world.sleep_until(until).await })
     }
+
+    /// The server's own tasks come in any order too, and others may come between any two of them.
+    fn holds_back(&self, task: &Waker) -> bool {
+        match self.world.random(|rng| rng.u8(..6)) {
+            0 => task.wake_by_ref(),
+            1 => self.world.act(Action::Wake(task.clone())),
+            _ => return false,
+        }
+        true
+    }
 }
 
 /// One way of a connection.
