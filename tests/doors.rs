@@ -5,7 +5,7 @@ mod common;
 
 use std::{io, time::Duration};
 
-use common::{Client, Place, TestServer};
+use common::{Client, Place, TestServer, wait_until};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use keywire::{Listener, Server};
 
@@ -201,6 +201,22 @@ fn a_door_that_fails_is_tried_again() {
     }
     assert!(server.handle.stats().accept_errors >= 3);
     server.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_client_that_asks_is_told_of_the_latest_failures_of_a_door() {
+    let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = inner.local_addr().unwrap();
+    let mut server = Server::new();
+    server.listen(Troubled { inner, failures: 1 });
+    let server = TestServer::start(Place::PLAIN, server);
+    let mut client = Client::connect(address);
+    client.sync();
+    // The door fails on after this client is in, while nobody else has anything to do.
+    wait_until("the door has failed twice more", || {
+        server.handle.stats().accept_errors == 3
+    });
+    assert_eq!(client.stats().accept_errors, 3);
 }
 
 #[test]

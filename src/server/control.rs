@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,8 @@ pub(super) struct Control {
     pub(super) poller: Arc<Poller>,
     pub(super) executor: Weak<Executor<'static>>,
     state: Mutex<State>,
+    /// Counted here, because doors fail without the coordinator.
+    accept_errors: AtomicU64,
     /// Notified when `phase` or `stop_by` changes.
     changed: Notice,
     /// Calls workers.
@@ -43,7 +48,6 @@ pub(super) struct State {
     pub(super) stop_by: Option<Instant>,
     /// What the coordinator last published.
     stats: Stats,
-    accept_errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +73,7 @@ impl Control {
             poller: Arc::new(Poller::new()),
             executor,
             state: Mutex::default(),
+            accept_errors: AtomicU64::new(0),
             changed: Notice::new(),
             crowd: Notice::new(),
         }
@@ -94,15 +99,14 @@ impl Control {
 
     /// Shows the coordinator's counters to handles, and gives it those that it does not keep.
     pub(super) fn publish(&self, stats: &mut Stats) {
-        let mut state = self.state();
-        stats.accept_errors = state.accept_errors;
-        state.stats = *stats;
+        stats.accept_errors = self.accept_errors();
+        self.state().stats = *stats;
     }
 
     pub(super) fn stats(&self) -> Stats {
         let state = self.state();
         let mut stats = state.stats;
-        stats.accept_errors = state.accept_errors;
+        stats.accept_errors = self.accept_errors();
         if let Some(started) = state.started {
             stats.uptime = self.clock.now() - started;
         }
@@ -127,7 +131,11 @@ impl Control {
     }
 
     pub(super) fn count_accept_error(&self) {
-        self.state().accept_errors += 1;
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
     }
 
     /// The server is gone, whichever way it went.

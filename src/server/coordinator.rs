@@ -317,6 +317,8 @@ impl Coordinator {
         let clock = &*control.clock;
         let began = clock.now();
         self.stats.uptime = began - self.started;
+        // Who asks for the counters gets those of now, not those of the last round.
+        self.stats.accept_errors = control.accept_errors();
         let limits = &control.limits;
         loop {
             let Round { turns, blocks } = &mut *round;

@@ -22,7 +22,7 @@ use std::{
 
 use futures_lite::future;
 use keywire::{
-    Handle, Server,
+    Handle, Server, Stats,
     store::{Memory, Store},
 };
 
@@ -306,6 +306,13 @@ impl Client {
                 None => lines.push(line),
             }
         }
+    }
+
+    /// The server's counters, where no other reply is on its way.
+    pub fn stats(&mut self) -> Stats {
+        self.send("Stats\n");
+        let line = self.text();
+        Stats::parse(line.strip_prefix(":stats:").expect(&line).as_bytes()).unwrap()
     }
 
     /// Says that no more commands will come.
