@@ -5,62 +5,11 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    io::{BufRead as _, Write as _},
+    process::{Command, ExitStatus, Stdio},
 };
 
-use common::{Client, example, wait_until};
-
-struct Served {
-    child: Child,
-    output: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Served {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(example("server"));
-        Self::spawn(command.args(arguments))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let rest = line.strip_prefix("keywire listens on ").expect(&line);
-        let address = rest.split(',').next().unwrap().to_owned();
-        Self {
-            child,
-            output,
-            address,
-        }
-    }
-
-    fn connect(&self) -> Client {
-        Client::connect(self.address.parse().unwrap())
-    }
-
-    fn signal(&self, signal: &str) {
-        let mut kill = Command::new("kill");
-        let status = kill.arg(signal).arg(self.child.id().to_string()).status();
-        assert!(status.unwrap().success());
-    }
-
-    /// Waits for the end; gives what it printed meanwhile.
-    fn wait(&mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap(), rest)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use common::{example, served::Served, wait_until};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
     let mut child = Command::new(example("client"))
@@ -172,31 +121,6 @@ fn a_file_in_the_place_of_the_socket_is_left_alone() {
     second.signal("-TERM");
     second.wait();
     assert!(!path.exists());
-}
-
-#[test]
-fn without_descriptors_it_waits_and_accepts_again() {
-    let mut command = Command::new("sh");
-    let script = "ulimit -n 40; exec \"$0\" --listen 127.0.0.1:0";
-    let server = Served::spawn(command.arg("-c").arg(script).arg(example("server")));
-    let mut first = server.connect();
-    first.sync();
-    let crowd: Vec<_> = (0..60).map(|_| server.connect()).collect();
-    let mut active = 0;
-    wait_until("there is no descriptor left", || {
-        first.send("Stats\n");
-        let stats = first.text();
-        let now = stats[14..].split(' ').next().unwrap().parse().unwrap();
-        std::mem::replace(&mut active, now) == now && now > 10
-    });
-    assert!(active < 40);
-    // It goes on serving, and takes the others in when there is room.
-    assert_eq!(first.sync(), (vec![], 0));
-    drop(crowd);
-    let mut late: Vec<_> = (0..5).map(|_| server.connect()).collect();
-    for client in &mut late {
-        assert_eq!(client.sync(), (vec![], 0));
-    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ pub mod history;
 pub mod model;
 pub mod numbered;
 pub mod script;
+#[cfg(target_os = "linux")]
+pub mod served;
 pub mod stage;
 pub mod stores;
 pub mod world;
