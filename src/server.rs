@@ -7,6 +7,7 @@ mod builder;
 mod control;
 mod coordinator;
 mod entry;
+mod journal;
 mod outbox;
 mod pace;
 #[cfg(target_os = "linux")]
@@ -205,6 +206,7 @@ impl<S> Drop for Core<S> {
         self.newcomers.close();
         while self.newcomers.try_recv().is_ok() {}
         self.control.finish();
+        journal::closed();
     }
 }
 

@@ -12,7 +12,7 @@ use async_io::Async;
 use futures_lite::{AsyncRead, AsyncWrite};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::control::Control;
+use super::{control::Control, journal};
 use crate::{Error, clock};
 
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
@@ -136,7 +136,7 @@ pub(super) async fn accept_loop<L: Listener>(mut listener: L, control: Arc<Contr
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                let address = match control.limits.counts_addresses() {
+                let address = match control.limits.asks_address() {
                     true => L::address(&connection),
                     false => None, // it would cost a system call
                 };
@@ -144,7 +144,8 @@ pub(super) async fn accept_loop<L: Listener>(mut listener: L, control: Arc<Contr
                     return;
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                journal::door_failed(&error);
                 control.count_accept_error();
                 clock::sleep(&*control.clock, ACCEPT_RETRY).await;
             }

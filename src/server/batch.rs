@@ -481,6 +481,7 @@ impl<'a> Batch<'a> {
                 turn.cut = true;
             } else {
                 turn.progress.lost += lines as u64;
+                turn.dropped += lines as u64;
                 self.stats.lines_dropped += lines as u64;
             }
             return;

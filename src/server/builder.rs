@@ -85,6 +85,11 @@ impl Limits {
     pub(super) fn counts_addresses(&self) -> bool {
         self.max_clients_per_address < usize::MAX
     }
+
+    /// Whether anyone wants to know where a connection comes from.
+    pub(super) fn asks_address(&self) -> bool {
+        self.counts_addresses() || cfg!(feature = "tracing")
+    }
 }
 
 /// Sets a server up. Made by [`Server::builder`].

@@ -1,6 +1,8 @@
 //! The select loop that owns the store, the client table and the counters.
 
-use std::{borrow::Cow, collections::VecDeque, net::IpAddr, pin::pin, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow, collections::VecDeque, io, net::IpAddr, pin::pin, sync::Arc, time::Instant,
+};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -15,6 +17,7 @@ use super::{
     admission::{Admission, Crowded, Newcomer},
     batch::Batch,
     entry::ENTRY_TIME,
+    journal::{self, Journal},
     outbox::{Chunk, Chunks, Content, Load, Outbox, Then, push_chunk},
     session::{self, End, Event, Message, Surroundings, Transport},
     turn::{Progress, Turn, TurnState},
@@ -51,12 +54,17 @@ pub(super) struct Coordinator {
     queue: VecDeque<usize>,
     watches: Watches,
     stats: Stats,
+    journal: Journal,
+    /// Clients that have come so far.
+    came: u64,
     started: Instant,
     closing: bool,
     spare: Vec<Vec<u8>>,
 }
 
 struct Client {
+    /// Its name in the journal.
+    number: u64,
     outbox: Arc<Outbox>,
     /// Its number among the watchers, if it is one.
     watcher: Option<usize>,
@@ -105,6 +113,8 @@ impl Coordinator {
     ) -> Self {
         let started = control.clock.now();
         Self {
+            journal: Journal::new(&control.clock),
+            came: 0,
             surroundings: Arc::new(Surroundings::new(events, &control)),
             #[cfg(target_os = "linux")]
             _poller: {
@@ -188,6 +198,7 @@ impl Coordinator {
 
     fn stop(&mut self, joins: &Receiver<Newcomer>) {
         self.closing = true;
+        journal::closing(self.stats.active);
         self.doors.clear();
         // Who waits at the door is turned away.
         joins.close();
@@ -204,16 +215,22 @@ impl Coordinator {
     }
 
     fn join(&mut self, Newcomer { transport, address }: Newcomer) {
+        let from = address;
         match self.admission.admit(address, &self.control.limits) {
             Ok(address) => {
                 self.stats.active += 1;
+                self.came += 1;
+                self.journal.joined(self.came, from);
                 self.enter(
                     transport,
                     Arc::new(Outbox::new()),
                     Place::Client { address },
                 );
             }
-            Err(crowded) => self.turn_away(transport, crowded),
+            Err(crowded) => {
+                self.journal.refused(crowded, from);
+                self.turn_away(transport, crowded);
+            }
         }
         self.publish();
     }
@@ -238,6 +255,7 @@ impl Coordinator {
             matches!(place, Place::Client { .. }),
         );
         entry.insert(Client {
+            number: self.came,
             outbox,
             watcher: None,
             progress: Progress::default(),
@@ -271,7 +289,9 @@ impl Coordinator {
             }
             Message::NotLetIn(refused) => {
                 self.stats.unauthorized += 1;
-                if let Some(outbox) = self.clients.get(client).map(|entry| entry.outbox.clone()) {
+                if let Some(entry) = self.clients.get(client) {
+                    self.journal.unauthorized(entry.number);
+                    let outbox = entry.outbox.clone();
                     let words = refused.words();
                     let code = Code::Unauthorized;
                     self.send_error(&outbox, refused.line, code, words, Then::NextBatch);
@@ -279,7 +299,7 @@ impl Coordinator {
                 }
             }
             Message::End(end) => self.end_input(client, end),
-            Message::Left => self.leave(client),
+            Message::Left { error } => self.leave(client, error),
         }
     }
 
@@ -395,6 +415,7 @@ impl Coordinator {
         };
         client.progress = turn.progress;
         client.watcher = turn.watcher;
+        self.journal.lost(client.number, turn.dropped);
         let limits = &self.control.limits;
         let replies = std::mem::take(&mut turn.replies);
         let mut content = turn.content;
@@ -407,9 +428,12 @@ impl Coordinator {
             Some(watcher) => {
                 let room = (client.outbox.room(), limits);
                 let stats = &mut self.stats;
+                let missed = stats.missed;
                 let woven = self
                     .watches
                     .weave(watcher, log, replies, &mut content, room, stats);
+                self.journal
+                    .missed(client.number, self.stats.missed - missed);
                 woven.unwrap_or_else(|Missed| {
                     then = Then::Cut;
                     Chunks::new()
@@ -444,9 +468,12 @@ impl Coordinator {
         let room = (client.outbox.room(), limits);
         let mut content = Content::default();
         let stats = &mut self.stats;
+        let missed = stats.missed;
         let woven = self
             .watches
             .weave(watcher, log, Vec::new(), &mut content, room, stats);
+        self.journal
+            .missed(client.number, self.stats.missed - missed);
         let (chunks, then) = match woven {
             Ok(chunks) => (chunks, Then::GoOn),
             Err(Missed) => (Chunks::new(), Then::Cut),
@@ -511,6 +538,7 @@ impl Coordinator {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
+        self.journal.ended(client.number, end);
         let outbox = client.outbox.clone();
         let line = client.progress.line + 1;
         let watcher = client.watcher.take();
@@ -556,10 +584,13 @@ impl Coordinator {
     }
 
     /// The session has ended. Commands that it had read are still applied.
-    fn leave(&mut self, key: usize) {
+    fn leave(&mut self, key: usize, error: Option<io::ErrorKind>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
+        if matches!(client.place, Place::Client { .. }) {
+            self.journal.left(client.number, error);
+        }
         client.gone = true;
         if client.pending.is_some() {
             self.queue.push_back(key);

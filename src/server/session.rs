@@ -82,7 +82,10 @@ pub(super) enum Message {
     /// The client may send no more.
     End(End),
     /// The session is over and the connection closed.
-    Left,
+    Left {
+        /// What broke it.
+        error: Option<io::ErrorKind>,
+    },
 }
 
 /// A line that was not the secret.
@@ -177,6 +180,7 @@ struct Session {
     moved: AtomicU64,
     /// The reader waits for the server.
     waits: AtomicBool,
+    error: Option<io::ErrorKind>,
 }
 
 /// Serves one client to its end.
@@ -187,22 +191,24 @@ pub(super) fn run(
     surroundings: Arc<Surroundings>,
     admitted: bool,
 ) -> impl Future<Output = ()> {
-    let session = Session {
+    let mut session = Session {
         client,
         outbox,
         began: surroundings.clock.now(),
         surroundings,
         moved: AtomicU64::new(0),
         waits: AtomicBool::new(false),
+        error: None,
     };
     async move {
         let (reader, writer) = split(transport);
         // It ends when input and output have both ended, or when the input breaks, or when the
-        // coordinator cuts the client off. Which of these makes no difference to anyone.
-        {
+        // coordinator cuts the client off. Which of these matters to nobody but a log.
+        let ended = {
             let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
-            let _ = clock::in_turn(&session.surroundings.clock, pin!(both)).await;
-        }
+            clock::in_turn(&session.surroundings.clock, pin!(both)).await
+        };
+        session.error = ended.err().map(|error| error.kind());
         drop(session);
     }
 }
@@ -211,7 +217,8 @@ pub(super) fn run(
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.outbox.leave();
-        self.tell(Message::Left);
+        let error = self.error;
+        self.tell(Message::Left { error });
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Turn {
     /// Encoded replies, in order, and their measure.
     pub(super) replies: Vec<u8>,
     pub(super) content: Content,
+    /// Reply lines dropped in this turn.
+    pub(super) dropped: u64,
     /// The client broke the overflow policy and has to go.
     pub(super) cut: bool,
     pub(super) state: TurnState,
@@ -45,6 +47,7 @@ struct Mark {
     lines: usize,
     replies: usize,
     content: Content,
+    dropped: u64,
     cut: bool,
     state: TurnState,
 }
@@ -90,6 +93,7 @@ impl Turn {
             watcher,
             replies,
             content: Content::default(),
+            dropped: 0,
             cut: false,
             state: TurnState::Going,
             lines: 0,
@@ -105,6 +109,7 @@ impl Turn {
             lines: self.lines,
             replies: self.replies.len(),
             content: self.content,
+            dropped: self.dropped,
             cut: self.cut,
             state: self.state,
         };
@@ -116,6 +121,7 @@ impl Turn {
         self.lines = self.mark.lines;
         self.replies.truncate(self.mark.replies);
         self.content = self.mark.content;
+        self.dropped = self.mark.dropped;
         self.cut = self.mark.cut;
         self.state = self.mark.state;
         std::mem::take(&mut self.taken)
