@@ -3,7 +3,10 @@
 #[macro_use]
 mod common;
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use common::{Client, Place, TestServer, wait_until};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
@@ -165,6 +168,69 @@ fn a_transport_that_can_not_flush_is_one_that_refuses_bytes() {
         ours.write_all("Sync\n".repeat(50).as_bytes())
             .await
             .unwrap();
+    });
+    server.await_counts(0, 1);
+}
+
+/// Delivers everything but the end.
+struct Endless(Pipe);
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+/// On it, what takes seconds is over in milliseconds.
+struct Hurried;
+
+impl keywire::Clock for Hurried {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let time = until.saturating_duration_since(Instant::now()) / 1000;
+        Box::pin(async move {
+            smol::Timer::after(time).await;
+        })
+    }
+}
+
+#[test]
+fn a_transport_that_can_not_close_is_left_in_the_end() {
+    let server = Server::builder().clock(Hurried).build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let (mut ours, theirs) = Pipe::pair(1000);
+    future::block_on(async {
+        server.handle.attach(Endless(theirs)).await.unwrap();
+        ours.write_all(b"Sync:end\n").await.unwrap();
+        ours.close().await.unwrap();
+        let mut reply = [0; 12];
+        ours.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b":sync:0:end\n");
     });
     server.await_counts(0, 1);
 }

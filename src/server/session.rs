@@ -52,6 +52,10 @@ const LINGER: Duration = Duration::from_millis(250);
 /// How long a client that was shown the door may take to hear why.
 const PARTING: Duration = Duration::from_secs(2);
 
+/// How long a client may take to make room for the end of the stream, which is a few bytes where
+/// it is one of TLS. All replies are in the socket by then, so one that reads needs far less.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// What a client is: anything that reads and writes bytes.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -234,7 +238,7 @@ impl Session {
     /// Reads until the input ends, one way or another, and tells the coordinator which.
     async fn receive(&self, mut reader: Reader, admitted: bool) -> io::Result<()> {
         if !admitted {
-            return Box::pin(self.part(&mut reader)).await;
+            return Box::pin(self.show_out(&mut reader)).await;
         }
         let end = match self.surroundings.limits.idle {
             Duration::MAX => self.read(&mut reader).await?,
@@ -250,7 +254,7 @@ impl Session {
         match end {
             End::Eof | End::Partial => Ok(()),
             End::Closing => Box::pin(self.discard(&mut reader)).await,
-            _ => Box::pin(self.part(&mut reader)).await,
+            _ => Box::pin(self.show_out(&mut reader)).await,
         }
     }
 
@@ -460,7 +464,7 @@ impl Session {
     }
 
     /// Lets the client hear why its connection ends, for a short time.
-    async fn part(&self, reader: &mut Reader) -> io::Result<()> {
+    async fn show_out(&self, reader: &mut Reader) -> io::Result<()> {
         let over = async {
             self.surroundings.sleep(PARTING).await;
             Err(io::ErrorKind::TimedOut.into())
@@ -497,15 +501,30 @@ impl Session {
                 }
                 Delivery::RoomAgain => self.tell(Message::Resume),
                 Delivery::Finished => {
-                    // Where that fails, reading will fail too.
-                    let _ = writer.close().await;
-                    return Ok(());
+                    return match future::poll_once(writer.close()).await {
+                        // Where that failed, reading will fail too.
+                        Some(_) => Ok(()),
+                        None => Box::pin(self.close(writer)).await,
+                    };
                 }
                 // What the client sent before it hung up is still there to be read.
                 Delivery::Gone => return Ok(()),
                 Delivery::Cut => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
+    }
+
+    /// The transport can't close at once. A client that never lets it is cut off.
+    async fn close(&self, mut writer: Writer) -> io::Result<()> {
+        let late = async {
+            self.surroundings.sleep(FAREWELL).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let closed = async {
+            let _ = writer.close().await;
+            Ok(())
+        };
+        future::or(closed, late).await
     }
 
     async fn deliver(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
