@@ -7,6 +7,7 @@ mod builder;
 mod control;
 mod coordinator;
 mod entry;
+mod event;
 mod journal;
 mod outbox;
 mod pace;

@@ -5,7 +5,7 @@
 
 use std::{io, net::IpAddr};
 
-use super::{admission::Crowded, session::End};
+use super::{admission::Crowded, event::End};
 
 /// Sends an event, unless the budget of its kind is used up.
 macro_rules! tell {

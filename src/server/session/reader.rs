@@ -1,0 +1,317 @@
+//! Bytes → lines → the coordinator.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::atomic::Ordering,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_lite::{AsyncRead, future};
+
+use super::{Reader, Session};
+use crate::{
+    Secret, clock,
+    protocol::{Block, Lines},
+    server::{
+        entry::{ENTRY_BYTES, ENTRY_DELAY, ENTRY_TIME, Entry, Verdict},
+        event::{End, Message, NotLetIn},
+        pace::{LineTimer, Pace},
+    },
+};
+
+/// The most that one read takes. It bounds what a client can have applied in one batch.
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// One a thread is enough: a buffer is in use only while a read is tried, so a client that
+    /// waits holds none.
+    static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// At shutdown, how long a client must be silent before its connection is closed, after all its
+/// replies are delivered. Closing while it still sends could cost it the replies on their way.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// How long a client that was shown the door may take to hear why.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Tries a read, with a buffer that is held only until it returns.
+fn poll_read(
+    reader: &mut Reader,
+    cx: &mut Context<'_>,
+    most: usize,
+    taken: impl FnOnce(&[u8]),
+) -> Poll<io::Result<usize>> {
+    let mut buffer = READ_BUFFER
+        .take()
+        .unwrap_or_else(|| vec![0; READ_BYTES].into());
+    let result = Pin::new(reader).poll_read(cx, &mut buffer[..most]);
+    if let Poll::Ready(Ok(n)) = result {
+        taken(&buffer[..n]);
+    }
+    READ_BUFFER.set(Some(buffer));
+    result
+}
+
+enum Input {
+    Block(Block),
+    /// The client will send no more.
+    Ended,
+    /// A line is taking too long.
+    SlowLine,
+    /// The server is closing and nothing more has come.
+    Closing,
+}
+
+impl Session {
+    /// Reads until the input ends, one way or another, and tells the coordinator which.
+    pub(super) async fn receive(&self, mut reader: Reader, admitted: bool) -> io::Result<()> {
+        if !admitted {
+            return Box::pin(self.show_out(&mut reader)).await;
+        }
+        let end = match self.surroundings.limits.idle {
+            Duration::MAX => self.read(&mut reader).await?,
+            limit => {
+                let idle = async {
+                    self.idle(limit).await;
+                    Ok(End::Idle)
+                };
+                Box::pin(future::or(self.read(&mut reader), idle)).await?
+            }
+        };
+        self.tell(Message::End(end));
+        match end {
+            End::Eof | End::Partial => Ok(()),
+            End::Closing => Box::pin(self.discard(&mut reader)).await,
+            _ => Box::pin(self.show_out(&mut reader)).await,
+        }
+    }
+
+    /// Bytes → lines → the coordinator, until the client or the server ends the input.
+    async fn read(&self, reader: &mut Reader) -> io::Result<End> {
+        let limits = &self.surroundings.limits;
+        let clock = &*self.surroundings.clock;
+        let mut lines = Lines::new(limits.max_line);
+        let mut line = LineTimer::default();
+        let mut pace = (limits.rate < u32::MAX).then(|| Pace::new(limits.rate, clock.now()));
+        let mut first = None;
+        if let Some(secret) = &limits.secret {
+            match Box::pin(self.let_in_time(reader, secret)).await? {
+                Ok(rest) => first = Some(Input::Block(lines.push(&rest))),
+                Err(end) => return Ok(end),
+            }
+        }
+        let mut closing = false;
+        loop {
+            // One read more after the server began to close: what has come is refused, line by
+            // line, and not just cut off.
+            let last = closing;
+            let input = match first.take() {
+                Some(input) => input,
+                None => self.next_block(reader, &mut lines, &mut line).await?,
+            };
+            let mut new_line = false;
+            match input {
+                Input::Block(block) if block.is_empty() => {
+                    // A long line comes in many reads; others get their turn between them.
+                    future::yield_now().await;
+                }
+                Input::Block(block) => {
+                    new_line = true;
+                    self.waits.store(true, Ordering::Relaxed);
+                    closing = match &mut pace {
+                        None => {
+                            let paced = false;
+                            self.tell(Message::Lines { block, paced });
+                            poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?
+                        }
+                        Some(pace) => Box::pin(self.hand_over(block, pace)).await?,
+                    };
+                    self.waits.store(false, Ordering::Relaxed);
+                    self.note_move();
+                }
+                Input::Ended if lines.is_partial() => return Ok(End::Partial),
+                Input::Ended => return Ok(End::Eof),
+                Input::SlowLine => return Ok(End::SlowLine),
+                Input::Closing => return Ok(End::Closing),
+            }
+            if last {
+                return Ok(End::Closing);
+            }
+            match lines.is_partial() {
+                true => line.run(new_line, clock),
+                false => line.stop(),
+            }
+        }
+    }
+
+    async fn next_block(
+        &self,
+        reader: &mut Reader,
+        lines: &mut Lines,
+        line: &mut LineTimer,
+    ) -> io::Result<Input> {
+        let limit = self.surroundings.limits.line_time;
+        poll_fn(|cx| {
+            let mut block = None;
+            let read = poll_read(reader, cx, READ_BYTES, |bytes| {
+                block = Some(lines.push(bytes));
+            });
+            match (read, block) {
+                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::Ended)),
+                (Poll::Ready(Ok(_)), Some(block)) => {
+                    self.note_move();
+                    Poll::Ready(Ok(Input::Block(block)))
+                }
+                (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+                _ if self.outbox.poll_closing(cx).is_ready() => Poll::Ready(Ok(Input::Closing)),
+                _ => line
+                    .poll(cx, &*self.surroundings.clock, limit)
+                    .map(|()| Ok(Input::SlowLine)),
+            }
+        })
+        .await
+    }
+
+    /// Lines → the coordinator, as fast as the client's rate allows. Says whether the server is
+    /// closing; then all of them have gone there, to be refused.
+    async fn hand_over(&self, mut block: Block, pace: &mut Pace) -> io::Result<bool> {
+        let clock = &*self.surroundings.clock;
+        let mut closing = false;
+        let mut paced = false;
+        loop {
+            let allowed = match pace.allows(clock.now()) {
+                _ if closing => usize::MAX,
+                Ok(lines) => lines,
+                Err(until) => {
+                    paced = true;
+                    let closes = poll_fn(|cx| self.outbox.poll_closing(cx).map(|()| true));
+                    let on_time = async {
+                        clock.sleep(until).await;
+                        false
+                    };
+                    closing = future::or(closes, on_time).await;
+                    continue;
+                }
+            };
+            let (block_now, lines) = block.split_to(allowed);
+            pace.spend(lines);
+            let paced = std::mem::take(&mut paced);
+            self.tell(Message::Lines {
+                block: block_now,
+                paced,
+            });
+            closing |= poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
+            if block.is_empty() {
+                return Ok(closing);
+            }
+        }
+    }
+
+    /// Lets the client in where it says the secret in time, and gives what it has sent behind it.
+    async fn let_in_time(
+        &self,
+        reader: &mut Reader,
+        secret: &Secret,
+    ) -> io::Result<Result<Vec<u8>, End>> {
+        let late = async {
+            self.surroundings.sleep(ENTRY_TIME).await;
+            Ok(Err(End::Late))
+        };
+        future::or(self.let_in(reader, secret), late).await
+    }
+
+    async fn let_in(
+        &self,
+        reader: &mut Reader,
+        secret: &Secret,
+    ) -> io::Result<Result<Vec<u8>, End>> {
+        let mut entry = Entry::new(secret);
+        loop {
+            let verdict = entry.next();
+            let line = entry.lines();
+            match verdict {
+                Verdict::LetIn { rest } => {
+                    self.tell(Message::LetIn { line });
+                    return Ok(Ok(rest));
+                }
+                Verdict::Refused { wrong, last } => {
+                    self.surroundings.sleep(ENTRY_DELAY).await;
+                    let refused = NotLetIn { line, wrong };
+                    if last {
+                        return Ok(Err(End::NotLetIn(refused)));
+                    }
+                    self.tell(Message::NotLetIn(refused));
+                    if poll_fn(|cx| self.outbox.poll_next_batch(cx)).await? {
+                        return Ok(Err(End::Closing));
+                    }
+                }
+                Verdict::Unknown => {
+                    let read = poll_fn(|cx| {
+                        let read = poll_read(reader, cx, ENTRY_BYTES, |bytes| entry.push(bytes));
+                        match read {
+                            Poll::Ready(read) => Poll::Ready(read.map(Some)),
+                            Poll::Pending => self.outbox.poll_closing(cx).map(|()| Ok(None)),
+                        }
+                    });
+                    match read.await? {
+                        Some(0) if entry.is_partial() => {
+                            let (line, wrong) = (line + 1, false);
+                            return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
+                        }
+                        Some(0) => return Ok(Err(End::Eof)),
+                        Some(_) => {}
+                        None => return Ok(Err(End::Closing)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Is ready when nothing has moved for this time, and it is not for the server to move.
+    async fn idle(&self, limit: Duration) {
+        let clock = &*self.surroundings.clock;
+        loop {
+            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+            let until = clock::later(self.began + moved, limit);
+            if clock.now() < until {
+                clock.sleep(until).await;
+            } else if self.waits.load(Ordering::Relaxed) && self.outbox.is_empty() {
+                self.note_move();
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Lets the client hear why its connection ends, for a short time.
+    async fn show_out(&self, reader: &mut Reader) -> io::Result<()> {
+        let over = async {
+            self.surroundings.sleep(PARTING).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        future::or(self.discard(reader), over).await
+    }
+
+    /// Reads on to no purpose, so that the client finds its last replies and not a reset, until
+    /// it hangs up or is silent.
+    async fn discard(&self, reader: &mut Reader) -> io::Result<()> {
+        loop {
+            let read = poll_fn(|cx| poll_read(reader, cx, READ_BYTES, |_| ()));
+            let silent = async {
+                self.surroundings.sleep(LINGER).await;
+                Ok(None)
+            };
+            match future::or(async { read.await.map(Some) }, silent).await? {
+                Some(0) => return Ok(()),
+                Some(_) => future::yield_now().await,
+                None if self.outbox.is_finished() => return Ok(()),
+                None => {}
+            }
+        }
+    }
+}
