@@ -74,8 +74,8 @@ impl LineTimer {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        clock: &dyn Clock,
         limit: Duration,
+        clock: &dyn Clock,
     ) -> Poll<()> {
         if limit == Duration::MAX {
             return Poll::Pending;

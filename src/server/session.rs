@@ -27,6 +27,7 @@ use super::{
     Control, Limits, Overflow,
     event::{Event, Message},
     outbox::Outbox,
+    pace::Pace,
 };
 use crate::{Clock, clock};
 
@@ -40,6 +41,7 @@ pub(super) struct Surroundings {
     events: Sender<Event>,
     limits: Limits,
     clock: Arc<dyn Clock>,
+    began: Instant,
     /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
     stall: Option<Duration>,
 }
@@ -51,12 +53,26 @@ impl Surroundings {
             events,
             limits: limits.clone(),
             clock: control.clock.clone(),
+            began: control.clock.now(),
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
         }
     }
 
     async fn sleep(&self, time: Duration) {
         clock::sleep(&*self.clock, time).await;
+    }
+
+    fn pace(&self) -> Option<Box<Pace>> {
+        let rate = self.limits.rate;
+        (rate < u32::MAX).then(|| Box::new(Pace::new(rate, self.clock.now())))
+    }
+
+    /// The server's time, where anyone wants to know how long a client has been idle.
+    fn millis(&self) -> u64 {
+        match self.limits.idle {
+            Duration::MAX => 0,
+            _ => (self.clock.now() - self.began).as_millis() as u64,
+        }
     }
 }
 
@@ -67,8 +83,8 @@ struct Session {
     client: usize,
     outbox: Arc<Outbox>,
     surroundings: Arc<Surroundings>,
-    began: Instant,
-    /// When a byte last moved, in milliseconds since then; kept only where idleness has a limit.
+    /// When a byte last moved, in milliseconds of the server's time; kept only where idleness has
+    /// a limit.
     moved: AtomicU64,
     /// The reader waits for the server.
     waits: AtomicBool,
@@ -86,9 +102,8 @@ pub(super) fn run(
     let mut session = Session {
         client,
         outbox,
-        began: surroundings.clock.now(),
+        moved: AtomicU64::new(surroundings.millis()),
         surroundings,
-        moved: AtomicU64::new(0),
         waits: AtomicBool::new(false),
         error: None,
     };
@@ -125,9 +140,7 @@ impl Session {
 
     /// A byte has moved.
     fn note_move(&self) {
-        if self.surroundings.limits.idle < Duration::MAX {
-            let now = self.surroundings.clock.now() - self.began;
-            self.moved.store(now.as_millis() as u64, Ordering::Relaxed);
-        }
+        self.moved
+            .store(self.surroundings.millis(), Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::atomic::Ordering,
@@ -57,14 +57,15 @@ fn poll_read(
     result
 }
 
+/// What came of a read. It holds no lines by value, since an idle client would hold room for them.
 enum Input {
-    Block(Block),
-    /// The client will send no more.
-    Ended,
-    /// A line is taking too long.
-    SlowLine,
-    /// The server is closing and nothing more has come.
-    Closing,
+    /// No whole line.
+    None,
+    /// Lines; the coordinator has them.
+    Told,
+    /// Lines that have to keep to a pace.
+    Held(Box<Block>),
+    End(End),
 }
 
 impl Session {
@@ -93,16 +94,25 @@ impl Session {
 
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
     async fn read(&self, reader: &mut Reader) -> io::Result<End> {
-        let limits = &self.surroundings.limits;
-        let clock = &*self.surroundings.clock;
-        let mut lines = Lines::new(limits.max_line);
-        let mut line = LineTimer::default();
-        let mut pace = (limits.rate < u32::MAX).then(|| Pace::new(limits.rate, clock.now()));
-        let mut first = None;
-        if let Some(secret) = &limits.secret {
-            match Box::pin(self.let_in_time(reader, secret)).await? {
-                Ok(rest) => first = Some(Input::Block(lines.push(&rest))),
-                Err(end) => return Ok(end),
+        let mut lines = Lines::new(self.surroundings.limits.max_line);
+        // What few need is boxed: an idle client would have to hold room for it.
+        let mut line: Option<Box<LineTimer>> = None;
+        let mut pace = self.surroundings.pace();
+        if let Some(secret) = &self.surroundings.limits.secret {
+            let let_in = async {
+                let rest = match self.let_in_time(reader, secret).await? {
+                    Ok(rest) => rest,
+                    Err(end) => return Ok(Some(end)),
+                };
+                let block = lines.push(&rest);
+                let closing = match self.take(block, pace.is_some()) {
+                    Input::None => false,
+                    input => self.hand_over(input, &mut pace).await?,
+                };
+                io::Result::Ok(closing.then_some(End::Closing))
+            };
+            if let Some(end) = Box::pin(let_in).await? {
+                return Ok(end);
             }
         }
         let mut closing = false;
@@ -110,79 +120,93 @@ impl Session {
             // One read more after the server began to close: what has come is refused, line by
             // line, and not just cut off.
             let last = closing;
-            let input = match first.take() {
-                Some(input) => input,
-                None => self.next_block(reader, &mut lines, &mut line).await?,
-            };
-            let mut new_line = false;
+            let input = self.next_input(reader, &mut lines, &mut line, pace.is_some());
+            let input = input.await?;
+            let new_line = !matches!(input, Input::None);
             match input {
-                Input::Block(block) if block.is_empty() => {
-                    // A long line comes in many reads; others get their turn between them.
-                    future::yield_now().await;
-                }
-                Input::Block(block) => {
-                    new_line = true;
-                    self.waits.store(true, Ordering::Relaxed);
-                    closing = match &mut pace {
-                        None => {
-                            let paced = false;
-                            self.tell(Message::Lines { block, paced });
-                            poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?
-                        }
-                        Some(pace) => Box::pin(self.hand_over(block, pace)).await?,
-                    };
-                    self.waits.store(false, Ordering::Relaxed);
-                    self.note_move();
-                }
-                Input::Ended if lines.is_partial() => return Ok(End::Partial),
-                Input::Ended => return Ok(End::Eof),
-                Input::SlowLine => return Ok(End::SlowLine),
-                Input::Closing => return Ok(End::Closing),
+                // A long line comes in many reads; others get their turn between them.
+                Input::None => future::yield_now().await,
+                Input::End(end) => return Ok(end),
+                input => closing = self.hand_over(input, &mut pace).await?,
             }
             if last {
                 return Ok(End::Closing);
             }
-            match lines.is_partial() {
-                true => line.run(new_line, clock),
-                false => line.stop(),
+            if lines.is_partial() {
+                let line = line.get_or_insert_default();
+                line.run(new_line, &*self.surroundings.clock);
+            } else if let Some(line) = &mut line {
+                line.stop();
             }
         }
     }
 
-    async fn next_block(
+    fn next_input(
         &self,
         reader: &mut Reader,
         lines: &mut Lines,
-        line: &mut LineTimer,
-    ) -> io::Result<Input> {
-        let limit = self.surroundings.limits.line_time;
-        poll_fn(|cx| {
-            let mut block = None;
+        line: &mut Option<Box<LineTimer>>,
+        paced: bool,
+    ) -> impl Future<Output = io::Result<Input>> {
+        poll_fn(move |cx| {
+            let mut input = Input::None;
             let read = poll_read(reader, cx, READ_BYTES, |bytes| {
-                block = Some(lines.push(bytes));
+                input = self.take(lines.push(bytes), paced);
             });
-            match (read, block) {
-                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::Ended)),
-                (Poll::Ready(Ok(_)), Some(block)) => {
+            match (read, &mut *line) {
+                (Poll::Ready(Ok(0)), _) if lines.is_partial() => {
+                    Poll::Ready(Ok(Input::End(End::Partial)))
+                }
+                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::End(End::Eof))),
+                (Poll::Ready(Ok(_)), _) => {
                     self.note_move();
-                    Poll::Ready(Ok(Input::Block(block)))
+                    Poll::Ready(Ok(input))
                 }
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
-                _ if self.outbox.poll_closing(cx).is_ready() => Poll::Ready(Ok(Input::Closing)),
-                _ => line
-                    .poll(cx, &*self.surroundings.clock, limit)
-                    .map(|()| Ok(Input::SlowLine)),
+                _ if self.outbox.poll_closing(cx).is_ready() => {
+                    Poll::Ready(Ok(Input::End(End::Closing)))
+                }
+                (_, Some(line)) => {
+                    let limit = self.surroundings.limits.line_time;
+                    line.poll(cx, limit, &*self.surroundings.clock)
+                        .map(|()| Ok(Input::End(End::SlowLine)))
+                }
+                _ => Poll::Pending,
             }
         })
-        .await
     }
 
-    /// Lines → the coordinator, as fast as the client's rate allows. Says whether the server is
-    /// closing; then all of them have gone there, to be refused.
-    async fn hand_over(&self, mut block: Block, pace: &mut Pace) -> io::Result<bool> {
+    /// Lines → the coordinator, at once, unless they have to keep to a pace.
+    fn take(&self, block: Block, paced: bool) -> Input {
+        if block.is_empty() {
+            return Input::None;
+        } else if paced {
+            return Input::Held(Box::new(block));
+        }
+        self.waits.store(true, Ordering::Relaxed);
+        self.tell(Message::Lines { block, paced });
+        Input::Told
+    }
+
+    /// Waits until the coordinator is through with the lines. Says whether the server is closing.
+    async fn hand_over(&self, input: Input, pace: &mut Option<Box<Pace>>) -> io::Result<bool> {
+        let closing = match (input, pace) {
+            (Input::Held(block), Some(pace)) => {
+                Box::pin(self.hand_over_slowly(*block, pace)).await?
+            }
+            _ => poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?,
+        };
+        self.waits.store(false, Ordering::Relaxed);
+        self.note_move();
+        Ok(closing)
+    }
+
+    /// As fast as the client's rate allows; or all of them, to be refused, once the server closes.
+    async fn hand_over_slowly(&self, mut block: Block, pace: &mut Pace) -> io::Result<bool> {
         let clock = &*self.surroundings.clock;
         let mut closing = false;
         let mut paced = false;
+        self.waits.store(true, Ordering::Relaxed);
         loop {
             let allowed = match pace.allows(clock.now()) {
                 _ if closing => usize::MAX,
@@ -277,7 +301,7 @@ impl Session {
         let clock = &*self.surroundings.clock;
         loop {
             let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-            let until = clock::later(self.began + moved, limit);
+            let until = clock::later(self.surroundings.began + moved, limit);
             if clock.now() < until {
                 clock.sleep(until).await;
             } else if self.waits.load(Ordering::Relaxed) && self.outbox.is_empty() {

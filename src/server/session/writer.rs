@@ -27,7 +27,7 @@ impl Session {
         loop {
             match poll_fn(|cx| self.outbox.poll_take(cx, &self.surroundings.limits)).await {
                 Delivery::Replies(replies) => {
-                    if self.deliver(&mut writer, replies).await.is_err() && self.outbox.leave() {
+                    if self.deliver(&mut writer, &replies).await.is_err() && self.outbox.leave() {
                         self.tell(Message::Resume);
                     }
                 }
@@ -59,7 +59,7 @@ impl Session {
         future::or(closed, late).await
     }
 
-    async fn deliver(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
+    async fn deliver(&self, writer: &mut Writer, chunks: &Chunks) -> io::Result<()> {
         match &chunks[..] {
             [chunk] => self.deliver_bytes(writer, chunk.bytes()).await,
             // Boxed for the sake of those who are idle, too.
@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// A watcher that is behind has many chunks, and small ones.
-    async fn deliver_many(&self, writer: &mut Writer, chunks: Chunks) -> io::Result<()> {
+    async fn deliver_many(&self, writer: &mut Writer, chunks: &Chunks) -> io::Result<()> {
         let mut gathered = Vec::new();
         for chunk in chunks {
             let bytes = chunk.bytes();
