@@ -13,83 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Client, allow_files, served::Served, wait_until};
-
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
+use common::{
+    Client,
+    trouble::{CLIENT, KIB, MIB, Trouble, WORK},
+    wait_until,
+};
 
 /// The server's `--max-line`, which is the default.
 const MAX_LINE: usize = 64 * KIB;
-
-/// What a client costs by itself, and its share of the tables that grow by doubling; twice as much
-/// as in a release build, because a debug build's futures are larger.
-const CLIENT: usize = 4 * KIB;
-
-/// What any work costs: code that is paged in, a read buffer, a round's replies, buffers to spare,
-/// and what the allocator does not give back.
-const WORK: usize = 2 * MIB;
-
-/// A server in trouble, and the one client that behaves.
-struct Trouble {
-    server: Served,
-    steady: Client,
-    /// How the server stood before the trouble.
-    descriptors: usize,
-    threads: usize,
-    resident: usize,
-}
-
-impl Trouble {
-    fn start(files: usize, arguments: &[&str]) -> Self {
-        allow_files(files as u64);
-        let server = Served::with_files(files, arguments);
-        let mut steady = server.connect();
-        steady.sync();
-        Self {
-            descriptors: server.descriptors(),
-            threads: server.threads(),
-            resident: server.resident(),
-            server,
-            steady,
-        }
-    }
-
-    /// Someone else's work: answered rightly, whatever goes on.
-    fn work(&mut self) {
-        self.steady
-            .send("Put:steady:1\nGet:steady\nDelete:steady\n");
-        assert_eq!(self.steady.sync(), (vec![b"steady:1".to_vec()], 0));
-    }
-
-    /// The trouble is over, and so many clients are gone: nothing has stayed.
-    fn over(mut self, gone: u64) -> Self {
-        self.work();
-        wait_until("the clients are counted as gone", || {
-            let stats = self.steady.stats();
-            (stats.active, stats.dropped) == (1, gone)
-        });
-        wait_until("descriptors and threads are what they were", || {
-            let now = (self.server.descriptors(), self.server.threads());
-            now == (self.descriptors, self.threads)
-        });
-        self.work();
-        self
-    }
-
-    /// Never has it taken more memory than this, over what it had before.
-    #[track_caller]
-    fn cost(&self, trouble: &str, bound: usize) {
-        let peak = self.server.peak() - self.resident;
-        let stays = self.server.resident().saturating_sub(self.resident);
-        println!(
-            "{trouble}: {} KiB at the most, {} KiB after it, {} KiB allowed",
-            peak / KIB,
-            stays / KIB,
-            bound / KIB
-        );
-        assert!(peak < bound, "{trouble} took {peak} bytes of {bound}");
-    }
-}
 
 #[test]
 fn thousands_of_resets_in_the_middle_of_replies_leave_nothing_behind() {
@@ -194,14 +125,6 @@ fn thousands_of_clients_with_half_a_line_each_keep_no_one_waiting() {
     drop(slow);
     let trouble = trouble.over(SLOW as u64);
     trouble.cost("5,000 half lines and their other halves", bound);
-}
-
-impl Client {
-    /// What stands behind `:sync:` in the next line.
-    fn sync_reply(&mut self) -> String {
-        let line = self.text();
-        line.strip_prefix(":sync:").expect(&line).to_owned()
-    }
 }
 
 /// Bytes that are no command, of five kinds.

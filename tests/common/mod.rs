@@ -12,6 +12,8 @@ pub mod script;
 pub mod served;
 pub mod stage;
 pub mod stores;
+#[cfg(target_os = "linux")]
+pub mod trouble;
 pub mod world;
 
 use std::{
@@ -286,6 +288,12 @@ impl Client {
     /// So many lines, as text.
     pub fn texts(&mut self, lines: usize) -> Vec<String> {
         (0..lines).map(|_| self.text()).collect()
+    }
+
+    /// What stands behind `:sync:` in the next line.
+    pub fn sync_reply(&mut self) -> String {
+        let line = self.text();
+        line.strip_prefix(":sync:").expect(&line).to_owned()
     }
 
     /// Sends a Sync, and gives what came before its reply, and the number of lines dropped.
