@@ -205,8 +205,11 @@ impl<S> Drop for Core<S> {
             }
         }));
         self.newcomers.close();
-        while self.newcomers.try_recv().is_ok() {}
-        self.control.finish();
+        let mut refused = 0;
+        while self.newcomers.try_recv().is_ok() {
+            refused += 1;
+        }
+        self.control.finish(refused);
         journal::closed();
     }
 }

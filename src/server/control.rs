@@ -138,10 +138,11 @@ impl Control {
         self.accept_errors.load(Ordering::Relaxed)
     }
 
-    /// The server is gone, whichever way it went.
-    pub(super) fn finish(&self) {
+    /// The server is gone, whichever way it went. So many had come and were not let in.
+    pub(super) fn finish(&self, refused: u64) {
         let mut state = self.state();
         state.phase = Phase::Closed;
+        state.stats.refused += refused;
         state.stats.dropped += std::mem::take(&mut state.stats.active);
         state.stats.watching = 0;
         if let Some(started) = state.started.take() {
