@@ -4,7 +4,6 @@
 #![allow(dead_code, unused_macros, unreachable_pub)]
 
 pub mod far;
-pub mod history;
 pub mod model;
 pub mod numbered;
 pub mod script;
@@ -14,7 +13,6 @@ pub mod stage;
 pub mod stores;
 #[cfg(target_os = "linux")]
 pub mod trouble;
-pub mod world;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},

@@ -1,12 +1,23 @@
 //! A server, its clients and the network between them, in one thread and under one seed.
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
-//! off, a store with whims, a network that delivers as it likes, and a shutdown at any moment. What
-//! every client saw is held against the one history that the store kept.
+//! off, the library's own client, a store with whims, a network that delivers as it likes, and a
+//! shutdown at any moment. Tasks take their steps in any order, the server's own too. What every
+//! client saw and what the server counted is held against the one history that the store kept.
 //!
-//! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many.
+//! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many, beginning with
+//! `FIRST=n`.
 
-mod common;
+mod bounds;
+mod callers;
+mod check;
+mod counts;
+mod history;
+mod network;
+mod script;
+mod sent;
+mod watched;
+mod world;
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,210 +25,202 @@ use std::{
     env,
     panic::{self, AssertUnwindSafe},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use common::{
-    history::{History, Log, Sent, Whimsical, check},
-    world::{End, World, WorldClock},
-};
+use callers::Diary;
+use check::{Check, Quiet};
+use counts::Ledger;
 use fastrand::Rng;
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future, io::split};
-use keywire::{Handle, Overflow, Server, store::Memory};
+use history::{History, Whims, Whimsical};
+use keywire::{Handle, Overflow, Server, Stats, store::Memory};
+use network::{Door, Porch, Wires, connect};
+use watched::Watched;
+use world::{Moment, Work, World, WorldClock};
 
 /// Runs in a plain `cargo test`.
-const RUNS: u64 = 400;
+const RUNS: u64 = 1000;
 
-const MAX_LINE: usize = 48;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Reading {
-    Eager,
-    Slow,
-    /// Not before everything is sent, and some time has passed.
-    Late,
-    Never,
+/// What a run is like.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    overflow: Overflow,
+    stall: Duration,
+    grace: Duration,
+    outbox_lines: usize,
+    outbox_bytes: usize,
+    max_watches: usize,
+    whims: Whims,
+    /// When the server has begun: not before, and not after.
+    started: (Moment, Moment),
+    /// When it was told to stop.
+    stopped: Moment,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ending {
-    /// No more input, then all replies.
-    Polite,
-    /// Within a line.
-    Half,
-    /// With a reset, at any moment.
-    Reset,
-    /// Waits for the server to end.
-    Stays,
-}
-
-/// What a client sends: the lines, and their bytes.
-fn script(client: usize, rng: &mut Rng) -> Vec<(Sent, Vec<u8>)> {
-    let mut lines = Vec::new();
-    for number in 0..rng.usize(..60) {
-        let tag = format!("{client}.{number}");
-        let key = format!("k{}", rng.u8(..4));
-        let old = format!("{client}.{}", rng.usize(..=number));
-        let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
-        let topic = |sent: fn(Vec<u8>, bool) -> Sent, word: &str, prefix: bool| {
-            let prefix = prefix || name.is_empty();
-            let word = if prefix {
-                format!("{word}Prefix")
-            } else {
-                word.into()
-            };
-            (sent(name.into(), prefix), format!("{word}:{name}"))
-        };
-        let command = Sent::Command(number);
-        let (sent, line) = match rng.u8(..22) {
-            0..=3 => (command, format!("Put:{key}#{tag}:{tag}")),
-            4 => (command, format!("Put:w:{tag}")),
-            5..=9 => (command, format!("Get:{key}#{tag}")),
-            10 => (command, format!("Update:{key}#{tag}:{old}:{tag}")),
-            11 => (command, format!("Update:w:{old}:{tag}")),
-            12 => (command, format!("Delete:{key}#{tag}")),
-            13..=15 => (Sent::Sync(tag.clone()), format!("Sync:{tag}")),
-            16 => (Sent::Stats, "Stats".into()),
-            17 => topic(Sent::Watch, "Watch", false),
-            18 => topic(Sent::Watch, "Watch", true),
-            19 => topic(Sent::Unwatch, "Unwatch", rng.bool()),
-            20 => (Sent::Blank, String::new()),
-            _ => match rng.u8(..3) {
-                0 => (Sent::Wrong("unknown"), "get:k".into()),
-                1 => (Sent::Wrong("malformed"), "Put:k".into()),
-                _ => (
-                    Sent::Wrong("too-long"),
-                    "x".repeat(MAX_LINE + rng.usize(1..200)),
-                ),
+impl Settings {
+    fn choose(rng: &mut Rng) -> Self {
+        let policy = [
+            Overflow::Drop,
+            Overflow::Drop,
+            Overflow::Disconnect,
+            Overflow::Wait,
+        ];
+        let grace = [
+            Duration::ZERO,
+            Duration::from_millis(rng.u64(..2000)),
+            Duration::MAX,
+            Duration::MAX,
+        ];
+        Settings {
+            overflow: policy[rng.usize(..policy.len())],
+            stall: [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)],
+            grace: grace[rng.usize(..grace.len())],
+            outbox_lines: rng.usize(1..30),
+            outbox_bytes: rng.usize(1..2000),
+            max_watches: rng.usize(1..8),
+            whims: Whims {
+                ahead: rng.usize(1..=3),
+                fails: rng.bool(),
             },
-        };
-        lines.push((sent, format!("{line}\n").into_bytes()));
+            started: (Moment::NEVER, Moment::NEVER),
+            stopped: Moment::NEVER,
+        }
     }
-    lines
+
+    /// Longer than any run.
+    fn for_ever(&self) -> Duration {
+        Duration::from_secs(1 << 29)
+    }
+
+    /// Whether a shutdown takes the time it needs.
+    fn is_patient(&self) -> bool {
+        self.grace == Duration::MAX
+    }
 }
 
-/// Sends its script and reads as it likes; what it did and saw is in the log.
-async fn client(world: World, end: End, log: Rc<RefCell<Log>>, mut rng: Rng) {
-    let number = log.borrow().client;
-    let reading = [
-        Reading::Eager,
-        Reading::Eager,
-        Reading::Slow,
-        Reading::Late,
-        Reading::Never,
-    ];
-    let reading = reading[rng.usize(..reading.len())];
-    let ending = [
-        Ending::Polite,
-        Ending::Polite,
-        Ending::Half,
-        Ending::Reset,
-        Ending::Stays,
-    ];
-    let ending = ending[rng.usize(..ending.len())];
-    let lines = script(number, &mut rng);
-    let wires = end.wires();
-    let (mut reader, mut writer) = split(end);
-    let served = wires.clone();
-    let sent_all = Rc::new(RefCell::new(false));
-
-    let write = async {
-        for chunk in lines.chunks(rng.usize(1..20)) {
-            let step = world.steps();
-            let bytes: Vec<u8> = chunk.iter().flat_map(|(_, line)| line.clone()).collect();
-            log.borrow_mut()
-                .sent
-                .extend(chunk.iter().map(|(sent, _)| (sent.clone(), step)));
-            if writer.write_all(&bytes).await.is_err() {
-                break;
-            }
-            if rng.u8(..4) == 0 {
-                world.sleep(Duration::from_millis(rng.u64(..900))).await;
-            }
-            if ending == Ending::Reset && rng.u8(..8) == 0 {
-                break;
-            }
-        }
-        match ending {
-            Ending::Reset => wires.reset(),
-            Ending::Half => {
-                let _ = writer.write_all(b"Put:ha").await;
-                let _ = writer.close().await;
-            }
-            Ending::Polite => drop(writer.close().await),
-            Ending::Stays => {}
-        }
-        *sent_all.borrow_mut() = true;
-    };
-    let read = async {
-        let mut rest = Vec::new();
-        let mut buffer = [0; 256];
-        let mut slow = Rng::with_seed(number as u64);
-        if reading == Reading::Late {
-            while !*sent_all.borrow() {
-                world.sleep(Duration::from_millis(100)).await;
-                if slow.u8(..20) == 0 {
-                    break;
-                }
-            }
-            world.sleep(Duration::from_millis(slow.u64(..3000))).await;
-        }
-        if reading == Reading::Never {
-            world.sleep(Duration::from_secs(20)).await;
-            wires.reset();
-            return;
-        }
-        while let Ok(n) = reader.read(&mut buffer).await {
-            if n == 0 {
-                log.borrow_mut().ended = rest.is_empty().then(|| world.steps());
-                break;
-            }
-            rest.extend_from_slice(&buffer[..n]);
-            let step = world.steps();
-            while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-                let mut line: Vec<u8> = rest.drain(..=end).collect();
-                line.pop();
-                log.borrow_mut().received.push((line, step));
-            }
-            if reading == Reading::Slow {
-                world.sleep(Duration::from_millis(slow.u64(..600))).await;
-            }
-        }
-    };
-    // The server's end of the stream ends the client, whatever it still has to send.
-    future::or(read, async {
-        write.await;
-        future::pending().await
-    })
-    .await;
-    log.borrow_mut().written = served.written();
-    log.borrow_mut().read = served.read();
+/// The connections on the server's side.
+struct Ends {
+    /// Each of them holds one.
+    all: Arc<()>,
+    /// Those that the server does not have yet.
+    outside: Cell<usize>,
+    /// Those that it ever had.
+    handed: Cell<u64>,
 }
 
-/// Shuts the server down at some moment, and looks that nothing is left of it.
-async fn shut_down(
+impl Ends {
+    /// Those that the server has.
+    fn inside(&self) -> u64 {
+        (Arc::strong_count(&self.all) - 1 - self.outside.get()) as u64
+    }
+
+    fn hand_over(&self, done: bool) {
+        self.outside.set(self.outside.get() - 1);
+        self.handed.set(self.handed.get() + u64::from(done));
+    }
+}
+
+/// One client, as it is looked at from outside.
+struct Seat {
+    wires: Wires,
+    /// Where it is the library's own.
+    diary: Option<Rc<Diary>>,
+    quiet: Vec<Quiet>,
+    /// Since when the server has been waiting for it to read, and how much it had read by then.
+    blocked: Option<(Moment, usize)>,
+}
+
+/// One run, being made.
+struct Run {
+    settings: RefCell<Settings>,
     world: World,
     handle: Handle,
-    ends: Arc<()>,
-    (early, grace): (Duration, Duration),
-    stopped: Rc<RefCell<u64>>,
-    outside: Rc<Cell<usize>>,
-) {
-    world.sleep(early).await;
-    *stopped.borrow_mut() = world.steps();
-    // It returns at once where the server has not begun to run.
-    while !handle.is_closed() {
-        handle.shutdown(grace).await;
-        world.give_way().await;
+    history: History,
+    ends: Ends,
+    porch: Arc<Mutex<Porch>>,
+    /// The server's counters, when they were last looked at.
+    last: Cell<Stats>,
+}
+
+impl Run {
+    /// The counters as they are, which is at any time.
+    fn look(&self) -> Stats {
+        let stats = self.handle.stats();
+        counts::add_up(&stats);
+        counts::follow(&self.last.replace(stats), &stats);
+        // Nobody counts as gone whose connection is still open.
+        let waiting = Porch::waiting(&self.porch) as u64;
+        let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
+        let gone = stats.dropped + stats.refused;
+        assert!(
+            gone + inside <= handed && stats.active + gone + waiting <= handed,
+            "{stats:?}: {handed} came, {inside} are there"
+        );
+        stats
     }
-    assert_eq!(handle.stats().active, 0);
-    // Those that had not come in by then are the clients' own.
-    assert_eq!(
-        Arc::strong_count(&ends) - 1,
-        outside.get(),
-        "connections are left"
-    );
+
+    async fn observe(&self, mut rng: Rng) {
+        while !self.handle.is_closed() {
+            self.look();
+            let time = Duration::from_millis(rng.u64(..3000));
+            self.world.sleep(time).await;
+        }
+    }
+
+    /// Shuts the server down at some moment, and looks that nothing is left of it.
+    async fn shut_down(&self, early: Duration) {
+        self.world.sleep(early).await;
+        let grace = self.settings.borrow().grace;
+        self.settings.borrow_mut().stopped = self.world.moment();
+        // It returns at once where the server has not begun to run.
+        while !self.handle.is_closed() {
+            self.handle.shutdown(grace).await;
+            self.world.give_way().await;
+        }
+        assert_eq!(self.look().active, 0);
+        assert_eq!(self.ends.inside(), 0, "connections are left");
+    }
+
+    /// Nothing can happen before time passes.
+    fn quiet(&self, seats: &mut [Seat]) {
+        let record = self.history.record();
+        let settings = self.settings.borrow();
+        let at = self.world.moment();
+        if record.busy || at > settings.stopped {
+            return;
+        }
+        for seat in &mut *seats {
+            let standing = seat.wires.standing();
+            let written = seat.wires.written();
+            let since = match seat.blocked {
+                Some((since, before)) if before == written => since,
+                _ => at,
+            };
+            seat.blocked = standing.blocked.then_some((since, written));
+            let stalled = standing.blocked && at.now - since.now >= settings.stall;
+            seat.quiet.push(Quiet {
+                at,
+                entries: record.entries.len(),
+                drained: standing.drained,
+                stalled: stalled && settings.overflow != Overflow::Wait,
+            });
+            if let Some(diary) = seat.diary.as_ref().filter(|_| standing.still) {
+                assert_eq!(diary.under_way.get(), 0, "a call waits, and for nothing");
+            }
+        }
+        let stats = self.look();
+        let waiting = Porch::waiting(&self.porch) as u64;
+        let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
+        if settings.started.1 < at {
+            assert_eq!(
+                (stats.active + waiting, stats.dropped),
+                (inside, handed - inside),
+                "{stats:?}: {handed} came, {inside} are there"
+            );
+            assert_eq!(counts::operations(&stats), record.entries.len() as u64);
+        }
+    }
 }
 
 /// One run. Gives a digest of it.
@@ -225,21 +228,14 @@ fn run(seed: u64) -> u64 {
     let mut rng = Rng::with_seed(seed);
     let world = World::new(rng.u64(..));
     let history = History::default();
-    let policy = [
-        Overflow::Drop,
-        Overflow::Drop,
-        Overflow::Disconnect,
-        Overflow::Wait,
-    ];
-    let policy = policy[rng.usize(..policy.len())];
-    let stall = [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)];
-    let outbox_lines = rng.usize(1..30);
-    let server = Server::builder()
-        .max_line(MAX_LINE)
-        .outbox_lines(outbox_lines)
-        .outbox_bytes(rng.usize(1..2000))
-        .overflow(policy)
-        .stall(stall)
+    let settings = Settings::choose(&mut rng);
+    let mut server = Server::builder()
+        .max_line(script::MAX_LINE)
+        .outbox_lines(settings.outbox_lines)
+        .outbox_bytes(settings.outbox_bytes)
+        .max_watches(settings.max_watches)
+        .overflow(settings.overflow)
+        .stall(settings.stall)
         .clock(WorldClock {
             world: world.clone(),
             start: Instant::now(),
@@ -248,87 +244,144 @@ fn run(seed: u64) -> u64 {
             world: world.clone(),
             memory: Memory::new(),
             history: history.clone(),
+            whims: settings.whims,
         })
         .build();
-    let handle = server.handle();
-    let ends = Arc::new(());
+    let (door, porch) = Door::new(&world);
+    server.listen(door);
     let clients = rng.usize(1..6);
-    let early = Duration::from_millis(rng.u64(..60_000) / rng.u64(1..20));
-    let grace = [
-        Duration::ZERO,
-        Duration::from_millis(rng.u64(..2000)),
-        Duration::MAX,
-    ];
-    let grace = grace[rng.usize(..3)];
-
-    let logs: Vec<Rc<RefCell<Log>>> = (0..clients)
-        .map(|client| {
-            Rc::new(RefCell::new(Log {
-                client,
-                ..Log::default()
-            }))
-        })
-        .collect();
-    let mut tasks: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-    tasks.push(Box::pin(async move { drop(server.run().await) }));
-    let stopped = Rc::new(RefCell::new(u64::MAX));
-    let outside = Rc::new(Cell::new(clients));
-    let stop = shut_down(
-        world.clone(),
-        handle.clone(),
-        ends.clone(),
-        (early, grace),
-        stopped.clone(),
-        outside.clone(),
-    );
-    for log in &logs {
-        let (ours, theirs) = world.connect(rng.usize(1..400), &ends);
-        let (world, handle, log, rng) = (world.clone(), handle.clone(), log.clone(), rng.fork());
-        let outside = outside.clone();
+    let run = Rc::new(Run {
+        settings: RefCell::new(settings),
+        world: world.clone(),
+        handle: server.handle(),
+        history,
+        ends: Ends {
+            all: Arc::new(()),
+            outside: Cell::new(clients),
+            handed: Cell::new(0),
+        },
+        porch,
+        last: Cell::default(),
+    });
+    let mut seats = Vec::new();
+    let mut tasks: Vec<Work> = vec![serve(run.clone(), server)];
+    for number in 0..clients {
+        let capacity = rng.usize(1..400);
+        let (ours, theirs) = connect(&world, capacity, &run.ends.all);
+        let wires = ours.wires();
+        let diary = (rng.u8(..4) == 0).then(Rc::<Diary>::default);
+        seats.push(Seat {
+            wires,
+            diary: diary.clone(),
+            quiet: Vec::new(),
+            blocked: None,
+        });
+        let (by_door, run, rng) = (rng.bool(), run.clone(), rng.fork());
+        let world = world.clone();
         tasks.push(Box::pin(async move {
-            let attached = handle.attach(theirs).await;
-            outside.set(outside.get() - 1);
-            if attached.is_ok() {
-                client(world, ours, log, rng).await;
+            let in_time = match by_door {
+                true => Porch::knock(&run.porch, theirs, &world),
+                false => run.handle.attach(theirs).await.is_ok(),
+            };
+            run.ends.hand_over(in_time);
+            match diary {
+                _ if !in_time => {}
+                Some(diary) => callers::client(world, ours, number, diary, rng).await,
+                None => script::client(world, ours, number, rng).await,
             }
         }));
     }
-    drop(ends);
-    tasks.push(Box::pin(stop));
-    world.run(tasks);
+    let early = Duration::from_millis(rng.u64(..60_000) / rng.u64(1..20));
+    let (stop, observe) = (run.clone(), run.clone());
+    tasks.push(Box::pin(async move { stop.shut_down(early).await }));
+    let observer = rng.fork();
+    tasks.push(Box::pin(async move { observe.observe(observer).await }));
+    world.run(tasks, || run.quiet(&mut seats));
+    check_run(&run, &seats);
+    world.trace()
+}
 
-    let entries = history.entries();
+/// Notes when the server has begun.
+fn serve(run: Rc<Run>, server: Server<Whimsical>) -> Work {
+    let mut serving = Box::pin(server.run());
+    Box::pin(std::future::poll_fn(move |cx| {
+        let before = run.world.moment();
+        let poll = serving.as_mut().poll(cx).map(drop);
+        let mut settings = run.settings.borrow_mut();
+        if settings.started.0 == Moment::NEVER {
+            settings.started = (before, run.world.moment());
+        }
+        poll
+    }))
+}
+
+/// Holds everything that was seen against the history.
+fn check_run(run: &Run, seats: &[Seat]) {
+    let settings = run.settings.borrow();
+    let record = run.history.record();
+    let shows = env::var_os("SHOW").is_some();
+    if shows {
+        eprintln!("{settings:?}");
+        for entry in &record.entries {
+            eprintln!("{entry:?}");
+        }
+    }
     let mut by_tag = HashMap::new();
-    for (place, entry) in entries.iter().enumerate() {
+    for (place, entry) in record.entries.iter().enumerate() {
         let twice = by_tag.insert(entry.tag, place);
         assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
     }
-    for log in &logs {
-        let mut log = log.borrow_mut();
-        // A shutdown whose time is over may cut off anything, and so may a server that counts a
-        // client as one that does not read.
-        let patient =
-            policy == Overflow::Wait || policy == Overflow::Drop && stall == Duration::MAX;
-        if grace < Duration::MAX || !patient {
-            log.ended = None;
+    let ways: Vec<_> = seats.iter().map(|seat| seat.wires.ways()).collect();
+    let mut checks = Vec::new();
+    for (client, (down, up)) in ways.iter().enumerate() {
+        if shows {
+            eprintln!("client {client}: {up:?}\nwas told {down:?}");
         }
-        log.complete = log.ended.is_some_and(|end| end < *stopped.borrow());
-        if env::var_os("SHOW").is_some() {
-            eprintln!("{policy:?} stall {stall:?} grace {grace:?}: {log:?}");
-        }
-        // What was read before that is applied.
-        let stopped = match patient && grace == Duration::MAX {
-            true => *stopped.borrow(),
-            false => 0,
-        };
-        check(&log, &entries, &by_tag, outbox_lines, stopped);
-        for (line, _) in &log.received {
-            world.note(line);
+        let mut check = Check::new(client, &settings, (down, up), &record, &by_tag);
+        check.run(&seats[client].quiet);
+        checks.push(check);
+        down.lines
+            .iter()
+            .for_each(|line| run.world.note(&line.text));
+    }
+    let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
+    for (check, watched) in checks.iter().zip(&watched) {
+        watched::check_watched(check, watched);
+        bounds::check_bounds(check, &record);
+    }
+    let ledger = Ledger {
+        settings: &settings,
+        checks: &checks,
+        watched: &watched,
+        record: &record,
+        handed: run.ends.handed.get() - Porch::late(&run.porch),
+        door_errors: Porch::errors(&run.porch),
+    };
+    let mut all_seen: Vec<(&Check<'_>, &check::Seen)> = checks
+        .iter()
+        .flat_map(|check| check.stats.iter().map(move |seen| (check, seen)))
+        .collect();
+    all_seen.sort_by_key(|(_, seen)| seen.stats.stats);
+    for (check, seen) in &all_seen {
+        ledger.check_seen(check, seen);
+    }
+    for pair in all_seen.windows(2) {
+        assert!(
+            pair[0].1.stats.stats < pair[1].1.stats.stats,
+            "the same Stats"
+        );
+        counts::follow(&pair[0].1.stats, &pair[1].1.stats);
+    }
+    let last = run.handle.stats();
+    if let Some((_, seen)) = all_seen.last() {
+        counts::follow(&seen.stats, &last);
+    }
+    ledger.check_last(&last);
+    for (client, seat) in seats.iter().enumerate() {
+        if let Some(diary) = &seat.diary {
+            callers::check_calls(client, diary, &record, &by_tag, &settings);
         }
     }
-    let stats = handle.stats();
-    assert!(stats.dropped <= clients as u64);
-    world.trace()
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -2,9 +2,7 @@
 //! seeded generator, so the same seed is the same run to the last byte.
 
 use std::{
-    collections::VecDeque,
     future::{Future, poll_fn},
-    io, iter,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, Wake, Waker},
@@ -12,8 +10,9 @@ use std::{
 };
 
 use fastrand::Rng;
-use futures_lite::{AsyncRead, AsyncWrite};
 use keywire::Clock;
+
+use crate::network::Pipe;
 
 /// Steps after which a run counts as one that does not end.
 const STEPS: u64 = 2_000_000;
@@ -22,28 +21,45 @@ const STEPS: u64 = 2_000_000;
 const TIME_PASSES: u32 = 300;
 
 #[derive(Clone)]
-pub struct World(Arc<Mutex<State>>);
+pub(crate) struct World(Arc<Mutex<State>>);
+
+/// A place in the order of all that happened, and the time of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    pub(crate) tick: u64,
+    pub(crate) now: Duration,
+}
+
+impl Moment {
+    pub(crate) const NEVER: Moment = Moment {
+        tick: u64::MAX,
+        now: Duration::MAX,
+    };
+}
 
 struct State {
     rng: Rng,
     steps: u64,
+    /// Counts what was noted of a run, so that any two things have an order.
+    tick: u64,
     /// A digest of all that happened.
     trace: u64,
     now: Duration,
-    sleepers: Vec<(Duration, Waker)>,
+    /// What will happen at its time. The number is for those who don't wait any more.
+    later: Vec<(Duration, u64, Action)>,
     /// What will happen, in no order.
     pending: Vec<Action>,
     ready: Arc<Mutex<Vec<usize>>>,
 }
 
-enum Action {
+pub(crate) enum Action {
     /// Someone hears of something.
     Wake(Waker),
     /// Bytes under way arrive.
     Arrive(Weak<Mutex<Pipe>>),
 }
 
-type Work = Pin<Box<dyn Future<Output = ()>>>;
+pub(crate) type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Ready {
     task: usize,
@@ -60,13 +76,14 @@ impl Wake for Ready {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             rng: Rng::with_seed(seed),
             steps: 0,
+            tick: 0,
             trace: 0,
             now: Duration::ZERO,
-            sleepers: Vec::new(),
+            later: Vec::new(),
             pending: Vec::new(),
             ready: Arc::default(),
         })))
@@ -76,45 +93,64 @@ impl World {
         self.0.lock().unwrap()
     }
 
-    pub fn random<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
+    pub(crate) fn random<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
         choose(&mut self.state().rng)
     }
 
     /// Once in so many times.
-    pub fn once_in(&self, times: u32) -> bool {
+    pub(crate) fn once_in(&self, times: u32) -> bool {
         self.random(|rng| rng.u32(..times) == 0)
     }
 
-    pub fn steps(&self) -> u64 {
-        self.state().steps
+    /// Something is about to be noted.
+    pub(crate) fn moment(&self) -> Moment {
+        let mut state = self.state();
+        state.tick += 1;
+        Moment {
+            tick: state.tick,
+            now: state.now,
+        }
     }
 
-    pub fn trace(&self) -> u64 {
+    /// Whether anything has been noted since then.
+    pub(crate) fn has_gone_on_since(&self, moment: Moment) -> bool {
+        self.state().tick > moment.tick
+    }
+
+    pub(crate) fn trace(&self) -> u64 {
         self.state().trace
     }
 
-    pub fn note(&self, bytes: &[u8]) {
+    pub(crate) fn note(&self, bytes: &[u8]) {
         let mut state = self.state();
         for &byte in bytes {
             state.trace = (state.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    fn act(&self, action: Action) {
+    pub(crate) fn act(&self, action: Action) {
         self.state().pending.push(action);
     }
 
-    /// Runs all tasks to their ends.
-    pub fn run(&self, tasks: Vec<Work>) {
+    pub(crate) fn act_later(&self, time: Duration, action: Action) {
+        let mut state = self.state();
+        let at = state.now + time;
+        state.tick += 1;
+        let number = state.tick;
+        state.later.push((at, number, action));
+    }
+
+    /// Runs all tasks to their ends. Whenever nothing can happen before time passes, it is `quiet`.
+    pub(crate) fn run(&self, tasks: Vec<Work>, mut quiet: impl FnMut()) {
         let ready = self.state().ready.clone();
         let mut tasks: Vec<Option<Work>> = tasks.into_iter().map(Some).collect();
-        let wakers: Vec<Waker> = (0..tasks.len())
+        let seats: Vec<Arc<Ready>> = (0..tasks.len())
             .map(|task| {
                 let ready = ready.clone();
-                Arc::new(Ready { task, ready }).into()
+                Arc::new(Ready { task, ready })
             })
             .collect();
-        wakers.iter().for_each(Waker::wake_by_ref);
+        seats.iter().cloned().for_each(Ready::wake);
         while tasks.iter().any(Option::is_some) {
             let mut state = self.state();
             state.steps += 1;
@@ -122,9 +158,15 @@ impl World {
             let mut waiting = ready.lock().unwrap();
             let (tasks_ready, actions) = (waiting.len(), state.pending.len());
             if state.rng.u32(..TIME_PASSES) == 0 || tasks_ready + actions == 0 {
+                let idle = tasks_ready + actions == 0;
+                // A clock that was looked at may have gone on by itself.
+                let due = state.later.iter().any(|(time, _, _)| *time <= state.now);
                 drop(waiting);
                 drop(state);
-                self.let_time_pass(tasks_ready + actions == 0);
+                if idle && !due {
+                    quiet();
+                }
+                self.let_time_pass(idle);
                 continue;
             }
             let choice = state.rng.usize(..tasks_ready + actions);
@@ -134,9 +176,10 @@ impl World {
                 drop(state);
                 self.note(&[task as u8]);
                 if let Some(work) = &mut tasks[task] {
+                    let waker = seats[task].clone().into();
                     if work
                         .as_mut()
-                        .poll(&mut Context::from_waker(&wakers[task]))
+                        .poll(&mut Context::from_waker(&waker))
                         .is_ready()
                     {
                         tasks[task] = None;
@@ -146,9 +189,28 @@ impl World {
                 let action = state.pending.swap_remove(choice - tasks_ready);
                 drop(waiting);
                 drop(state);
-                match action {
-                    Action::Wake(waker) => waker.wake(),
-                    Action::Arrive(pipe) => self.arrive(&pipe),
+                self.perform(action);
+            }
+        }
+        let mut state = self.state();
+        let left = std::mem::take(&mut state.pending);
+        let slept = std::mem::take(&mut state.later);
+        drop(state);
+        drop(left);
+        let sleeps = |(_, _, action): &(_, _, Action)| matches!(action, Action::Wake(_));
+        assert!(!slept.iter().any(sleeps), "someone gone still sleeps");
+        for (task, seat) in seats.iter().enumerate() {
+            let left = Arc::strong_count(seat) - 1;
+            assert_eq!(left, 0, "wakers of task {task} are left");
+        }
+    }
+
+    fn perform(&self, action: Action) {
+        match action {
+            Action::Wake(waker) => waker.wake(),
+            Action::Arrive(pipe) => {
+                if let Some(pipe) = pipe.upgrade() {
+                    Pipe::arrive(&pipe, self);
                 }
             }
         }
@@ -157,7 +219,7 @@ impl World {
     /// To the next time that someone waits for, or, while there is other work, by a while.
     fn let_time_pass(&self, idle: bool) {
         let mut state = self.state();
-        let next = state.sleepers.iter().map(|(time, _)| *time).min();
+        let next = state.later.iter().map(|(time, _, _)| *time).min();
         let now = match next {
             Some(next) if idle => next,
             None if idle => panic!("everyone waits, and for nothing"),
@@ -165,51 +227,31 @@ impl World {
         };
         state.now = state.now.max(now);
         let now = state.now;
-        let (due, later) = std::mem::take(&mut state.sleepers)
+        let (due, later) = std::mem::take(&mut state.later)
             .into_iter()
-            .partition(|(time, _)| *time <= now);
-        state.sleepers = later;
+            .partition(|(time, _, _)| *time <= now);
+        state.later = later;
         drop(state);
-        let due: Vec<(Duration, Waker)> = due;
-        due.into_iter().for_each(|(_, waker)| waker.wake());
+        let due: Vec<(Duration, u64, Action)> = due;
+        due.into_iter()
+            .for_each(|(_, _, action)| self.perform(action));
     }
 
-    fn arrive(&self, pipe: &Weak<Mutex<Pipe>>) {
-        let Some(shared) = pipe.upgrade() else { return };
-        let mut pipe = shared.lock().unwrap();
-        let under_way = pipe.bytes.len() - pipe.arrived;
-        if under_way > 0 {
-            let more = self.random(|rng| rng.usize(1..=under_way));
-            pipe.arrived += more;
-            if more < under_way {
-                self.act(Action::Arrive(Arc::downgrade(&shared)));
-            }
-        }
-        if let Some(waker) = pipe.reader.take() {
-            drop(pipe);
-            waker.wake();
-        }
-    }
-
-    pub async fn sleep(&self, time: Duration) {
+    pub(crate) async fn sleep(&self, time: Duration) {
         let until = self.state().now + time;
         self.sleep_until(until).await;
     }
 
-    pub async fn sleep_until(&self, until: Duration) {
-        poll_fn(|cx| {
-            let mut state = self.state();
-            if state.now >= until {
-                return Poll::Ready(());
-            }
-            state.sleepers.push((until, cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
+    async fn sleep_until(&self, until: Duration) {
+        let mut sleep = Sleep {
+            world: self.clone(),
+            number: None,
+        };
+        poll_fn(|cx| sleep.poll(until, cx)).await;
     }
 
     /// Others may go first.
-    pub async fn give_way(&self) {
+    pub(crate) async fn give_way(&self) {
         let mut given = false;
         poll_fn(|cx| {
             if std::mem::replace(&mut given, true) {
@@ -220,33 +262,53 @@ impl World {
         })
         .await;
     }
+}
 
-    /// A connection: the client's end and the server's. Each way holds so many bytes.
-    pub fn connect(&self, capacity: usize, servers: &Arc<()>) -> (End, End) {
-        let pipe = || {
-            Arc::new(Mutex::new(Pipe {
-                capacity,
-                ..Pipe::default()
-            }))
+/// Takes its waker along when it is dropped.
+struct Sleep {
+    world: World,
+    number: Option<u64>,
+}
+
+impl Sleep {
+    fn poll(&mut self, until: Duration, cx: &Context<'_>) -> Poll<()> {
+        self.leave();
+        let mut state = self.world.state();
+        if state.now >= until {
+            return Poll::Ready(());
+        }
+        state.tick += 1;
+        let number = state.tick;
+        let action = Action::Wake(cx.waker().clone());
+        state.later.push((until, number, action));
+        self.number = Some(number);
+        Poll::Pending
+    }
+
+    fn leave(&mut self) {
+        let Some(own) = self.number.take() else {
+            return;
         };
-        let (up, down) = (pipe(), pipe());
-        let end = |from: &Arc<Mutex<Pipe>>, to: &Arc<Mutex<Pipe>>, kind: &Arc<()>| End {
-            wires: Wires {
-                world: self.clone(),
-                from: from.clone(),
-                to: to.clone(),
-            },
-            _kind: kind.clone(),
-        };
-        (end(&down, &up, &Arc::default()), end(&up, &down, servers))
+        let mut state = self.world.state();
+        let place = state.later.iter().position(|(_, number, _)| *number == own);
+        let gone = place.map(|place| state.later.swap_remove(place));
+        // The last waker of a task may take the task with it, and that may come back here.
+        drop(state);
+        drop(gone);
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
 /// The world's time, for a server. It begins at a real moment, because `Instant` can't begin
 /// otherwise; only what is added to it matters.
-pub struct WorldClock {
-    pub world: World,
-    pub start: Instant,
+pub(crate) struct WorldClock {
+    pub(crate) world: World,
+    pub(crate) start: Instant,
 }
 
 impl Clock for WorldClock {
@@ -274,171 +336,5 @@ impl Clock for WorldClock {
             _ => return false,
         }
         true
-    }
-}
-
-/// One way of a connection.
-#[derive(Default)]
-struct Pipe {
-    bytes: VecDeque<u8>,
-    /// How many of them the reader can have.
-    arrived: usize,
-    capacity: usize,
-    /// When the end of each line was written, and when it was read.
-    lines: Vec<u64>,
-    read: Vec<u64>,
-    /// No more bytes follow.
-    ended: bool,
-    /// Nobody reads any more, or the connection was reset.
-    broken: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-/// One end of a connection.
-pub struct End {
-    wires: Wires,
-    /// Shared by all ends of a kind, so that they can be counted.
-    _kind: Arc<()>,
-}
-
-/// Both ways of a connection, as seen from one end.
-#[derive(Clone)]
-pub struct Wires {
-    world: World,
-    from: Arc<Mutex<Pipe>>,
-    to: Arc<Mutex<Pipe>>,
-}
-
-impl End {
-    pub fn wires(&self) -> Wires {
-        self.wires.clone()
-    }
-}
-
-impl Wires {
-    /// When each line that came this way was written.
-    pub fn written(&self) -> Vec<u64> {
-        self.from.lock().unwrap().lines.clone()
-    }
-
-    /// When each line that went the other way was read.
-    pub fn read(&self) -> Vec<u64> {
-        self.to.lock().unwrap().read.clone()
-    }
-
-    /// Tears the connection down.
-    pub fn reset(&self) {
-        for pipe in [&self.from, &self.to] {
-            let mut pipe = pipe.lock().unwrap();
-            pipe.broken = true;
-            pipe.bytes.clear();
-            pipe.arrived = 0;
-            self.wake_both(&mut pipe);
-        }
-    }
-
-    fn wake_both(&self, pipe: &mut Pipe) {
-        let wakers = [pipe.reader.take(), pipe.writer.take()];
-        for waker in wakers.into_iter().flatten() {
-            self.world.act(Action::Wake(waker));
-        }
-    }
-
-    /// Pending for no reason, once in a while.
-    fn hesitates(&self, cx: &Context<'_>) -> bool {
-        let hesitates = self.world.once_in(6);
-        if hesitates {
-            self.world.act(Action::Wake(cx.waker().clone()));
-        }
-        hesitates
-    }
-}
-
-impl AsyncRead for End {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let Wires { world, from, .. } = &self.wires;
-        if self.wires.hesitates(cx) {
-            return Poll::Pending;
-        }
-        let mut pipe = from.lock().unwrap();
-        let most = pipe.arrived.min(buffer.len());
-        if pipe.broken {
-            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
-        } else if most > 0 {
-            let n = world.random(|rng| rng.usize(1..=most));
-            for (place, byte) in buffer.iter_mut().zip(pipe.bytes.drain(..n)) {
-                *place = byte;
-            }
-            pipe.arrived -= n;
-            let ends = buffer[..n].iter().filter(|&&byte| byte == b'\n').count();
-            pipe.read.extend(iter::repeat_n(world.steps(), ends));
-            if let Some(waker) = pipe.writer.take() {
-                world.act(Action::Wake(waker));
-            }
-            Poll::Ready(Ok(n))
-        } else if pipe.ended && pipe.bytes.is_empty() {
-            Poll::Ready(Ok(0))
-        } else {
-            pipe.reader = Some(cx.waker().clone());
-            Poll::Pending
-        }
-    }
-}
-
-impl AsyncWrite for End {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let Wires { world, to, .. } = &self.wires;
-        if self.wires.hesitates(cx) {
-            return Poll::Pending;
-        }
-        let mut pipe = to.lock().unwrap();
-        let most = (pipe.capacity - pipe.bytes.len()).min(bytes.len());
-        if pipe.broken || pipe.ended {
-            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-        } else if most > 0 {
-            let n = world.random(|rng| rng.usize(1..=most));
-            pipe.bytes.extend(&bytes[..n]);
-            let ends = bytes[..n].iter().filter(|&&byte| byte == b'\n').count();
-            pipe.lines.extend(iter::repeat_n(world.steps(), ends));
-            world.act(Action::Arrive(Arc::downgrade(to)));
-            world.note(&bytes[..n]);
-            Poll::Ready(Ok(n))
-        } else {
-            pipe.writer = Some(cx.waker().clone());
-            Poll::Pending
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut pipe = self.wires.to.lock().unwrap();
-        pipe.ended = true;
-        self.wires.wake_both(&mut pipe);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let Wires { from, to, .. } = &self.wires;
-        let mut to = to.lock().unwrap();
-        to.ended = true;
-        self.wires.wake_both(&mut to);
-        drop(to);
-        let mut from = from.lock().unwrap();
-        from.broken = true;
-        self.wires.wake_both(&mut from);
     }
 }

@@ -1,0 +1,155 @@
+//! Whether no more waited for a client than may.
+
+use keywire::Overflow;
+
+use crate::{
+    check::{Check, Mark},
+    history::{Record, What},
+    sent::Sent,
+    world::Moment,
+};
+
+/// A line that stood in an outbox, or on its way there, for some time at least.
+struct Stay {
+    from: Moment,
+    to: Moment,
+    bytes: usize,
+    event: bool,
+}
+
+/// The lines that wait are an outbox-full and one reply more at the most, or as many replies more
+/// as the store gives without a look at the room. Where the client refuses bytes, an outbox-full
+/// of control lines may come on top. For events, the bytes alone are bounded.
+pub(crate) fn check_bounds(check: &Check<'_>, record: &Record) {
+    let settings = check.settings;
+    let stays = stays(check, record);
+    let (most_lines, most_bytes) = allowance(check);
+    let refuses = settings.overflow == Overflow::Drop && settings.stall < settings.for_ever();
+    let full = 1 + usize::from(refuses);
+    let longest = |stay: &Stay| if stay.event { stay.bytes } else { 0 };
+    let event = stays.iter().map(longest).max().unwrap_or(0);
+    // `:missed:N` comes with an event that has found room, and takes a little more.
+    let event = event + 2 * ":missed:1000\n".len();
+    let client = check.client;
+    let lines = most_at_a_time(&stays, |stay| usize::from(!stay.event));
+    assert!(
+        lines <= full * settings.outbox_lines + most_lines,
+        "client {client}: {lines} lines waited in an outbox of {}, and {most_lines}",
+        settings.outbox_lines,
+    );
+    let bytes = most_at_a_time(&stays, |stay| stay.bytes);
+    assert!(
+        bytes <= full * settings.outbox_bytes + most_bytes + event,
+        "client {client}: {bytes} bytes waited in an outbox of {}, and {most_bytes}, {event}",
+        settings.outbox_bytes,
+    );
+}
+
+fn most_at_a_time(stays: &[Stay], measure: impl Fn(&Stay) -> usize) -> usize {
+    let mut changes: Vec<(Moment, bool, usize)> = Vec::new();
+    for stay in stays {
+        if stay.from < stay.to {
+            changes.push((stay.from, true, measure(stay)));
+            changes.push((stay.to, false, measure(stay)));
+        }
+    }
+    changes.sort_unstable();
+    let (mut now, mut most) = (0, 0);
+    for (_, comes, amount) in changes {
+        if comes {
+            now += amount;
+            most = most.max(now);
+        } else {
+            now -= amount;
+        }
+    }
+    most
+}
+
+/// Each line waits from when it was surely there to when it was written.
+fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
+    let mut told = check.marks.iter().filter_map(|mark| match mark {
+        Mark::Told(place) => Some(*place),
+        _ => None,
+    });
+    let mut stays = Vec::new();
+    for (line, answers) in check.down.lines.iter().zip(&check.answers) {
+        let is_event = [&b":put:"[..], b":update:", b":delete:"]
+            .iter()
+            .any(|word| line.text.starts_with(word));
+        let from = if is_event {
+            // From the end of its round on, or of one that may be its own.
+            let place = told.next().expect("an event");
+            let round = record.rounds.partition_point(|(end, _)| *end <= place);
+            record.rounds.get(round).map(|(_, end)| *end)
+        } else {
+            answers.and_then(|index| surely_answered(check, index))
+        };
+        stays.push(Stay {
+            from: from.unwrap_or(line.written),
+            to: line.written,
+            bytes: line.text.len() + 1,
+            event: is_event,
+        });
+    }
+    stays
+}
+
+/// When a line was surely answered: with a command, or before the next one.
+fn surely_answered(check: &Check<'_>, index: usize) -> Option<Moment> {
+    check.sent[index.min(check.sent.len())..]
+        .iter()
+        .find_map(|sent| match sent {
+            Sent::Command(number) => check.places.get(number),
+            _ => None,
+        })
+        .map(|&place| check.entries[place].answered)
+}
+
+/// What may be answered without a look at the room: so many commands, and what stands between.
+/// Where the store answers each before it takes the next, that is a single reply.
+fn allowance(check: &Check<'_>) -> (usize, usize) {
+    let mut loads: Vec<(bool, usize, usize)> = check
+        .sent
+        .iter()
+        .map(|sent| match sent {
+            Sent::Command(number) => {
+                let place = check.places.get(number);
+                match place.map(|&p| &check.entries[p].what) {
+                    Some(What::Read(lines)) => {
+                        let bytes = lines.iter().map(|line| line.len() + 1).sum();
+                        (true, lines.len(), bytes)
+                    }
+                    _ => (true, 0, 0),
+                }
+            }
+            _ => (false, 0, 0),
+        })
+        .collect();
+    for (line, answers) in check.down.lines.iter().zip(&check.answers) {
+        if let Some(load) = answers.and_then(|index| loads.get_mut(index)) {
+            if line.text.starts_with(b":") {
+                (load.1, load.2) = (1, line.text.len() + 1);
+            }
+        }
+    }
+    let blind = check.settings.whims.blind();
+    let mut most = (0, 0);
+    for first in 0..loads.len() {
+        let (mut commands, mut lines, mut bytes) = (0, 0, 0);
+        for &(command, more, long) in &loads[first..] {
+            commands += usize::from(command);
+            if commands > blind {
+                break;
+            }
+            lines += more;
+            bytes += long;
+            most = (most.0.max(lines), most.1.max(bytes));
+            if blind == 1 {
+                break;
+            }
+        }
+    }
+    // A line without its end is told without a look at the room, too.
+    (most.0 + 1, most.1 + 100)
+}

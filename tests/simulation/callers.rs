@@ -1,0 +1,368 @@
+//! The library's own client as a client of the simulation: tasks that share a connection, and give
+//! up half-way now and then. What they were told is held against the history.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use futures_lite::{StreamExt as _, future};
+use keywire::{
+    Client, Error, Event, Outcome,
+    protocol::{Change, Code},
+};
+
+use crate::{
+    Settings,
+    history::{Record, Tag, What, line_of},
+    network::End,
+    world::{Moment, World},
+};
+
+/// One command that was asked for.
+#[derive(Debug)]
+struct Call {
+    /// What has a place in the history has a number.
+    number: Option<usize>,
+    asked: Moment,
+    /// Absent where nobody waited for it to the end.
+    outcome: Option<(Moment, Outcome)>,
+    /// It was a pipeline that failed as a whole, which then was not sent.
+    unsent: bool,
+}
+
+/// What a watcher was told.
+#[derive(Debug)]
+struct Heard {
+    name: Vec<u8>,
+    prefix: bool,
+    asked: Moment,
+    /// When the watch had begun.
+    begun: Moment,
+    events: Vec<Event>,
+}
+
+/// What the tasks of one connection did.
+#[derive(Default)]
+pub(crate) struct Diary {
+    calls: RefCell<Vec<Call>>,
+    heard: RefCell<Vec<Heard>>,
+    number: Cell<usize>,
+    /// Watches asked for.
+    watches: Cell<usize>,
+    /// Calls under way.
+    pub(crate) under_way: Cell<usize>,
+}
+
+/// Counts as a call under way while it lives.
+struct UnderWay<'a>(&'a Cell<usize>);
+
+impl<'a> UnderWay<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[derive(Clone)]
+struct Caller {
+    world: World,
+    client: Client,
+    diary: Rc<Diary>,
+    number: usize,
+}
+
+/// Some tasks that share a client over this connection.
+pub(crate) async fn client(world: World, end: End, number: usize, diary: Rc<Diary>, mut rng: Rng) {
+    let caller = Caller {
+        world,
+        client: Client::over(end),
+        diary,
+        number,
+    };
+    let tasks = [(); 3].map(|()| {
+        let lazy = rng.u8(..3) == 0;
+        caller.clone().work(rng.fork(), lazy)
+    });
+    drop(caller);
+    let [one, two, three] = tasks;
+    future::zip(one, future::zip(two, three)).await;
+}
+
+impl Caller {
+    async fn work(self, mut rng: Rng, lazy: bool) {
+        let most = if lazy { 2 } else { 15 };
+        for _ in 0..rng.usize(..most) {
+            if rng.u8(..3) == 0 {
+                let time = Duration::from_millis(rng.u64(..400));
+                self.world.sleep(time).await;
+            }
+            let patience = (rng.u8(..8) == 0).then(|| rng.u64(..200));
+            let over = async {
+                match patience {
+                    Some(time) => self.world.sleep(Duration::from_millis(time)).await,
+                    None => future::pending().await,
+                }
+            };
+            future::or(self.call(&mut rng), over).await;
+        }
+    }
+
+    fn tag(&self) -> (usize, String) {
+        let number = self.diary.number.get();
+        self.diary.number.set(number + 1);
+        (number, format!("{}.{number}", self.number))
+    }
+
+    fn ask(&self, number: Option<usize>) -> usize {
+        let mut calls = self.diary.calls.borrow_mut();
+        calls.push(Call {
+            number,
+            asked: self.world.moment(),
+            outcome: None,
+            unsent: false,
+        });
+        calls.len() - 1
+    }
+
+    fn told(&self, call: usize, outcome: Outcome) {
+        let told = (self.world.moment(), outcome);
+        self.diary.calls.borrow_mut()[call].outcome = Some(told);
+    }
+
+    async fn call(&self, rng: &mut Rng) {
+        let key = format!("k{}", rng.u8(..4));
+        let client = &self.client;
+        let kind = rng.u8(..14);
+        if kind >= 12 {
+            return self.watch(rng).await;
+        }
+        let _under_way = UnderWay::new(&self.diary.under_way);
+        if kind >= 9 {
+            return self.pipeline(rng).await;
+        }
+        let (number, tag) = self.tag();
+        let tagged = format!("{key}#{tag}");
+        let empty = |result: Result<(), Error>| result.map(|()| Vec::new());
+        let call = self.ask((kind < 7).then_some(number));
+        let outcome = match kind {
+            0..=1 => empty(client.put(tagged, &tag).await),
+            2 => empty(client.put("w", &tag).await),
+            3 => empty(client.update(tagged, "old", &tag).await),
+            4 => empty(client.delete(tagged).await),
+            5..=6 => client.get(tagged).await,
+            7 => empty(client.sync().await),
+            _ => client.stats().await.map(|_| Vec::new()),
+        };
+        self.told(call, outcome);
+    }
+
+    async fn pipeline(&self, rng: &mut Rng) {
+        let mut pipeline = self.client.pipeline();
+        let mut calls = Vec::new();
+        for _ in 0..rng.usize(..10) {
+            let (number, tag) = self.tag();
+            let key = format!("k{}#{tag}", rng.u8(..4));
+            calls.push(self.ask(Some(number)));
+            pipeline = match rng.u8(..6) {
+                0..=1 => pipeline.put(key, tag),
+                2 => pipeline.put("w", tag),
+                3 => pipeline.delete(key),
+                _ => pipeline.get(key),
+            };
+        }
+        match pipeline.send().await {
+            Ok(outcomes) => {
+                assert_eq!(outcomes.len(), calls.len());
+                for (call, outcome) in calls.into_iter().zip(outcomes) {
+                    self.told(call, outcome);
+                }
+            }
+            Err(error) => {
+                check_error(&error);
+                let mut diary = self.diary.calls.borrow_mut();
+                calls.into_iter().for_each(|call| diary[call].unsent = true);
+            }
+        }
+    }
+
+    async fn watch(&self, rng: &mut Rng) {
+        let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
+        let prefix = name.is_empty() || rng.bool();
+        let asked = self.world.moment();
+        self.diary.watches.set(self.diary.watches.get() + 1);
+        let under_way = UnderWay::new(&self.diary.under_way);
+        let watcher = match prefix {
+            true => self.client.watch_prefix(name).await,
+            false => self.client.watch(name).await,
+        };
+        drop(under_way);
+        let mut watcher = match watcher {
+            Ok(watcher) => watcher,
+            Err(error) => return check_error(&error),
+        };
+        let place = {
+            let mut heard = self.diary.heard.borrow_mut();
+            heard.push(Heard {
+                name: name.into(),
+                prefix,
+                asked,
+                begun: self.world.moment(),
+                events: Vec::new(),
+            });
+            heard.len() - 1
+        };
+        for _ in 0..rng.usize(..30) {
+            let time = Duration::from_millis(rng.u64(..2000));
+            let over = async {
+                self.world.sleep(time).await;
+                None
+            };
+            match future::or(watcher.next(), over).await {
+                Some(Ok(event)) => self.diary.heard.borrow_mut()[place].events.push(event),
+                Some(Err(error)) => return check_error(&error),
+                None => {}
+            }
+            if rng.u8(..10) == 0 {
+                let time = Duration::from_millis(rng.u64(..500));
+                self.world.sleep(time).await;
+            }
+        }
+    }
+}
+
+/// Nothing else can go wrong here.
+fn check_error(error: &Error) {
+    let known = matches!(
+        error,
+        Error::Refused { .. } | Error::Unconfirmed { .. } | Error::Lost { .. }
+    );
+    assert!(
+        known || matches!(error, Error::Disconnected(_)),
+        "a client was told: {error}"
+    );
+}
+
+/// Panics where a caller was told what the history does not bear out.
+pub(crate) fn check_calls(
+    client: usize,
+    diary: &Diary,
+    record: &Record,
+    by_tag: &HashMap<Tag, usize>,
+    settings: &Settings,
+) {
+    for call in diary.calls.borrow().iter() {
+        let place = call.number.and_then(|number| by_tag.get(&(client, number)));
+        let entry = place.map(|&place| &record.entries[place]);
+        let what = entry.map(|entry| &entry.what);
+        assert!(
+            !call.unsent || entry.is_none(),
+            "not sent, and applied: {call:?}"
+        );
+        let Some((told, outcome)) = &call.outcome else {
+            continue;
+        };
+        if let Some(entry) = entry {
+            // What was under way when the connection broke may be applied later.
+            let broke = matches!(outcome, Err(Error::Disconnected(_)));
+            assert!(
+                call.asked < entry.at && (broke || entry.answered < *told),
+                "{call:?}"
+            );
+        }
+        match (outcome, what) {
+            (Ok(values), Some(What::Read(lines))) => {
+                let value = |line: &'_ [u8]| {
+                    let colon = line.iter().position(|&byte| byte == b':');
+                    line[colon.unwrap() + 1..].to_vec()
+                };
+                assert!(
+                    values
+                        .iter()
+                        .cloned()
+                        .eq(lines.iter().map(|line| value(line))),
+                    "{call:?}, not {lines:?}"
+                );
+            }
+            (Ok(values), Some(What::Written(..))) => assert!(values.is_empty()),
+            (Ok(_), what) => {
+                assert!(
+                    call.number.is_none() && what.is_none(),
+                    "{call:?}: {what:?}"
+                );
+            }
+            (Err(Error::Lost { lines }), Some(What::Read(read))) => {
+                assert_eq!(*lines, read.len() as u64, "{call:?}");
+            }
+            (Err(Error::Refused { code, .. }), what) => match code {
+                Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
+                Code::Closing => {
+                    assert!(
+                        what.is_none() && *told > settings.stopped,
+                        "{call:?}: {what:?}"
+                    );
+                }
+                _ => panic!("{call:?}"),
+            },
+            (Err(Error::Unconfirmed { .. }), _) => assert!(*told > settings.stopped),
+            (Err(Error::Disconnected(_)), _) => {}
+            _ => panic!("{call:?}: {what:?}"),
+        }
+    }
+    // What is missed is missed by all watches of a connection.
+    let alone = diary.watches.get() == 1;
+    for heard in diary.heard.borrow().iter() {
+        check_heard(client, heard, alone, record);
+    }
+}
+
+fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
+    let fits = |key: &[u8]| match heard.prefix {
+        true => key.starts_with(&heard.name),
+        false => *key == heard.name[..],
+    };
+    let changes = record.entries.iter().filter_map(|entry| match &entry.what {
+        What::Written(key, line) if fits(key) => Some((entry, line)),
+        _ => None,
+    });
+    let mut changes = changes.peekable();
+    // What was made while the watch began may be told or not.
+    let (mut unheard, mut doubtful) = (0, 0);
+    let mut missed = 0;
+    for event in &heard.events {
+        let line = line_of(match event {
+            Event::Put { key, value } => Change::Put { key, value },
+            Event::Update { key, old, new } => Change::Update { key, old, new },
+            Event::Delete { key } => Change::Delete { key },
+            Event::Missed(more) => {
+                missed += more;
+                continue;
+            }
+            _ => panic!("{event:?}"),
+        });
+        loop {
+            let Some((entry, told)) = changes.next() else {
+                panic!("client {client} was told of {event:?}: {heard:?}");
+            };
+            if *told == line {
+                assert!(heard.asked < entry.at);
+                break;
+            }
+            unheard += u64::from(heard.begun < entry.at);
+            doubtful += u64::from(heard.asked < entry.at);
+        }
+        assert!(
+            unheard <= missed && (missed <= doubtful || !alone),
+            "client {client} did not hear of {unheard} to {doubtful}, told of {missed}: {heard:?}"
+        );
+    }
+}

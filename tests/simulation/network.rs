@@ -1,0 +1,455 @@
+//! Connections that deliver as they like, and keep a record of all that went over them.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+
+use crate::world::{Action, Moment, World};
+
+/// One way of a connection.
+#[derive(Default)]
+pub(crate) struct Pipe {
+    bytes: VecDeque<u8>,
+    /// How many of them the reader can have.
+    arrived: usize,
+    capacity: usize,
+    way: Way,
+    /// No more bytes follow.
+    ended: bool,
+    /// Nobody reads any more, or the connection was reset.
+    broken: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// When the reader last found nothing.
+    waited: Option<Moment>,
+}
+
+/// All that went one way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Way {
+    pub(crate) lines: Vec<Line>,
+    /// A line without its end.
+    pub(crate) rest: Vec<u8>,
+    rest_begun: Moment,
+    /// When the pipe has taken bytes; the first is when it was made.
+    pub(crate) writes: Vec<Moment>,
+    pub(crate) reads: Vec<Read>,
+    lines_read: usize,
+    /// The writer has said that nothing follows.
+    pub(crate) closed: Option<Moment>,
+    /// The reader has read that.
+    pub(crate) read_end: Option<Moment>,
+    /// Nothing can be written any more, or nothing read.
+    pub(crate) over: Option<Moment>,
+    pub(crate) reset: bool,
+    /// The writer's end is gone.
+    pub(crate) left: Option<Moment>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) text: Vec<u8>,
+    /// When its first byte was written, and its last.
+    pub(crate) begun: Moment,
+    pub(crate) written: Moment,
+    /// When its end was read.
+    pub(crate) read: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    pub(crate) at: Moment,
+    /// Ends of lines read so far.
+    pub(crate) lines: usize,
+    /// When the reader had last found nothing.
+    pub(crate) waited: Option<Moment>,
+}
+
+impl Way {
+    fn write(&mut self, bytes: &[u8], at: Moment) {
+        self.writes.push(at);
+        for &byte in bytes {
+            if self.rest.is_empty() {
+                self.rest_begun = at;
+            }
+            self.rest.push(byte);
+            if byte == b'\n' {
+                let mut text = std::mem::take(&mut self.rest);
+                text.pop();
+                self.lines.push(Line {
+                    text,
+                    begun: self.rest_begun,
+                    written: at,
+                    read: None,
+                });
+            }
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8], at: Moment, waited: Option<Moment>) {
+        let ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        for line in &mut self.lines[self.lines_read..][..ends] {
+            line.read = Some(at);
+        }
+        self.lines_read += ends;
+        let lines = self.lines_read;
+        self.reads.push(Read { at, lines, waited });
+    }
+
+    /// Lines whose ends had been read before.
+    pub(crate) fn read_before(&self, moment: Moment) -> usize {
+        self.lines
+            .partition_point(|line| line.read.is_some_and(|read| read < moment))
+    }
+
+    /// When bytes were last taken before this.
+    pub(crate) fn last_write_before(&self, moment: Moment) -> Moment {
+        let writes = self.writes.partition_point(|write| *write < moment);
+        self.writes[writes - 1]
+    }
+}
+
+impl Pipe {
+    /// Some bytes under way arrive.
+    pub(crate) fn arrive(shared: &Arc<Mutex<Self>>, world: &World) {
+        let mut pipe = shared.lock().unwrap();
+        let under_way = pipe.bytes.len() - pipe.arrived;
+        if under_way > 0 {
+            let more = world.random(|rng| rng.usize(1..=under_way));
+            pipe.arrived += more;
+            if more < under_way {
+                Self::send(shared, world);
+            }
+        }
+        if let Some(waker) = pipe.reader.take() {
+            drop(pipe);
+            waker.wake();
+        }
+    }
+
+    fn send(shared: &Arc<Mutex<Self>>, world: &World) {
+        let arrive = Action::Arrive(Arc::downgrade(shared));
+        if world.once_in(100) {
+            // The network stalls.
+            let time = world.random(|rng| rng.u64(..1500));
+            world.act_later(Duration::from_millis(time), arrive);
+        } else {
+            world.act(arrive);
+        }
+    }
+
+    fn wake_both(&mut self, world: &World) {
+        let wakers = [self.reader.take(), self.writer.take()];
+        for waker in wakers.into_iter().flatten() {
+            world.act(Action::Wake(waker));
+        }
+    }
+
+    fn is_over(&mut self, world: &World) {
+        if self.way.over.is_none() {
+            self.way.over = Some(world.moment());
+        }
+        self.wake_both(world);
+    }
+}
+
+/// One end of a connection.
+pub(crate) struct End {
+    wires: Wires,
+    /// Shared by all ends of a kind, so that they can be counted.
+    _kind: Arc<()>,
+}
+
+/// Both ways of a connection, as seen from one end.
+#[derive(Clone)]
+pub(crate) struct Wires {
+    world: World,
+    from: Arc<Mutex<Pipe>>,
+    to: Arc<Mutex<Pipe>>,
+}
+
+/// A connection: the client's end and the server's. Each way holds so many bytes.
+pub(crate) fn connect(world: &World, capacity: usize, servers: &Arc<()>) -> (End, End) {
+    let pipe = || {
+        let way = Way {
+            writes: vec![world.moment()],
+            ..Way::default()
+        };
+        Arc::new(Mutex::new(Pipe {
+            capacity,
+            way,
+            ..Pipe::default()
+        }))
+    };
+    let (up, down) = (pipe(), pipe());
+    let end = |from: &Arc<Mutex<Pipe>>, to: &Arc<Mutex<Pipe>>, kind: &Arc<()>| End {
+        wires: Wires {
+            world: world.clone(),
+            from: from.clone(),
+            to: to.clone(),
+        },
+        _kind: kind.clone(),
+    };
+    (end(&down, &up, &Arc::default()), end(&up, &down, servers))
+}
+
+impl End {
+    pub(crate) fn wires(&self) -> Wires {
+        self.wires.clone()
+    }
+}
+
+/// How a connection stands, seen from the client's end, when nothing can happen before time passes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// All that the server has written is read.
+    pub(crate) drained: bool,
+    /// And all that was written to it, too.
+    pub(crate) still: bool,
+    /// The server waits for the client to read.
+    pub(crate) blocked: bool,
+}
+
+impl Wires {
+    /// What came this way, and what went the other.
+    pub(crate) fn ways(&self) -> (Way, Way) {
+        let way = |pipe: &Mutex<Pipe>| pipe.lock().unwrap().way.clone();
+        (way(&self.from), way(&self.to))
+    }
+
+    /// How often bytes have come this way.
+    pub(crate) fn written(&self) -> usize {
+        self.from.lock().unwrap().way.writes.len()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let (from, to) = (self.from.lock().unwrap(), self.to.lock().unwrap());
+        let open = |pipe: &Pipe| !pipe.ended && !pipe.broken;
+        let drained = from.bytes.is_empty() && open(&from);
+        Standing {
+            drained,
+            still: drained && to.bytes.is_empty() && open(&to),
+            blocked: from.writer.is_some() && open(&from),
+        }
+    }
+
+    /// Tears the connection down.
+    pub(crate) fn reset(&self) {
+        for pipe in [&self.from, &self.to] {
+            let mut pipe = pipe.lock().unwrap();
+            pipe.broken = true;
+            pipe.bytes.clear();
+            pipe.arrived = 0;
+            pipe.way.reset |= pipe.way.over.is_none();
+            pipe.is_over(&self.world);
+        }
+    }
+
+    /// Pending for no reason, once in a while.
+    fn hesitates(&self, cx: &Context<'_>) -> bool {
+        let hesitates = self.world.once_in(6);
+        if hesitates {
+            self.world.act(Action::Wake(cx.waker().clone()));
+        }
+        hesitates
+    }
+}
+
+impl AsyncRead for End {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Wires { world, from, .. } = &self.wires;
+        let mut pipe = from.lock().unwrap();
+        if self.wires.hesitates(cx) {
+            pipe.waited = Some(world.moment());
+            return Poll::Pending;
+        }
+        let most = pipe.arrived.min(buffer.len());
+        if pipe.broken {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        } else if most > 0 {
+            let n = world.random(|rng| rng.usize(1..=most));
+            for (place, byte) in buffer.iter_mut().zip(pipe.bytes.drain(..n)) {
+                *place = byte;
+            }
+            pipe.arrived -= n;
+            let waited = pipe.waited;
+            pipe.way.read(&buffer[..n], world.moment(), waited);
+            if let Some(waker) = pipe.writer.take() {
+                world.act(Action::Wake(waker));
+            }
+            Poll::Ready(Ok(n))
+        } else if pipe.ended && pipe.bytes.is_empty() {
+            pipe.way.read_end.get_or_insert(world.moment());
+            Poll::Ready(Ok(0))
+        } else {
+            pipe.waited = Some(world.moment());
+            pipe.reader = Some(cx.waker().clone());
+            Poll::Pending
+        }
+    }
+}
+
+impl AsyncWrite for End {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Wires { world, to, .. } = &self.wires;
+        if self.wires.hesitates(cx) {
+            return Poll::Pending;
+        }
+        let mut pipe = to.lock().unwrap();
+        let most = (pipe.capacity - pipe.bytes.len()).min(bytes.len());
+        if pipe.broken || pipe.ended {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        } else if most > 0 {
+            let n = world.random(|rng| rng.usize(1..=most));
+            pipe.bytes.extend(&bytes[..n]);
+            pipe.way.write(&bytes[..n], world.moment());
+            Pipe::send(to, world);
+            world.note(&bytes[..n]);
+            Poll::Ready(Ok(n))
+        } else {
+            pipe.writer = Some(cx.waker().clone());
+            Poll::Pending
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Wires { world, to, .. } = &self.wires;
+        let mut pipe = to.lock().unwrap();
+        pipe.ended = true;
+        if !pipe.broken {
+            pipe.way.closed.get_or_insert(world.moment());
+        }
+        pipe.wake_both(world);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Wires { world, from, to } = &self.wires;
+        let mut to = to.lock().unwrap();
+        to.ended = true;
+        to.way.left = Some(world.moment());
+        to.is_over(world);
+        drop(to);
+        let mut from = from.lock().unwrap();
+        from.broken = true;
+        from.is_over(world);
+    }
+}
+
+/// A door that brings connections in, and fails to now and then.
+pub(crate) struct Door {
+    world: World,
+    porch: Arc<Mutex<Porch>>,
+}
+
+/// Where connections wait to be accepted.
+#[derive(Default)]
+pub(crate) struct Porch {
+    waiting: VecDeque<End>,
+    waker: Option<Waker>,
+    closed: bool,
+    /// Connections that were not accepted in time.
+    late: u64,
+    errors: u64,
+}
+
+impl Door {
+    pub(crate) fn new(world: &World) -> (Self, Arc<Mutex<Porch>>) {
+        let porch = Arc::<Mutex<Porch>>::default();
+        let door = Door {
+            world: world.clone(),
+            porch: porch.clone(),
+        };
+        (door, porch)
+    }
+}
+
+fn lock(porch: &Mutex<Porch>) -> MutexGuard<'_, Porch> {
+    porch.lock().unwrap()
+}
+
+impl Porch {
+    /// Says whether the door was open.
+    pub(crate) fn knock(porch: &Mutex<Self>, end: End, world: &World) -> bool {
+        let mut porch = lock(porch);
+        if porch.closed {
+            drop(porch);
+            drop(end);
+            return false;
+        }
+        porch.waiting.push_back(end);
+        if let Some(waker) = porch.waker.take() {
+            world.act(Action::Wake(waker));
+        }
+        true
+    }
+
+    pub(crate) fn waiting(porch: &Mutex<Self>) -> usize {
+        lock(porch).waiting.len()
+    }
+
+    /// Connections that came and were not accepted.
+    pub(crate) fn late(porch: &Mutex<Self>) -> u64 {
+        lock(porch).late
+    }
+
+    /// How often the door has failed.
+    pub(crate) fn errors(porch: &Mutex<Self>) -> u64 {
+        lock(porch).errors
+    }
+}
+
+impl keywire::Listener for Door {
+    type Connection = End;
+
+    async fn accept(&mut self) -> io::Result<End> {
+        poll_fn(|cx| {
+            let fails = self.world.once_in(8);
+            let mut porch = lock(&self.porch);
+            if fails {
+                porch.errors += 1;
+                return Poll::Ready(Err(io::Error::other("no descriptor")));
+            }
+            if let Some(end) = porch.waiting.pop_front() {
+                return Poll::Ready(Ok(end));
+            }
+            porch.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let mut porch = lock(&self.porch);
+        porch.closed = true;
+        porch.waker = None;
+        let waiting = std::mem::take(&mut porch.waiting);
+        porch.late = waiting.len() as u64;
+        drop(porch);
+        drop(waiting);
+    }
+}

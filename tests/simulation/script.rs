@@ -1,0 +1,183 @@
+//! Clients that send lines as they like and read as they like.
+
+use std::{cell::Cell, time::Duration};
+
+use fastrand::Rng;
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future, io::split};
+
+use crate::{
+    network::{End, Wires},
+    world::World,
+};
+
+pub(crate) const MAX_LINE: usize = 48;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reading {
+    Eager,
+    Slow,
+    /// Not before everything is sent, and some time has passed.
+    Late,
+    /// Reads now and then, with long pauses.
+    Nodding,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    /// No more input, then all replies.
+    Polite,
+    /// Within a line.
+    Half,
+    /// With a reset, at any moment.
+    Reset,
+    /// Waits for the server to end.
+    Stays,
+}
+
+/// What kinds of lines a client prefers.
+#[derive(Clone, Copy)]
+enum Taste {
+    Anything,
+    Reads,
+    Writes,
+    Fences,
+    Watches,
+}
+
+fn line(client: usize, number: usize, taste: Taste, rng: &mut Rng) -> String {
+    let tag = format!("{client}.{number}");
+    let key = format!("k{}", rng.u8(..4));
+    let old = format!("{client}.{}", rng.usize(..=number));
+    let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
+    let topic = |word: &str, prefix: bool| match prefix || name.is_empty() {
+        true => format!("{word}Prefix:{name}"),
+        false => format!("{word}:{name}"),
+    };
+    let any = rng.u8(..22);
+    let kind = match taste {
+        _ if rng.u8(..3) == 0 => any,
+        Taste::Anything => any,
+        Taste::Reads => 5,
+        Taste::Writes => rng.u8(..5),
+        Taste::Fences => rng.u8(13..17),
+        Taste::Watches => rng.u8(17..20),
+    };
+    match kind {
+        0..=3 => format!("Put:{key}#{tag}:{tag}"),
+        4 => format!("Put:w:{tag}"),
+        5..=9 => format!("Get:{key}#{tag}"),
+        10 => format!("Update:{key}#{tag}:{old}:{tag}"),
+        11 => format!("Update:w:{old}:{tag}"),
+        12 => format!("Delete:{key}#{tag}"),
+        13..=14 => format!("Sync:{tag}"),
+        15 => "Sync".into(),
+        16 => "Stats".into(),
+        17 => topic("Watch", false),
+        18 => topic("Watch", true),
+        19 => topic("Unwatch", rng.bool()),
+        20 => String::new(),
+        _ => match rng.u8(..4) {
+            0 => "get:k".into(),
+            1 => "Put:k".into(),
+            2 => "Watch:".into(),
+            _ => "x".repeat(MAX_LINE + rng.usize(1..200)),
+        },
+    }
+}
+
+fn script(client: usize, rng: &mut Rng) -> Vec<Vec<u8>> {
+    use Taste::{Anything, Fences, Reads, Watches, Writes};
+    let taste = [Anything, Anything, Reads, Writes, Fences, Watches][rng.usize(..6)];
+    (0..rng.usize(..60))
+        .map(|number| {
+            let end = if rng.u8(..10) == 0 { "\r\n" } else { "\n" };
+            (line(client, number, taste, rng) + end).into_bytes()
+        })
+        .collect()
+}
+
+/// Sends its script and reads as it likes; the wires keep what it did and saw.
+pub(crate) async fn client(world: World, end: End, number: usize, mut rng: Rng) {
+    use Reading::{Eager, Late, Never, Nodding, Slow};
+    let reading = [Eager, Eager, Slow, Late, Nodding, Never][rng.usize(..6)];
+    let ending = [
+        Ending::Polite,
+        Ending::Polite,
+        Ending::Half,
+        Ending::Reset,
+        Ending::Stays,
+    ];
+    let ending = ending[rng.usize(..ending.len())];
+    let lines = script(number, &mut rng);
+    let wires = end.wires();
+    let (reader, mut writer) = split(end);
+    let sent_all = Cell::new(false);
+
+    let write = async {
+        for chunk in lines.chunks(rng.usize(1..20)) {
+            if writer.write_all(&chunk.concat()).await.is_err() {
+                break;
+            }
+            if rng.u8(..4) == 0 {
+                world.sleep(Duration::from_millis(rng.u64(..900))).await;
+            }
+            if ending == Ending::Reset && rng.u8(..8) == 0 {
+                break;
+            }
+        }
+        match ending {
+            Ending::Reset => wires.reset(),
+            Ending::Half => {
+                let _ = writer.write_all(b"Put:ha").await;
+                let _ = writer.close().await;
+            }
+            Ending::Polite => drop(writer.close().await),
+            Ending::Stays => {}
+        }
+        sent_all.set(true);
+    };
+    // The server's end of the stream ends the client, whatever it still has to send.
+    let read = read(&world, reader, &wires, reading, &sent_all, number);
+    future::or(read, async {
+        write.await;
+        future::pending().await
+    })
+    .await;
+}
+
+async fn read(
+    world: &World,
+    mut reader: impl futures_lite::AsyncRead + Unpin,
+    wires: &Wires,
+    reading: Reading,
+    sent_all: &Cell<bool>,
+    seed: usize,
+) {
+    let mut rng = Rng::with_seed(seed as u64 + world.random(|rng| rng.u64(..1000)));
+    if reading == Reading::Late {
+        while !sent_all.get() {
+            world.sleep(Duration::from_millis(100)).await;
+            if rng.u8(..20) == 0 {
+                break;
+            }
+        }
+        world.sleep(Duration::from_millis(rng.u64(..3000))).await;
+    }
+    if reading == Reading::Never {
+        world.sleep(Duration::from_secs(20)).await;
+        return wires.reset();
+    }
+    let mut buffer = [0; 256];
+    while let Ok(n) = reader.read(&mut buffer).await {
+        if n == 0 {
+            break;
+        }
+        let pause = match reading {
+            Reading::Slow => rng.u64(..600),
+            Reading::Nodding if rng.u8(..4) == 0 => rng.u64(..4000),
+            _ => continue,
+        };
+        world.sleep(Duration::from_millis(pause)).await;
+    }
+}

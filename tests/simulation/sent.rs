@@ -1,0 +1,51 @@
+//! What a client sent, and what has to come of it.
+
+use crate::{history::tag_of, script::MAX_LINE};
+
+/// A line that a client sent, by what has to come of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Sent {
+    /// A command for the store, by its number.
+    Command(usize),
+    Sync(Vec<u8>),
+    Stats,
+    /// What is watched: the key, or the prefix where `true`.
+    Watch(Vec<u8>, bool),
+    Unwatch(Vec<u8>, bool),
+    /// It is answered with this code.
+    Wrong(&'static str),
+    Blank,
+}
+
+impl Sent {
+    /// On purpose not by the server's own parser.
+    pub(crate) fn of(line: &[u8]) -> Self {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return Sent::Blank;
+        }
+        if line.len() > MAX_LINE {
+            return Sent::Wrong("too-long");
+        }
+        let mut parts = line.splitn(2, |&byte| byte == b':');
+        let word = parts.next().unwrap_or_default();
+        let rest = parts.next().unwrap_or_default();
+        let command = || {
+            let tags = rest.split(|&byte| byte == b':');
+            let (_, number) = tags.filter_map(tag_of).next_back().expect("a tag");
+            Sent::Command(number)
+        };
+        let fields = rest.split(|&byte| byte == b':').count();
+        match (word, fields) {
+            (b"Put", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => command(),
+            (b"Sync", _) => Sent::Sync(rest.to_vec()),
+            (b"Stats", _) => Sent::Stats,
+            (b"WatchPrefix", 1) => Sent::Watch(rest.to_vec(), true),
+            (b"UnwatchPrefix", 1) => Sent::Unwatch(rest.to_vec(), true),
+            (b"Watch", 1) if !rest.is_empty() => Sent::Watch(rest.to_vec(), false),
+            (b"Unwatch", 1) if !rest.is_empty() => Sent::Unwatch(rest.to_vec(), false),
+            (b"Put" | b"Watch", _) => Sent::Wrong("malformed"),
+            _ => Sent::Wrong("unknown"),
+        }
+    }
+}
