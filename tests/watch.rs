@@ -222,8 +222,25 @@ fn a_watch_has_one_field() {
 
 fn full(line: usize, max: usize) -> String {
     format!(
-        ":error:{line}:full:this connection watches {max} keys and prefixes, as many as it may\n"
+        ":error:{line}:full:this connection may watch {max} keys and prefixes, long names counting more\n"
     )
+}
+
+#[test]
+fn a_long_name_counts_more() {
+    let (long, longer) = ("k".repeat(128), "l".repeat(129));
+    transcript(
+        || Server::builder().max_watches(3).build(),
+        format!(
+            "Watch:{long}\nWatchPrefix:{long}\nUnwatch:{long}\nWatchPrefix:{longer}\nWatch:a\n"
+        )
+        .as_bytes(),
+        &format!(
+            ":watch:{long}\n{}:watchprefix:{longer}\n{}",
+            full(2, 3),
+            full(5, 3)
+        ),
+    );
 }
 
 #[test]

@@ -181,7 +181,8 @@ impl<S: Store> Builder<S> {
 
     /// Keys and prefixes that one client may watch at a time; 1,000 unless set.
     ///
-    /// One more is refused with `full`. Each may be as long as a line, and is held twice.
+    /// One more is refused with `full`. A name of more than 64 bytes counts once more for each
+    /// further 64, so that this bounds memory, too.
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;

@@ -88,7 +88,7 @@ impl fmt::Display for Words<'_> {
             Refusal::LongReply => write!(f, "the reply is longer than {} bytes", limits.max_reply),
             Refusal::FullWatches => write!(
                 f,
-                "this connection watches {} keys and prefixes, as many as it may",
+                "this connection may watch {} keys and prefixes, long names counting more",
                 limits.max_watches
             ),
             Refusal::FullStore => write!(

@@ -48,6 +48,8 @@ struct Watcher {
     turn: usize,
     keys: HashSet<Box<[u8]>>,
     prefixes: HashSet<Box<[u8]>>,
+    /// What they count for together.
+    weight: usize,
     /// What it hears of this round.
     parts: SmallVec<[Part; 1]>,
     /// Events that it has lost and not been told of.
@@ -62,6 +64,14 @@ struct Part {
     /// How many bytes of the client's own replies in this round come before.
     after: usize,
     events: Range<usize>,
+}
+
+/// Bytes of a name that count for one watch. It bounds what a client's watches take up.
+const NAME_BYTES: usize = 64;
+
+fn weight(topic: Topic<'_>) -> usize {
+    let (Topic::Key(name) | Topic::Prefix(name)) = topic;
+    name.len().div_ceil(NAME_BYTES).max(1)
 }
 
 /// A client watches as much as it may.
@@ -101,6 +111,7 @@ impl Watches {
                 turn,
                 keys: HashSet::new(),
                 prefixes: HashSet::new(),
+                weight: 0,
                 parts: SmallVec::new(),
                 missed: 0,
             })
@@ -113,9 +124,11 @@ impl Watches {
         if known {
             return Ok(false);
         }
-        if watcher.keys.len() + watcher.prefixes.len() >= limits.max_watches {
+        let weight = weight(topic);
+        if weight > limits.max_watches - watcher.weight {
             return Err(TooMany);
         }
+        watcher.weight += weight;
         match topic {
             Topic::Key(key) => {
                 watcher.keys.insert(key.into());
@@ -139,6 +152,7 @@ impl Watches {
             Topic::Prefix(prefix) => watcher.prefixes.remove(prefix),
         };
         if known {
+            watcher.weight -= weight(topic);
             self.forget(id, topic);
         }
         known

@@ -129,12 +129,14 @@ impl Model {
     }
 
     fn watch(&mut self, number: u64, name: &[u8], prefix: bool, answers: &mut Vec<Expected>) {
-        let watching = self.keys.len() + self.prefixes.len();
+        let weight = |name: &[u8]| name.len().div_ceil(64).max(1);
+        let watched = self.keys.iter().chain(&self.prefixes);
+        let watching: usize = watched.map(|name| weight(name)).sum();
         let (watched, word) = match prefix {
             true => (&mut self.prefixes, &b":watchprefix:"[..]),
             false => (&mut self.keys, &b":watch:"[..]),
         };
-        if watching >= self.max_watches && !watched.contains(name) {
+        if watching + weight(name) > self.max_watches && !watched.contains(name) {
             return answers.push(Expected::Error(number, "full"));
         }
         watched.insert(name.to_vec());
