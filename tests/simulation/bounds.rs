@@ -3,7 +3,7 @@
 use keywire::Overflow;
 
 use crate::{
-    check::{Check, Mark},
+    check::{Check, Mark, Quiet},
     history::{Record, What},
     sent::Sent,
     world::Moment,
@@ -15,14 +15,17 @@ struct Stay {
     to: Moment,
     bytes: usize,
     event: bool,
+    /// When the look at the room was taken, where that is known.
+    entered: Option<Moment>,
 }
 
 /// The lines that wait are an outbox-full and one reply more at the most, or as many replies more
 /// as the store gives without a look at the room. Where the client refuses bytes, an outbox-full
 /// of control lines may come on top. For events, the bytes alone are bounded.
-pub(crate) fn check_bounds(check: &Check<'_>, record: &Record) {
+pub(crate) fn check_bounds(check: &Check<'_>, record: &Record, quiet: &[Quiet]) {
     let settings = check.settings;
     let stays = stays(check, record);
+    check_room(check, &stays, quiet);
     let (most_lines, most_bytes) = allowance(check);
     let refuses = settings.overflow == Overflow::Drop && settings.stall < settings.for_ever();
     let full = 1 + usize::from(refuses);
@@ -33,16 +36,50 @@ pub(crate) fn check_bounds(check: &Check<'_>, record: &Record) {
     let client = check.client;
     let lines = most_at_a_time(&stays, |stay| usize::from(!stay.event));
     assert!(
-        lines <= full * settings.outbox_lines + most_lines,
+        lines < full * settings.outbox_lines + most_lines,
         "client {client}: {lines} lines waited in an outbox of {}, and {most_lines}",
         settings.outbox_lines,
     );
     let bytes = most_at_a_time(&stays, |stay| stay.bytes);
     assert!(
-        bytes <= full * settings.outbox_bytes + most_bytes + event,
+        bytes < full * settings.outbox_bytes + most_bytes + event,
         "client {client}: {bytes} bytes waited in an outbox of {}, and {most_bytes}, {event}",
         settings.outbox_bytes,
     );
+}
+
+/// Each reply and each event that was let in found room: no outbox-full was there before it.
+fn check_room(check: &Check<'_>, stays: &[Stay], quiet: &[Quiet]) {
+    let settings = check.settings;
+    for (index, stay) in stays.iter().enumerate() {
+        let Some(entered) = stay.entered else {
+            continue;
+        };
+        let there = stays[..index].iter();
+        let there = there.filter(|other| other.from <= entered && entered < other.to);
+        let (lines, bytes) = there.fold((0, 0), |(lines, bytes), other| {
+            (lines + 1, bytes + other.bytes)
+        });
+        // For events, lines are bounded where the client has refused bytes, of which the last
+        // moment of rest tells.
+        let rested = quiet
+            .partition_point(|quiet| quiet.at < entered)
+            .checked_sub(1);
+        let refuses = rested.is_some_and(|last| {
+            let last = &quiet[last];
+            last.stalled && check.down.last_write_before(entered) < last.at
+        });
+        let most = match stay.event && !refuses {
+            true => usize::MAX,
+            false => settings.outbox_lines,
+        };
+        assert!(
+            lines < most && bytes < settings.outbox_bytes,
+            "client {}: {lines} lines and {bytes} bytes waited, and still {:?} found room",
+            check.client,
+            String::from_utf8_lossy(&check.down.lines[index].text),
+        );
+    }
 }
 
 fn most_at_a_time(stays: &[Stay], measure: impl Fn(&Stay) -> usize) -> usize {
@@ -72,7 +109,8 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
         Mark::Told(place) => Some(*place),
         _ => None,
     });
-    let mut stays = Vec::new();
+    let mut stays: Vec<Stay> = Vec::new();
+    let mut answered = None;
     for (line, answers) in check.down.lines.iter().zip(&check.answers) {
         let is_event = [&b":put:"[..], b":update:", b":delete:"]
             .iter()
@@ -85,14 +123,35 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
         } else {
             answers.and_then(|index| surely_answered(check, index))
         };
+        // Values are looked at as a whole, when their command is taken.
+        let is_first = !line.text.starts_with(b":") && *answers != answered;
+        answered = answers.or(answered);
+        let entered = match is_event {
+            true => from,
+            false => answers
+                .filter(|_| is_first)
+                .and_then(|index| taken(check, index)),
+        };
         stays.push(Stay {
             from: from.unwrap_or(line.written),
             to: line.written,
             bytes: line.text.len() + 1,
             event: is_event,
+            entered,
         });
     }
     stays
+}
+
+/// When the store took the command of a line.
+fn taken(check: &Check<'_>, index: usize) -> Option<Moment> {
+    match check.sent.get(index)? {
+        Sent::Command(number) => {
+            let place = check.places.get(number)?;
+            Some(check.entries[*place].at)
+        }
+        _ => None,
+    }
 }
 
 /// When a line was surely answered: with a command, or before the next one.
@@ -151,5 +210,8 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
         }
     }
     // A line without its end is told without a look at the room, too.
-    (most.0 + 1, most.1 + 100)
+    match check.up.rest.is_empty() {
+        true => most,
+        false => (most.0 + 1, most.1 + 100),
+    }
 }

@@ -14,7 +14,7 @@ use keywire::{
     store::{Batch, Held, Memory, Store},
 };
 
-use crate::world::{Moment, World};
+use crate::world::{Moment, World, lock};
 
 pub(crate) type Tag = (usize, usize);
 
@@ -65,7 +65,7 @@ pub(crate) struct Record {
 
 impl History {
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
-        self.0.lock().unwrap()
+        lock(&self.0)
     }
 }
 

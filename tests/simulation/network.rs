@@ -5,14 +5,14 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
-use crate::world::{Action, Moment, World};
+use crate::world::{Action, Moment, World, lock};
 
 /// One way of a connection.
 #[derive(Default)]
@@ -120,7 +120,7 @@ impl Way {
 impl Pipe {
     /// Some bytes under way arrive.
     pub(crate) fn arrive(shared: &Arc<Mutex<Self>>, world: &World) {
-        let mut pipe = shared.lock().unwrap();
+        let mut pipe = lock(shared);
         let under_way = pipe.bytes.len() - pipe.arrived;
         if under_way > 0 {
             let more = world.random(|rng| rng.usize(1..=under_way));
@@ -221,17 +221,17 @@ pub(crate) struct Standing {
 impl Wires {
     /// What came this way, and what went the other.
     pub(crate) fn ways(&self) -> (Way, Way) {
-        let way = |pipe: &Mutex<Pipe>| pipe.lock().unwrap().way.clone();
+        let way = |pipe: &Mutex<Pipe>| lock(pipe).way.clone();
         (way(&self.from), way(&self.to))
     }
 
     /// How often bytes have come this way.
     pub(crate) fn written(&self) -> usize {
-        self.from.lock().unwrap().way.writes.len()
+        lock(&self.from).way.writes.len()
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        let (from, to) = (self.from.lock().unwrap(), self.to.lock().unwrap());
+        let (from, to) = (lock(&self.from), lock(&self.to));
         let open = |pipe: &Pipe| !pipe.ended && !pipe.broken;
         let drained = from.bytes.is_empty() && open(&from);
         Standing {
@@ -244,7 +244,7 @@ impl Wires {
     /// Tears the connection down.
     pub(crate) fn reset(&self) {
         for pipe in [&self.from, &self.to] {
-            let mut pipe = pipe.lock().unwrap();
+            let mut pipe = lock(pipe);
             pipe.broken = true;
             pipe.bytes.clear();
             pipe.arrived = 0;
@@ -270,7 +270,7 @@ impl AsyncRead for End {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let Wires { world, from, .. } = &self.wires;
-        let mut pipe = from.lock().unwrap();
+        let mut pipe = lock(from);
         if self.wires.hesitates(cx) {
             pipe.waited = Some(world.moment());
             return Poll::Pending;
@@ -311,7 +311,7 @@ impl AsyncWrite for End {
         if self.wires.hesitates(cx) {
             return Poll::Pending;
         }
-        let mut pipe = to.lock().unwrap();
+        let mut pipe = lock(to);
         let most = (pipe.capacity - pipe.bytes.len()).min(bytes.len());
         if pipe.broken || pipe.ended {
             Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
@@ -334,7 +334,7 @@ impl AsyncWrite for End {
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Wires { world, to, .. } = &self.wires;
-        let mut pipe = to.lock().unwrap();
+        let mut pipe = lock(to);
         pipe.ended = true;
         if !pipe.broken {
             pipe.way.closed.get_or_insert(world.moment());
@@ -347,12 +347,12 @@ impl AsyncWrite for End {
 impl Drop for End {
     fn drop(&mut self) {
         let Wires { world, from, to } = &self.wires;
-        let mut to = to.lock().unwrap();
+        let mut to = lock(to);
         to.ended = true;
         to.way.left = Some(world.moment());
         to.is_over(world);
         drop(to);
-        let mut from = from.lock().unwrap();
+        let mut from = lock(from);
         from.broken = true;
         from.is_over(world);
     }
@@ -384,10 +384,6 @@ impl Door {
         };
         (door, porch)
     }
-}
-
-fn lock(porch: &Mutex<Porch>) -> MutexGuard<'_, Porch> {
-    porch.lock().unwrap()
 }
 
 impl Porch {

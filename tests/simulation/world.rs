@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
@@ -22,6 +22,11 @@ const TIME_PASSES: u32 = 300;
 
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<State>>);
+
+/// Locks. After a panic too, so that what is dropped then does not panic again.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A place in the order of all that happened, and the time of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +73,7 @@ struct Ready {
 
 impl Wake for Ready {
     fn wake(self: Arc<Self>) {
-        let mut ready = self.ready.lock().unwrap();
+        let mut ready = lock(&self.ready);
         if !ready.contains(&self.task) {
             ready.push(self.task);
         }
@@ -90,7 +95,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        lock(&self.0)
     }
 
     pub(crate) fn random<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
@@ -155,7 +160,7 @@ impl World {
             let mut state = self.state();
             state.steps += 1;
             assert!(state.steps < STEPS, "the run does not end");
-            let mut waiting = ready.lock().unwrap();
+            let mut waiting = lock(&ready);
             let (tasks_ready, actions) = (waiting.len(), state.pending.len());
             if state.rng.u32(..TIME_PASSES) == 0 || tasks_ready + actions == 0 {
                 let idle = tasks_ready + actions == 0;
