@@ -67,8 +67,10 @@ pub trait Listener: Send + 'static {
     /// before it is ready; a connection must not be lost with it.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 
-    /// Where it comes from, if that can be said. The limit of clients an address goes by it.
-    fn address(_connection: &Self::Connection) -> Option<IpAddr> {
+    /// The address that a connection comes from, where it has one. The limit of clients an address
+    /// goes by it.
+    fn address(connection: &Self::Connection) -> Option<IpAddr> {
+        let _ = connection;
         None
     }
 }
