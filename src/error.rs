@@ -72,6 +72,14 @@ pub enum Error {
     ),
     /// A client's call took longer than its time limit. It may or may not be applied.
     TimedOut,
+    /// A certificate or a key is of no use.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// Which: the name of its [`Pem`](crate::tls::Pem).
+        what: String,
+        /// What is wrong with it.
+        source: Box<dyn StdError + Send + Sync>,
+    },
 }
 
 impl Error {
@@ -105,6 +113,8 @@ impl fmt::Display for Error {
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
             Error::OutOfStep(what) => write!(f, "the server is out of step: {what}"),
             Error::TimedOut => f.write_str("the time limit is over"),
+            #[cfg(feature = "tls")]
+            Error::Tls { what, source } => write!(f, "{what}: {source}"),
         }
     }
 }
@@ -116,6 +126,8 @@ impl StdError for Error {
             Error::Store(source) => Some(&**source),
             Error::Connect(source) => Some(source),
             Error::Disconnected(Some(source)) => Some(&**source),
+            #[cfg(feature = "tls")]
+            Error::Tls { source, .. } => Some(&**source),
             _ => None,
         }
     }

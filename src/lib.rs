@@ -32,6 +32,10 @@
 //!   waits for an answer do the work for all.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
 //!
+//! # Features
+//!
+//! - `tls`: doors that speak TLS, in a module of that name, on rustls and ring. Off by default.
+//!
 //! # Promises
 //!
 //! - A connection's commands are applied, and answered, in the order sent. All clients' commands
@@ -54,6 +58,8 @@ mod secret;
 mod server;
 pub mod squarer;
 pub mod store;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use clock::Clock;

@@ -1,0 +1,239 @@
+//! Certificates and keys: PEM → what rustls needs.
+
+use std::{error::Error as StdError, fmt, fs::File, io::Read as _, path::Path, sync::Arc};
+
+use futures_rustls::{
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    rustls::{
+        self, ClientConfig, RootCertStore, ServerConfig,
+        crypto::{CryptoProvider, ring},
+        server::WebPkiClientVerifier,
+        sign::{CertifiedKey, SingleCertAndKey},
+    },
+};
+
+use crate::Error;
+
+/// No file of certificates that means well is larger; all the authorities that a browser trusts
+/// have a quarter of it.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A PEM text and where it comes from, so that an error can name it. `Debug` shows the name alone.
+///
+/// A text may hold certificates and a key at once; what is not asked for is passed over.
+///
+/// ```
+/// use keywire::tls::Pem;
+///
+/// let pem = Pem::text("the built-in key", "-----BEGIN PRIVATE KEY-----\n...");
+/// assert_eq!(format!("{pem:?}"), r#"Pem { name: "the built-in key", .. }"#);
+///
+/// let error = Pem::file("no/such/file.pem").unwrap_err();
+/// assert!(error.to_string().starts_with("no/such/file.pem: "));
+/// ```
+#[derive(Clone)]
+pub struct Pem {
+    name: String,
+    text: Vec<u8>,
+}
+
+impl Pem {
+    /// A text of one's own. The name stands in errors.
+    pub fn text(name: impl Into<String>, text: impl Into<Vec<u8>>) -> Self {
+        Self {
+            name: name.into(),
+            text: text.into(),
+        }
+    }
+
+    /// Reads a file, with its path as the name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tls`] with the system's reason, or where it has more than 1 MiB.
+    pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let mut text = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text));
+        match read {
+            Err(error) => Err(fault(name, error)),
+            Ok(_) if text.len() as u64 > MAX_BYTES => Err(fault(name, "has more than 1 MiB")),
+            Ok(_) => Ok(Self { name, text }),
+        }
+    }
+
+    fn fault(&self, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        fault(self.name.clone(), reason)
+    }
+
+    /// Everything in it that can be such a thing.
+    fn all<T: PemObject>(&self) -> Result<Vec<T>, Error> {
+        // The words of the parser could show a piece of a key.
+        let found = T::pem_slice_iter(&self.text).collect::<Result<_, _>>();
+        found.map_err(|error| match error {
+            pem::Error::MissingSectionEnd { .. } => self.fault("is cut off: there is no END line"),
+            pem::Error::Base64Decode(_) => {
+                self.fault("is damaged: it has bytes that are no base64")
+            }
+            _ => self.fault("is damaged: it is no PEM"),
+        })
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let certificates = self.all()?;
+        if !certificates.is_empty() {
+            return Ok(certificates);
+        }
+        let is_key = self.contains("PRIVATE KEY-----");
+        Err(self.fault(match is_key {
+            true => "holds no certificate, but a key",
+            false => "holds no certificate in PEM",
+        }))
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        // The older form of encryption looks like a key to the parser, with damage in it.
+        if self.contains("BEGIN ENCRYPTED PRIVATE KEY") || self.contains("Proc-Type: 4,ENCRYPTED") {
+            let words = "holds an encrypted key, and there is no way to ask for its password; \
+                         decrypt it with: openssl pkey -in OLD -out NEW";
+            return Err(self.fault(words));
+        }
+        match self.all()?.into_iter().next() {
+            Some(key) => Ok(key),
+            None if self.contains("BEGIN CERTIFICATE-----") => {
+                Err(self.fault("holds no private key, but a certificate"))
+            }
+            None => Err(self.fault("holds no private key in PEM")),
+        }
+    }
+
+    fn contains(&self, words: &str) -> bool {
+        memchr::memmem::find(&self.text, words.as_bytes()).is_some()
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pem")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn fault(what: String, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    let source = reason.into();
+    Error::Tls { what, source }
+}
+
+/// What a server needs to speak TLS 1.2 and 1.3: its certificate, with those behind it that vouch
+/// for it, and the key of the first. With `client_ca`, only clients come in that show a certificate
+/// which one of these authorities vouches for.
+///
+/// ```no_run
+/// use keywire::tls::{Pem, server_config};
+///
+/// let config = server_config(&Pem::file("cert.pem")?, &Pem::file("key.pem")?, None)?;
+/// # drop(config);
+/// # Ok::<(), keywire::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Tls`], which names the text and what is wrong with it: there is nothing of the kind in
+/// it, it is damaged or of an unknown kind, or the key is encrypted or belongs to another
+/// certificate. Dates are not looked at; a client will.
+pub fn server_config(
+    certificate: &Pem,
+    key: &Pem,
+    client_ca: Option<&Pem>,
+) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let identity = identity(certificate, key, &provider)?;
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| certificate.fault(error))?;
+    let config = match client_ca {
+        None => config.with_no_client_auth(),
+        Some(ca) => {
+            let authorities = authorities(ca)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider);
+            config.with_client_cert_verifier(verifier.build().map_err(|error| ca.fault(error))?)
+        }
+    };
+    Ok(Arc::new(config.with_cert_resolver(Arc::new(identity))))
+}
+
+/// What a client needs: the authorities one of which has to vouch for the server, and, where the
+/// server asks for that, the client's own certificate and key.
+///
+/// ```no_run
+/// use keywire::tls::{Pem, client_config};
+///
+/// let (certificate, key) = (Pem::file("me.pem")?, Pem::file("me.key")?);
+/// let config = client_config(&Pem::file("ca.pem")?, Some((&certificate, &key)))?;
+/// # drop(config);
+/// # Ok::<(), keywire::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// As those of [`server_config`].
+pub fn client_config(ca: &Pem, own: Option<(&Pem, &Pem)>) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let identity = own.map(|(certificate, key)| identity(certificate, key, &provider));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ca.fault(error))?
+        .with_root_certificates(authorities(ca)?);
+    Ok(Arc::new(match identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => config.with_client_cert_resolver(Arc::new(identity?)),
+    }))
+}
+
+fn authorities(ca: &Pem) -> Result<Arc<RootCertStore>, Error> {
+    let mut store = RootCertStore::empty();
+    for certificate in ca.certificates()? {
+        let added = store.add(certificate);
+        added.map_err(|error| useless(ca, error))?;
+    }
+    Ok(Arc::new(store))
+}
+
+fn identity(
+    certificate: &Pem,
+    key: &Pem,
+    provider: &CryptoProvider,
+) -> Result<SingleCertAndKey, Error> {
+    let chain = certificate.certificates()?;
+    let signer = provider.key_provider.load_private_key(key.key()?);
+    let signer = signer.map_err(|_| {
+        key.fault("holds a key of another kind than RSA, ECDSA on P-256 or P-384, and Ed25519")
+    })?;
+    let certified = CertifiedKey::new(chain, signer);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified.into()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let words = format!(
+                "is not the key of the (first) certificate in {}",
+                certificate.name
+            );
+            Err(key.fault(words))
+        }
+        Err(error) => Err(useless(certificate, error)),
+    }
+}
+
+/// rustls takes every certificate for one that a peer showed.
+fn useless(pem: &Pem, error: rustls::Error) -> Error {
+    let reason = match error {
+        rustls::Error::InvalidCertificate(reason) => reason.to_string(),
+        error => error.to_string(),
+    };
+    pem.fault(format!("holds a certificate of no use: {reason}"))
+}

@@ -1,0 +1,242 @@
+//! A connection that does its handshake when it is first read or written.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_io::Timer;
+use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
+use futures_rustls::{TlsAcceptor, server};
+
+use super::slots::Slot;
+
+/// The most that TLS takes of what is written while the socket takes nothing: one record. What is
+/// in there, the server can't tell from what is on its way.
+const HELD_BYTES: usize = 16 * 1024;
+
+/// Bytes that may come in a row without anything of it getting through, such as empty records,
+/// before others have their turn.
+const PACE_BYTES: usize = 64 * 1024;
+
+/// How long the client has to read why its handshake failed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A connection of a [`TlsListener`](super::TlsListener): TLS over a `T`.
+///
+/// Nothing happens until it is first read, written or flushed; that drives the handshake. One that
+/// fails, or is late ([`TimedOut`](io::ErrorKind::TimedOut)), is an error of the call that drives
+/// it. While it is under way the task that polled last is woken, so one task has to poll both
+/// directions, as a server does.
+///
+/// Closed before its handshake is done, it hangs up; after that, it says `close_notify` first. An
+/// end of input without `close_notify` is [an end like any other](super#the-end-of-the-input).
+pub struct TlsStream<T> {
+    state: State<T>,
+    address: Option<IpAddr>,
+}
+
+type Established<T> = server::TlsStream<Wire<T>>;
+type Handshake<T> = Pin<Box<dyn Future<Output = io::Result<Established<T>>> + Send>>;
+
+enum State<T> {
+    Handshaking(Handshake<T>),
+    Established(Box<Established<T>>),
+    /// The handshake has failed, or the stream was closed before its end.
+    Over,
+}
+
+impl<T> TlsStream<T>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    pub(super) fn new(
+        connection: T,
+        address: Option<IpAddr>,
+        acceptor: TlsAcceptor,
+        time: Duration,
+        slot: Slot,
+    ) -> Self {
+        // The time runs from now on, not from the first poll.
+        let timer = Timer::after(time);
+        let handshake = async move {
+            // Given back when the handshake is over, one way or the other.
+            let _slot = slot;
+            let late = async {
+                timer.await;
+                let words = "the TLS handshake took too long";
+                Err(io::Error::new(io::ErrorKind::TimedOut, words))
+            };
+            future::or(handshake(connection, acceptor), late).await
+        };
+        Self {
+            state: State::Handshaking(Box::pin(handshake)),
+            address,
+        }
+    }
+
+    /// Where it comes from, if the other listener knows.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    fn poll_established(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Pin<&mut Established<T>>>> {
+        if let State::Handshaking(handshake) = &mut self.state {
+            let done = ready!(handshake.as_mut().poll(cx));
+            self.state = State::Over;
+            self.state = State::Established(Box::new(done?));
+        }
+        Poll::Ready(match &mut self.state {
+            State::Established(stream) => Ok(Pin::new(stream)),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+}
+
+async fn handshake<T>(connection: T, acceptor: TlsAcceptor) -> io::Result<Established<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let wire = Wire {
+        inner: connection,
+        pace: 0,
+    };
+    let accepted = acceptor.accept_with(wire, |tls| tls.set_buffer_limit(Some(HELD_BYTES)));
+    match accepted.into_fallible().await {
+        Ok(stream) => Ok(stream),
+        Err((error, wire)) => {
+            let late = async {
+                Timer::after(LINGER).await;
+            };
+            future::or(part(wire), late).await;
+            Err(error)
+        }
+    }
+}
+
+/// Reads on to no purpose until the client hangs up. To close while there is something to read
+/// would be a reset, which could cost the client the alert that tells it what was wrong.
+async fn part<T: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<T>) {
+    let _ = wire.close().await;
+    let mut buffer = vec![0; 4096];
+    while let Ok(1..) = wire.read(&mut buffer).await {}
+}
+
+impl<T> AsyncRead for TlsStream<T>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if let State::Over = self.state {
+            return Poll::Ready(Ok(0));
+        }
+        let stream = ready!(self.poll_established(cx))?;
+        match ready!(stream.poll_read(cx, buffer)) {
+            // The client did not say `close_notify`. See the module's documentation.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl<T> AsyncWrite for TlsStream<T>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_established(cx))?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_established(cx))?.poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state {
+            State::Established(stream) => Pin::new(stream).poll_close(cx),
+            // There is nobody yet to whom anything could be said.
+            state => {
+                *state = State::Over;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for TlsStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Handshaking(_) => "handshaking",
+            State::Established(_) => "established",
+            State::Over => "over",
+        };
+        f.debug_struct("TlsStream")
+            .field("state", &state)
+            .field("address", &self.address)
+            .finish()
+    }
+}
+
+/// What TLS reads and writes: the connection, mended in two places. futures-rustls reads on as long
+/// as nothing comes of it, and it writes on, or never again, where a write takes nothing.
+struct Wire<T> {
+    inner: T,
+    /// Bytes read since others had their turn.
+    pace: usize,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.pace >= PACE_BYTES {
+            self.pace = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
+        if let Ok(n) = read {
+            self.pace += n;
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.inner).poll_write(cx, bytes)) {
+            Ok(0) if !bytes.is_empty() => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
