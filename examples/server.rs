@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example server
 //! cargo run --release --example server -- --listen unix:/tmp/keywire.sock --threads 2 --stats 1
+//! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 
 use std::{
@@ -20,6 +21,7 @@ use async_signal::{Signal, Signals};
 use clap::{Parser, ValueEnum};
 use futures_lite::{StreamExt as _, future};
 use keywire::{Handle, Overflow, Secret, Server};
+use rustix::{fs::Mode, process::umask};
 use smol::net::unix::UnixListener;
 
 /// How long clients may take for their last replies when the server shuts down.
@@ -83,6 +85,15 @@ struct Options {
     /// Print clients and rates every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     stats: Option<Duration>,
+    /// Speak TLS, with the certificate in this PEM file, and those behind it that vouch for it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key that belongs to the certificate, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate that an authority in this PEM file vouches for
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,18 +158,24 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut server = builder.build();
     let handle = server.handle();
 
+    let tls = tls::config(options)?;
+    let manner = match (&tls, &options.tls_client_ca) {
+        (None, _) => "",
+        (Some(_), None) => " TLS,",
+        (Some(_), Some(_)) => " TLS for clients with a certificate,",
+    };
     let (address, _socket_file) = match options.listen.strip_prefix("unix:") {
         Some(path) => {
             let (listener, file) = bind_unix(Path::new(path))
                 .map_err(|error| format!("can't listen on {:?}: {error}", options.listen))?;
-            server.listen(listener);
+            tls::listen(&mut server, listener, tls);
             (options.listen.clone(), Some(file))
         }
         None => {
             let listener = bind_tcp(&options.listen, guarded)
                 .map_err(|error| format!("{:?}: {error}", options.listen))?;
             let address = listener.local_addr()?.to_string();
-            server.listen(listener);
+            tls::listen(&mut server, listener, tls);
             (address, None)
         }
     };
@@ -168,7 +185,7 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         None => "",
     };
     say(format_args!(
-        "keywire listens on {address}, values in memory{secret}"
+        "keywire listens on {address},{manner} values in memory{secret}"
     ));
 
     for _ in 1..options.threads {
@@ -249,7 +266,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     if path.as_os_str().is_empty() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty"));
     }
-    let listener = UnixListener::bind(path).or_else(|error| {
+    let listener = bind_private(path).or_else(|error| {
         // A server that was killed leaves its socket behind; one that lives answers. Anything else
         // in this place is somebody's file.
         let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
@@ -261,13 +278,76 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
             return Err(error);
         }
         fs::remove_file(path)?;
-        UnixListener::bind(path)
+        bind_private(path)
     })?;
     let file = SocketFile {
         path: path.to_owned(),
         inode: inode(path),
     };
     Ok((listener, file))
+}
+
+/// A socket for us alone, from its first moment: to change its mode afterwards would leave others a
+/// moment to connect. The mask is the whole process's, so this comes before there are other threads
+/// that make files.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let before = umask(Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::sync::Arc;
+
+    use keywire::{
+        Error, Listener, Server,
+        tls::{Pem, TlsListener, rustls::ServerConfig, server_config},
+    };
+
+    use super::Options;
+
+    pub(crate) fn config(options: &Options) -> Result<Option<Arc<ServerConfig>>, Error> {
+        let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) else {
+            return Ok(None);
+        };
+        let (certificate, key) = (Pem::file(certificate)?, Pem::file(key)?);
+        let client_ca = options.tls_client_ca.as_ref().map(Pem::file).transpose()?;
+        server_config(&certificate, &key, client_ca.as_ref()).map(Some)
+    }
+
+    pub(crate) fn listen(
+        server: &mut Server,
+        listener: impl Listener,
+        config: Option<Arc<ServerConfig>>,
+    ) {
+        match config {
+            Some(config) => server.listen(TlsListener::new(listener, config)),
+            None => server.listen(listener),
+        };
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+mod tls {
+    use std::convert::Infallible;
+
+    use keywire::{Listener, Server};
+
+    use super::Options;
+
+    pub(crate) fn config(options: &Options) -> Result<Option<Infallible>, &'static str> {
+        match options.tls_cert {
+            Some(_) => Err("this server was built without TLS; \
+                            cargo build --release --features tls --example server builds it with"),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn listen(server: &mut Server, listener: impl Listener, _: Option<Infallible>) {
+        server.listen(listener);
+    }
 }
 
 /// The first signal lets clients have their replies; the second does not wait for them.

@@ -6,6 +6,7 @@ mod common;
 
 use std::{
     io::{BufRead as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -83,7 +84,13 @@ fn a_unix_socket_is_served_and_removed() {
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
     assert!(path.exists());
-    let mut server = Served::start(&["--listen", &address]);
+    // Nobody else may connect, whatever the files of this process are like.
+    let mut command = Command::new("sh");
+    let script = "umask 0; exec \"$0\" --listen \"$1\"";
+    let command = command.args(["-c", script]).arg(example("server"));
+    let mut server = Served::spawn(command.arg(&address));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
     let (status, output) = client(&address, "Put:k:v\nGet:k\n");
     assert!(status.success());
     assert_eq!(output, "k:v\n");
@@ -144,6 +151,28 @@ fn wrong_options_are_explained() {
                 .starts_with("error: ")
         );
     }
+}
+
+/// With it, the tests of `examples/tls` have the word.
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
+    let files = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+    let output = Command::new(example("server"))
+        .args(files)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("--features tls"), "{errors}");
+    let mut client = Command::new(example("client"));
+    let output = client
+        .args(["get", "k", "--tls-ca", "ca.pem"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("--features tls"), "{errors}");
 }
 
 #[test]
