@@ -6,6 +6,7 @@
 //! cargo run --release --example client -- watch --prefix us
 //! cargo run --release --example client
 //! printf 'Put:a:1\nGet:a\n' | cargo run --release --example client -- --connect 127.0.0.1:9999
+//! cargo run --release --features tls --example client -- --tls-ca cert.pem --connect localhost:9999
 //! ```
 //!
 //! With no command it passes lines from standard input to the server, and replies to standard output
@@ -32,9 +33,10 @@ use std::{
 use async_signal::{Signal, Signals};
 use clap::{Parser, Subcommand};
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
-use keywire::{Error, Event, Stats, Watcher};
+use keywire::{Client, Error, Event, Stats, Watcher};
 use rustix::event::{PollFd, PollFlags, poll};
 use smol::Unblock;
+use stream::Target;
 
 /// Talks to a keywire server: one command, or lines from standard input where there is none.
 #[derive(Parser)]
@@ -44,14 +46,8 @@ use smol::Unblock;
     and 2 where something went wrong."
 )]
 struct Options {
-    /// The server: a TCP address, or unix:PATH
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:9999",
-        global = true
-    )]
-    connect: String,
+    #[command(flatten)]
+    target: Target,
     /// How long to wait for a connection, and for the answer [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     timeout: Option<Duration>,
@@ -111,12 +107,12 @@ fn main() -> ExitCode {
 
 /// Tells whether there was what was asked for.
 async fn run(options: Options) -> Result<bool, String> {
-    let address = &options.connect;
-    let stream = stream::connect(address, options.timeout).await?;
+    let address = &options.target.address;
+    let stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {
-        return converse::converse(address, &stream).await.map(|()| true);
+        return converse::converse(address, stream).await.map(|()| true);
     };
-    let mut client = stream.client();
+    let mut client = Client::over(stream);
     if let Some(limit) = options.timeout {
         client = client.with_time_limit(limit);
     }

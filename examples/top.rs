@@ -25,13 +25,14 @@ use std::{
 use async_signal::{Signal, Signals};
 use clap::Parser;
 use futures_lite::{StreamExt as _, future};
-use keywire::Stats;
+use keywire::{Client, Stats};
 use panel::Panel;
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
 };
 use smol::Timer;
+use stream::Target;
 
 /// How often the server is asked, and tried again where it is away.
 const EVERY: Duration = Duration::from_secs(1);
@@ -46,9 +47,8 @@ const GLANCE: Duration = Duration::from_millis(50);
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// The server: a TCP address, or unix:PATH
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
-    connect: String,
+    #[command(flatten)]
+    target: Target,
 }
 
 enum News {
@@ -59,7 +59,7 @@ enum News {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(options.connect) {
+    match run(options.target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -68,18 +68,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(address: String) -> Result<(), Box<dyn Error>> {
+fn run(target: Target) -> Result<(), Box<dyn Error>> {
     if !io::stdout().is_terminal() {
         return Err("standard output is no terminal; `client stats` prints the counters".into());
     }
     let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
     let (sender, news) = mpsc::channel();
-    let panel = Panel::new(address.clone());
+    let panel = Panel::new(target.address.clone());
     // Also puts the terminal right where this program panics.
     let terminal = ratatui::try_init()?;
     thread::spawn(move || {
         let told = sender.clone();
-        smol::block_on(future::or(follow(&address, &sender), quit(signals, &told)));
+        smol::block_on(future::or(follow(&target, &sender), quit(signals, &told)));
     });
     let shown = show(terminal, panel, &news);
     let restored = ratatui::try_restore();
@@ -92,9 +92,9 @@ async fn quit(mut signals: Signals, news: &Sender<News>) {
 }
 
 /// Asks for the counters again and again. It ends where nobody wants to know.
-async fn follow(address: &str, news: &Sender<News>) {
+async fn follow(target: &Target, news: &Sender<News>) {
     loop {
-        let Err(error) = ask(address, news).await else {
+        let Err(error) = ask(target, news).await else {
             return;
         };
         // The address is on the screen already.
@@ -108,9 +108,9 @@ async fn follow(address: &str, news: &Sender<News>) {
     }
 }
 
-async fn ask(address: &str, news: &Sender<News>) -> Result<(), String> {
-    let stream = stream::connect(address, Some(PATIENCE)).await?;
-    let client = stream.client().with_time_limit(PATIENCE);
+async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
+    let stream = stream::connect(target, Some(PATIENCE)).await?;
+    let client = Client::over(stream).with_time_limit(PATIENCE);
     let mut ticks = Timer::interval_at(Instant::now(), EVERY);
     loop {
         ticks.next().await;

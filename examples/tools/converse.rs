@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal as _, Read, Write};
 
 use async_signal::{Signal, Signals};
 use futures_lite::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future,
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future, io::split,
 };
-use smol::{Unblock, net::Shutdown};
+use smol::Unblock;
 
 use crate::{
     on_output,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// With editing where a person sits at both ends, plain otherwise.
-pub(crate) async fn converse(address: &str, stream: &Stream) -> Result<(), String> {
+pub(crate) async fn converse(address: &str, stream: Stream) -> Result<(), String> {
     let (typed, seen) = (io::stdin().is_terminal(), io::stdout().is_terminal());
     if typed {
         eprintln!("connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends");
@@ -54,17 +54,18 @@ pub(crate) async fn converse(address: &str, stream: &Stream) -> Result<(), Strin
 /// Copies both ways until the server has said everything.
 async fn exchange(
     address: &str,
-    stream: &Stream,
+    stream: Stream,
     input: impl AsyncRead + Unpin,
     output: impl AsyncWrite + Unpin,
 ) -> Result<(), String> {
+    let (replies, mut commands) = split(stream);
     let mut ended = false;
     let sending = async {
-        match copy(input, stream.commands()).await {
+        match copy(input, &mut commands).await {
             Ok(()) => {
                 ended = true;
                 // It fails only where the server has hung up; the replies will tell.
-                let _ = stream.end_commands();
+                let _ = commands.close().await;
             }
             Err(Broken::From(error)) => return Err(format!("standard input: {error}")),
             // The server has hung up. Whatever it had to say first is still worth reading.
@@ -73,7 +74,7 @@ async fn exchange(
         future::pending().await
     };
     let receiving = async {
-        match copy(stream.replies(), output).await {
+        match copy(replies, output).await {
             Ok(()) => Ok(true),
             Err(Broken::From(error)) => Err(format!("{address}: {error}")),
             Err(Broken::To(error)) => on_output(error).map(|()| false),
@@ -84,29 +85,6 @@ async fn exchange(
         return Err(format!("{address}: the server closed the connection"));
     }
     Ok(())
-}
-
-impl Stream {
-    fn replies(&self) -> Box<dyn AsyncRead + Unpin> {
-        match self {
-            Stream::Tcp(stream) => Box::new(stream.clone()),
-            Stream::Unix(stream) => Box::new(stream.clone()),
-        }
-    }
-
-    fn commands(&self) -> Box<dyn AsyncWrite + Unpin> {
-        match self {
-            Stream::Tcp(stream) => Box::new(stream.clone()),
-            Stream::Unix(stream) => Box::new(stream.clone()),
-        }
-    }
-
-    fn end_commands(&self) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        }
-    }
 }
 
 /// Which side of a copy broke.

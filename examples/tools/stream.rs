@@ -1,42 +1,71 @@
-//! How the client reaches its server.
+//! How the tools reach their server.
 
 use std::{
     io::{self, ErrorKind},
+    path::PathBuf,
     time::Duration,
 };
 
-use futures_lite::future;
-use keywire::Client;
+use clap::Args;
+use futures_lite::{AsyncRead, AsyncWrite, future};
 use smol::{
     Timer,
     net::{TcpStream, unix::UnixStream},
 };
 
-/// A connection, whatever it is made of.
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+#[path = "tls.rs"]
+mod tls;
+
+/// A connection, whatever it is made of. Closed, it says that no more commands will come; replies
+/// still do.
+pub(crate) type Stream = Box<dyn Connection>;
+
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Where the server is.
+#[derive(Args, Clone)]
+pub(crate) struct Target {
+    /// The server: a TCP address, or unix:PATH
+    #[arg(
+        long = "connect",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9999",
+        global = true
+    )]
+    pub(crate) address: String,
+    /// Speak TLS with a server for which an authority in this PEM file vouches
+    #[arg(long, value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// The name in the server's certificate [default: the host of --connect]
+    #[arg(long, value_name = "NAME", global = true)]
+    tls_name: Option<String>,
+    /// The certificate to show to the server, a PEM file
+    #[arg(long, value_name = "FILE", global = true)]
+    tls_cert: Option<PathBuf>,
+    /// The key that belongs to this certificate, a PEM file
+    #[arg(long, value_name = "FILE", global = true)]
+    tls_key: Option<PathBuf>,
 }
 
-impl Stream {
-    pub(crate) fn client(self) -> Client {
-        match self {
-            Stream::Tcp(stream) => Client::over(stream),
-            Stream::Unix(stream) => Client::over(stream),
-        }
-    }
-}
-
-pub(crate) async fn connect(address: &str, limit: Option<Duration>) -> Result<Stream, String> {
+pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<Stream, String> {
+    // Mistakes in the options first, so that they don't depend on whether there is a server.
+    let tls = tls::Tls::new(target)?;
+    let address = &target.address;
     let connecting = async {
-        match address.strip_prefix("unix:") {
-            Some("") => Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty")),
-            Some(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        let stream: Stream = match address.strip_prefix("unix:") {
+            Some("") => return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty")),
+            Some(path) => Box::new(UnixStream::connect(path).await?),
             None => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Box::new(stream)
             }
+        };
+        match tls {
+            Some(tls) => tls.over(stream).await,
+            None => Ok(stream),
         }
     };
     let over = async {

@@ -1,0 +1,104 @@
+//! TLS for the tools, where they are built with it.
+
+use std::io;
+
+use super::{Stream, Target};
+
+impl Target {
+    /// Whether TLS is asked for; an error where the options contradict each other.
+    fn wants_tls(&self) -> Result<bool, String> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return Err("--tls-cert needs --tls-key".into()),
+            (None, Some(_)) => return Err("--tls-key needs --tls-cert".into()),
+            _ => {}
+        }
+        let more = self.tls_name.is_some() || self.tls_cert.is_some();
+        match self.tls_ca {
+            None if more => Err("--tls-name, --tls-cert and --tls-key need --tls-ca".into()),
+            None => Ok(false),
+            Some(_) => Ok(true),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+pub(crate) use with::Tls;
+
+#[cfg(feature = "tls")]
+mod with {
+    use keywire::tls::{Pem, TlsConnector, client_config, rustls::pki_types::ServerName};
+
+    use super::{Stream, Target, io};
+
+    pub(crate) struct Tls {
+        connector: TlsConnector,
+        name: ServerName<'static>,
+    }
+
+    impl Tls {
+        pub(crate) fn new(target: &Target) -> Result<Option<Self>, String> {
+            if !target.wants_tls()? {
+                return Ok(None);
+            }
+            let read = |file: &Option<_>| {
+                let pem = file.as_ref().map(Pem::file).transpose();
+                pem.map_err(|error| error.to_string())
+            };
+            let (ca, certificate) = (read(&target.tls_ca)?, read(&target.tls_cert)?);
+            let (Some(ca), key) = (ca, read(&target.tls_key)?) else {
+                return Ok(None);
+            };
+            let config = client_config(&ca, certificate.as_ref().zip(key.as_ref()));
+            let config = config.map_err(|error| error.to_string())?;
+            let name = match &target.tls_name {
+                Some(name) => name,
+                None if target.address.starts_with("unix:") => {
+                    return Err(
+                        "a path is no name for a server; --tls-name says which it is".into(),
+                    );
+                }
+                None => host(&target.address),
+            };
+            let name = ServerName::try_from(name.to_owned()).map_err(|_| {
+                format!("{name:?} can't be the name of a server; --tls-name says which it is")
+            })?;
+            let connector = config.into();
+            Ok(Some(Self { connector, name }))
+        }
+
+        pub(crate) async fn over(self, stream: Stream) -> io::Result<Stream> {
+            let stream = self.connector.connect(self.name, stream).await?;
+            Ok(Box::new(stream))
+        }
+    }
+
+    /// The host of HOST:PORT, without the brackets of an IPv6 address.
+    fn host(address: &str) -> &str {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        bare.unwrap_or(host)
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+pub(crate) enum Tls {}
+
+#[cfg(not(feature = "tls"))]
+impl Tls {
+    pub(crate) fn new(target: &Target) -> Result<Option<Self>, String> {
+        match target.wants_tls()? {
+            true => Err(
+                "this program was built without TLS; add --features tls to its \
+                         `cargo run` or `cargo build`"
+                    .into(),
+            ),
+            false => Ok(None),
+        }
+    }
+
+    pub(crate) async fn over(self, _: Stream) -> io::Result<Stream> {
+        match self {}
+    }
+}
