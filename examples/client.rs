@@ -10,7 +10,7 @@
 //! ```
 //!
 //! With no command it passes lines from standard input to the server, and replies to standard output
-//! as they come. It ends when its input has ended and every reply is in.
+//! as they come. (With `--secret-file`, the server counts its line as the first.) It ends when its input has ended and every reply is in.
 //!
 //! The exit code is 0 where it is done, 1 where `get` found nothing, and 2 where something went
 //! wrong: bad usage, no server, or a server that refused or went away.
@@ -108,8 +108,14 @@ fn main() -> ExitCode {
 /// Tells whether there was what was asked for.
 async fn run(options: Options) -> Result<bool, String> {
     let address = &options.target.address;
-    let stream = stream::connect(&options.target, options.timeout).await?;
+    let secret = options.target.secret()?;
+    let mut stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {
+        if let Some(secret) = secret {
+            let line = [b"Auth:", secret.expose(), b"\n"].concat();
+            let said = stream.write_all(&line).await;
+            said.map_err(|error| format!("{address}: {error}"))?;
+        }
         return converse::converse(address, stream).await.map(|()| true);
     };
     let mut client = Client::over(stream);
@@ -121,6 +127,9 @@ async fn run(options: Options) -> Result<bool, String> {
         Error::Unsendable { reason, .. } => reason.to_string(),
         error => format!("{address}: {error}"),
     };
+    if let Some(secret) = secret {
+        client.authenticate(&secret).await.map_err(failed)?;
+    }
     let done = match &command {
         Command::Get { key } => {
             let values = client.get(key.as_bytes()).await.map_err(failed)?;

@@ -151,8 +151,7 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         .max_store(options.max_store.unwrap_or(u64::MAX))
         .max_values(options.max_values.unwrap_or(usize::MAX));
     if let Some(file) = &options.secret_file {
-        let secret = read_secret(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        builder = builder.secret(secret);
+        builder = builder.secret(read_secret(file)?);
     }
     let guarded = options.secret_file.is_some() || options.open;
     let mut server = builder.build();
@@ -206,19 +205,12 @@ fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The one line of a file.
-fn read_secret(file: &Path) -> Result<Secret, Box<dyn std::error::Error>> {
-    if fs::metadata(file)?.mode() & 0o007 != 0 {
+fn read_secret(file: &Path) -> Result<Secret, keywire::Error> {
+    if fs::metadata(file).is_ok_and(|file| file.mode() & 0o007 != 0) {
         let file = file.display();
         eprintln!("warning: {file}: every user here may read or write it; try chmod 600");
     }
-    let text = fs::read(file)?;
-    let mut lines = text.split(|&byte| byte == b'\n');
-    let first = lines.next().unwrap_or_default();
-    if lines.any(|line| !line.is_empty()) {
-        return Err("the secret has to be its only line".into());
-    }
-    Ok(Secret::new(first.strip_suffix(b"\r").unwrap_or(first))?)
+    Secret::file(file)
 }
 
 /// Whoever is not `guarded` may listen only to this machine.

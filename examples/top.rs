@@ -111,6 +111,10 @@ async fn follow(target: &Target, news: &Sender<News>) {
 async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
     let stream = stream::connect(target, Some(PATIENCE)).await?;
     let client = Client::over(stream).with_time_limit(PATIENCE);
+    if let Some(secret) = target.secret()? {
+        let let_in = client.authenticate(&secret).await;
+        let_in.map_err(|error| error.to_string())?;
+    }
     let mut ticks = Timer::interval_at(Instant::now(), EVERY);
     loop {
         ticks.next().await;

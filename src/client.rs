@@ -385,7 +385,7 @@ impl Client {
 
 fn auth(secret: &Secret) -> Ask {
     let mut line = Vec::new();
-    let secret = secret.bytes();
+    let secret = secret.expose();
     Command::Auth { secret }.encode(&mut line);
     Ask::Write(line)
 }

@@ -23,10 +23,10 @@ pub enum Error {
     Closed,
     /// The store could not do what it was asked to.
     Store(Box<dyn StdError + Send + Sync>),
-    /// A secret that no line could carry.
+    /// A secret that no line could carry, or that could not be read.
     Secret(
         /// What is wrong with it.
-        &'static str,
+        String,
     ),
     /// A client could not reach its server.
     Connect(io::Error),
@@ -98,7 +98,7 @@ impl fmt::Display for Error {
             Error::Listen(source) => write!(f, "can't listen: {source}"),
             Error::Closed => f.write_str("the server is closed"),
             Error::Store(source) => write!(f, "the store failed: {source}"),
-            Error::Secret(reason) => write!(f, "that can't be a secret: {reason}"),
+            Error::Secret(reason) => write!(f, "no secret: {reason}"),
             Error::Connect(source) => write!(f, "can't connect: {source}"),
             Error::Unsendable { command, reason } => {
                 write!(f, "command {command} can't be sent: {reason}")

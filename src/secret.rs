@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, fs::File, io::Read as _, path::Path, sync::Arc};
 
 use subtle::ConstantTimeEq as _;
 
@@ -45,7 +45,29 @@ impl Secret {
         } else {
             return Ok(Self(secret.into()));
         };
-        Err(Error::Secret(wrong))
+        Err(Error::Secret(wrong.into()))
+    }
+
+    /// Reads a file that holds the secret as its only line, with or without a line ending.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Secret`], which names the file, where it can't be read or holds something else.
+    pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let named =
+            |reason: &dyn fmt::Display| Error::Secret(format!("{}: {reason}", path.display()));
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| named(&error))?;
+        // More than the longest secret and its line ending is too long, however long it is.
+        let read = file.take(MAX_BYTES as u64 + 3).read_to_end(&mut text);
+        read.map_err(|error| named(&error))?;
+        let line = text.strip_suffix(b"\n").unwrap_or(&text);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        Self::new(line).map_err(|error| match error {
+            Error::Secret(reason) => named(&reason),
+            other => other,
+        })
     }
 
     /// Whether it is this. How long that takes tells nothing of the secret, not even its length.
@@ -57,7 +79,8 @@ impl Secret {
         fits & bool::from(same & as_long)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// What it is, to be said over a connection.
+    pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }

@@ -175,6 +175,30 @@ fn a_secret_is_one_line_and_is_never_shown() {
 }
 
 #[test]
+fn a_file_holds_one_and_is_named_where_it_does_not() {
+    let path = std::env::temp_dir().join(format!("keywire-secret-{}", std::process::id()));
+    let read = |text: &[u8]| {
+        std::fs::write(&path, text).unwrap();
+        Secret::file(&path).map(|secret| secret.expose().to_vec())
+    };
+    for text in [&b"open:sesame"[..], b"open:sesame\n", b"open:sesame\r\n"] {
+        assert_eq!(read(text).unwrap(), b"open:sesame");
+    }
+    let longest = [&[b'x'; 512][..], b"\r\n"].concat();
+    assert_eq!(read(&longest).unwrap().len(), 512);
+    for text in [&b""[..], b"\n", b"a\nb\n", b"a\n\n", &[b'x'; 5000]] {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("keywire-secret"), "{error}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let error = Secret::file(&path).unwrap_err().to_string();
+    assert!(
+        error.starts_with("no secret: ") && error.contains("keywire-secret"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_client_says_it_and_says_it_again_when_it_comes_back() {
     let server = TestServer::start(Place::PLAIN, Server::builder().secret(secret()).build());
     future::block_on(async {

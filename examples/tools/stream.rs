@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use futures_lite::{AsyncRead, AsyncWrite, future};
+use keywire::Secret;
 use smol::{
     Timer,
     net::{TcpStream, unix::UnixStream},
@@ -47,6 +48,17 @@ pub(crate) struct Target {
     /// The key that belongs to this certificate, a PEM file
     #[arg(long, value_name = "FILE", global = true)]
     tls_key: Option<PathBuf>,
+    /// A file with the secret that the server wants to hear first
+    #[arg(long, value_name = "FILE", global = true)]
+    secret_file: Option<PathBuf>,
+}
+
+impl Target {
+    /// What the server wants to hear first.
+    pub(crate) fn secret(&self) -> Result<Option<Secret>, String> {
+        let secret = self.secret_file.as_ref().map(Secret::file).transpose();
+        secret.map_err(|error| error.to_string())
+    }
 }
 
 pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<Stream, String> {
