@@ -13,8 +13,13 @@ use std::{
 use common::{example, served::Served, wait_until};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
+    client_with(address, &[], input)
+}
+
+fn client_with(address: &str, arguments: &[&str], input: &str) -> (ExitStatus, String) {
     let mut child = Command::new(example("client"))
         .args(["--connect", address])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -128,6 +133,54 @@ fn a_file_in_the_place_of_the_socket_is_left_alone() {
     second.signal("-TERM");
     second.wait();
     assert!(!path.exists());
+}
+
+#[test]
+fn only_those_who_know_the_secret_come_in() {
+    let path = std::env::temp_dir().join(format!("keywire-process-{}.secret", std::process::id()));
+    std::fs::write(&path, "open:sesame\n").unwrap();
+    let file = path.to_str().unwrap();
+    let server = Served::start(&["--listen", "127.0.0.1:0", "--secret-file", file]);
+    let run = |arguments: &[&str]| {
+        let mut client = Command::new(example("client"));
+        let client = client.args(["--connect", &server.address]).args(arguments);
+        client.output().unwrap()
+    };
+    let stranger = run(&["get", "k"]);
+    assert_eq!(stranger.status.code(), Some(2));
+    let words = String::from_utf8(stranger.stderr).unwrap();
+    assert!(
+        words.contains("(unauthorized): first say Auth:secret"),
+        "{words}"
+    );
+    assert!(
+        run(&["--secret-file", file, "put", "k", "v"])
+            .status
+            .success()
+    );
+    assert_eq!(run(&["get", "k", "--secret-file", file]).stdout, b"v\n");
+    let (status, output) = client_with(&server.address, &["--secret-file", file], "Get:k\nno\n");
+    assert!(status.success());
+    assert!(output.starts_with("k:v\n:error:3:unknown:"), "{output}");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn without_a_secret_it_listens_to_this_machine_only() {
+    let server = |arguments: &[&str]| {
+        let mut server = Command::new(example("server"));
+        server.args(["--listen", "0.0.0.0:0"]).args(arguments);
+        server
+    };
+    let refused = server(&[]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(words.contains("--secret-file, or --open"), "{words}");
+    Served::spawn(&mut server(&["--open"]));
+    let path = std::env::temp_dir().join(format!("keywire-open-{}.secret", std::process::id()));
+    std::fs::write(&path, "open:sesame").unwrap();
+    Served::spawn(&mut server(&["--secret-file", path.to_str().unwrap()]));
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
