@@ -23,10 +23,11 @@
 //! - [`protocol`]: the wire, as pure functions. Bytes → lines → commands.
 //! - [`store`]: what keeps the values. The trait, its contract, and [`Memory`](store::Memory).
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server. Its insides, in reading order:
-//!   `server/accept.rs` brings connections, `server/session.rs` is one client's reader and writer,
-//!   `server/coordinator.rs` is the select loop in the middle, `server/batch.rs` is what it hands
-//!   to the store, `server/watch.rs` is who hears of what was changed, and `server/outbox.rs` is
-//!   the bounded way back to the writer. On Linux `server/poller.rs` waits for all sockets at once.
+//!   `server/accept.rs` brings connections, `server/admission.rs` knows how many may come,
+//!   `server/session.rs` is one client's reader and writer, `server/coordinator.rs` is the select
+//!   loop in the middle, `server/batch.rs` is what it hands to the store, `server/watch.rs` is who
+//!   hears of what was changed, and `server/outbox.rs` is the bounded way back to the writer. On
+//!   Linux `server/poller.rs` waits for all sockets at once.
 //! - [`Client`], [`Pipeline`], [`Watcher`]: the client. `client/flow.rs` frames commands and reads
 //!   their answers, `client/connection.rs` moves the bytes, and `client/crank.rs` lets whoever
 //!   waits for an answer do the work for all.
@@ -34,7 +35,12 @@
 //!
 //! # Features
 //!
-//! - `tls`: doors that speak TLS, in a module of that name, on rustls and ring. Off by default.
+//! None is on by default.
+//!
+//! - `tls`: doors that speak TLS, in a module of that name, on rustls and ring.
+//! - `tracing`: events of the crate of that name, with the target `keywire`: who came, was refused,
+//!   left and why, and what was dropped. They hold no key, value or secret, and a client that causes
+//!   many gets few of each kind into the log, with the number of those withheld.
 //!
 //! # Promises
 //!
