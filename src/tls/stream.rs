@@ -36,6 +36,25 @@ const LINGER: Duration = Duration::from_secs(1);
 ///
 /// Closed before its handshake is done, it hangs up; after that, it says `close_notify` first. An
 /// end of input without `close_notify` is [an end like any other](super#the-end-of-the-input).
+///
+/// ```
+/// use async_net::{TcpListener, TcpStream};
+/// use keywire::{Listener, tls::{TlsListener, TlsStream}};
+/// use std::io;
+///
+/// /// A door that has to say what comes through it names this type.
+/// struct Counted(TlsListener<TcpListener>, usize);
+///
+/// impl Listener for Counted {
+///     type Connection = TlsStream<TcpStream>;
+///
+///     async fn accept(&mut self) -> io::Result<TlsStream<TcpStream>> {
+///         let stream = self.0.accept().await?;
+///         self.1 += 1;
+///         Ok(stream)
+///     }
+/// }
+/// ```
 pub struct TlsStream<T> {
     state: State<T>,
     address: Option<IpAddr>,

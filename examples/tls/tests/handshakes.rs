@@ -231,8 +231,8 @@ fn five_hundred_that_stall_hold_eight_places_and_the_others_get_in() {
             }
         };
         future::or(stalling, watching).await;
-        // Eight, the one who looks, and one whose handshake is just done.
-        assert!((8..=10).contains(&most), "{most} at a time");
+        // Eight, the one who looks, and a few who are in or just leaving.
+        assert!((8..=16).contains(&most), "{most} at a time");
         drop(stalled);
         served.await_counts(1, STALLED + 20).await;
     });
