@@ -254,7 +254,8 @@ impl Handle {
     }
 
     /// Brings a client in: anything that reads and writes bytes, such as one end of a pipe, or a
-    /// TLS stream. Before the server runs, up to 64 of them wait.
+    /// TLS stream. Before the server runs, up to 64 of them wait. One more than
+    /// [`max_clients`](Builder::max_clients) is told so and closed, like any other.
     ///
     /// ```
     /// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};

@@ -318,3 +318,17 @@ fn many_clients_share_a_batch() {
     let store = server.stop(Duration::from_secs(10));
     assert!(store.batches < 40, "{} batches", store.batches);
 }
+
+/// Its place in the table can't be told from outside, so nobody can send keys that all have the same.
+#[test]
+fn each_store_hashes_by_a_key_of_its_own() {
+    let order = || {
+        let mut store = Memory::new();
+        for key in 0..1000 {
+            store.put(format!("{key}").as_bytes(), b"");
+        }
+        let keys = store.iter().map(|(key, _)| key.to_vec());
+        keys.collect::<Vec<_>>()
+    };
+    assert_ne!(order(), order());
+}
