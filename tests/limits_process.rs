@@ -182,6 +182,7 @@ fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing
     const BOUND: usize = WORK + 2 * INSIDE * CLIENT;
     const FULL: &str = ":error:0:full:the server has as many clients as it may";
 
+    let said = "Put:k:v\nGet:k\nSync\n".repeat(1000);
     let limit = INSIDE.to_string();
     let mut trouble = Trouble::start(500, &["--max-clients", &limit]);
     let mut inside: Vec<_> = (1..INSIDE).map(|_| trouble.server.connect()).collect();
@@ -189,13 +190,13 @@ fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing
         assert_eq!(client.sync(), (vec![], 0));
     }
     thread::scope(|scope| {
-        let server = &trouble.server;
+        let (server, said) = (&trouble.server, said.as_bytes());
         let knocking = (0..THREADS).map(|_| {
             scope.spawn(move || {
                 for _ in 0..OUTSIDE / THREADS {
                     let mut client = server.connect();
                     // Whatever it says is not heard, and does not cost it the answer.
-                    let _ = client.stream().write_all(b"Put:k:v\nGet:k\nSync\n");
+                    let _ = client.stream().write_all(said);
                     client.expect_farewell(FULL);
                 }
             })

@@ -232,6 +232,54 @@ fn await_full(observer: &mut Client) {
 }
 
 #[test]
+fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() {
+    const CLIENTS: usize = 8;
+    /// More than the system's buffers take, so that the server has a part of them.
+    const GETS: usize = 100;
+    /// Longer than a silence after which the server thinks a connection is done with.
+    const LATE: Duration = Duration::from_millis(400);
+    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut observer = put_big(&server);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("Get:big\n".repeat(GETS));
+    }
+    await_full(&mut observer);
+    drop(observer);
+    thread::scope(|scope| {
+        for client in &clients {
+            let mut stream = client.stream().try_clone().unwrap();
+            // It asks until the server has hung up.
+            scope.spawn(move || while stream.write_all(b"Get:big\n").is_ok() {});
+        }
+        server.signal("-TERM");
+        let start = Instant::now();
+        let mut line = String::new();
+        server.output.read_line(&mut line).unwrap();
+        thread::sleep(LATE);
+        for client in &mut clients {
+            let (mut replies, mut refused) = (0, 0);
+            while let Some(line) = client.line() {
+                if line.starts_with(b":") {
+                    refused += 1;
+                    let start = format!(":error:{}:closing:", replies + refused);
+                    assert!(line.starts_with(start.as_bytes()), "no {start}");
+                } else {
+                    assert!(line == big().trim_end().as_bytes(), "a torn reply");
+                    assert_eq!(refused, 0, "a reply after a refusal");
+                    replies += 1;
+                }
+            }
+            assert!(replies >= GETS, "{replies} replies");
+            let _ = client.stream().shutdown(Shutdown::Both);
+        }
+        let (status, _) = server.wait();
+        assert!(status.success());
+        assert!(start.elapsed() < GRACE, "it took {:?}", start.elapsed());
+    });
+}
+
+#[test]
 fn the_time_that_a_server_is_stopped_is_not_held_against_a_client_that_reads() {
     const STALL: Duration = Duration::from_secs(1);
     const GETS: usize = 200;
@@ -279,6 +327,7 @@ fn the_time_that_a_server_is_stopped_is_not_held_against_a_client_that_reads() {
 /// and goes on. Gives the number of replies that came, and the number of lines lost.
 fn stop_a_client(overflow: &str, stuck: impl Fn(&mut Client)) -> (usize, usize) {
     const GETS: usize = 500;
+    const STALL: Duration = Duration::from_millis(100);
     let arguments = [
         "--listen",
         "127.0.0.1:0",
@@ -307,6 +356,8 @@ fn stop_a_client(overflow: &str, stuck: impl Fn(&mut Client)) -> (usize, usize) 
     signal_to(&child, "-STOP");
     wait_until("it has stopped", || is_stopped(&child));
     stuck(&mut steady);
+    // The server has had time to lose its patience, where it has any.
+    thread::sleep(2 * STALL);
     // Others are served meanwhile.
     for _ in 0..100 {
         steady.send("Put:steady:1\nGet:steady\nDelete:steady\n");
