@@ -1,13 +1,20 @@
 //! Whether no more waited for a client than may.
 
+use std::collections::HashSet;
+
 use keywire::Overflow;
 
 use crate::{
     check::{Check, Mark, Quiet},
     history::{Record, What},
+    script::MAX_LINE,
     sent::Sent,
+    watched::Watched,
     world::Moment,
 };
+
+/// No event is longer: it says what a line said.
+const MAX_EVENT: usize = MAX_LINE + 2;
 
 /// A line that stood in an outbox, or on its way there, for some time at least.
 struct Stay {
@@ -22,11 +29,12 @@ struct Stay {
 /// The lines that wait are an outbox-full and one reply more at the most, or as many replies more
 /// as the store gives without a look at the room. Where the client refuses bytes, an outbox-full
 /// of control lines may come on top. For events, the bytes alone are bounded.
-pub(crate) fn check_bounds(check: &Check<'_>, record: &Record, quiet: &[Quiet]) {
+pub(crate) fn check_bounds(check: &Check<'_>, watched: &Watched, record: &Record, quiet: &[Quiet]) {
     let settings = check.settings;
     let stays = stays(check, record);
     check_room(check, &stays, quiet);
     let (most_lines, most_bytes) = allowance(check);
+    check_stalled(check, watched, quiet, most_lines);
     let refuses = settings.overflow == Overflow::Drop && settings.stall < settings.for_ever();
     let full = 1 + usize::from(refuses);
     let longest = |stay: &Stay| if stay.event { stay.bytes } else { 0 };
@@ -165,44 +173,74 @@ fn surely_answered(check: &Check<'_>, index: usize) -> Option<Moment> {
         .map(|&place| check.entries[place].answered)
 }
 
-/// What may be answered without a look at the room: so many commands, and what stands between.
-/// Where the store answers each before it takes the next, that is a single reply.
-fn allowance(check: &Check<'_>) -> (usize, usize) {
-    let mut loads: Vec<(bool, usize, usize)> = check
-        .sent
-        .iter()
-        .map(|sent| match sent {
-            Sent::Command(number) => {
-                let place = check.places.get(number);
-                match place.map(|&p| &check.entries[p].what) {
-                    Some(What::Read(lines)) => {
-                        let bytes = lines.iter().map(|line| line.len() + 1).sum();
-                        (true, lines.len(), bytes)
-                    }
-                    _ => (true, 0, 0),
+/// What came, or should have come, for a line that was sent.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    is_command: bool,
+    /// It is one line that can't be dropped.
+    is_control: bool,
+    lines: usize,
+    /// Where it came.
+    bytes: usize,
+    written: Option<Moment>,
+}
+
+fn answers(check: &Check<'_>) -> Vec<Answer> {
+    let of = |sent: &Sent| match sent {
+        Sent::Command(number) => {
+            let place = check.places.get(number);
+            let what = place.map(|&place| &check.entries[place].what);
+            let (lines, bytes) = match what {
+                Some(What::Read(lines)) => {
+                    (lines.len(), lines.iter().map(|line| line.len() + 1).sum())
                 }
+                Some(What::Written(..)) => (0, 0),
+                // It is refused where it was not applied.
+                Some(What::Failed) | None => (1, 0),
+            };
+            Answer {
+                is_command: true,
+                is_control: matches!(what, Some(What::Failed) | None),
+                lines,
+                bytes,
+                written: None,
             }
-            _ => (false, 0, 0),
-        })
-        .collect();
-    for (line, answers) in check.down.lines.iter().zip(&check.answers) {
-        if let Some(load) = answers.and_then(|index| loads.get_mut(index)) {
+        }
+        Sent::Blank | Sent::Unwatch(..) => Answer::default(),
+        _ => Answer {
+            is_control: true,
+            lines: 1,
+            ..Answer::default()
+        },
+    };
+    let mut answers: Vec<Answer> = check.sent.iter().map(of).collect();
+    for (line, index) in check.down.lines.iter().zip(&check.answers) {
+        if let Some(answer) = index.and_then(|index| answers.get_mut(index)) {
+            answer.written = Some(line.written);
             if line.text.starts_with(b":") {
-                (load.1, load.2) = (1, line.text.len() + 1);
+                answer.is_control = true;
+                (answer.lines, answer.bytes) = (1, line.text.len() + 1);
             }
         }
     }
+    answers
+}
+
+/// What may be answered without a look at the room: so many commands, and what stands between.
+/// Where the store answers each before it takes the next, that is a single reply.
+fn allowance(check: &Check<'_>) -> (usize, usize) {
+    let answers = answers(check);
     let blind = check.settings.whims.blind();
     let mut most = (0, 0);
-    for first in 0..loads.len() {
+    for first in 0..answers.len() {
         let (mut commands, mut lines, mut bytes) = (0, 0, 0);
-        for &(command, more, long) in &loads[first..] {
-            commands += usize::from(command);
+        for answer in &answers[first..] {
+            commands += usize::from(answer.is_command);
             if commands > blind {
                 break;
             }
-            lines += more;
-            bytes += long;
+            lines += answer.lines;
+            bytes += answer.bytes;
             most = (most.0.max(lines), most.1.max(bytes));
             if blind == 1 {
                 break;
@@ -214,4 +252,84 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
         true => most,
         false => (most.0 + 1, most.1 + 100),
     }
+}
+
+/// Whether an outbox-full of control lines may have waited, when a client was to be cut off: those
+/// that never came, and those of the last chunk that was being written. With a slow store, it may
+/// have taken one more until it was cut off.
+pub(crate) fn control_may_fill(check: &Check<'_>) -> bool {
+    let answers = answers(check);
+    let read = check.up.read_before(Moment::NEVER);
+    let absent = answers[..read].iter().zip(&check.sent);
+    let absent = absent.filter(|(answer, _)| answer.is_control && answer.written.is_none());
+    let last = check.down.lines.iter();
+    let last = last.filter(|line| line.written >= check.down.chunks[1]);
+    let last = last.filter(|line| line.text.starts_with(b":"));
+    let lengths = absent.map(|(_, sent)| longest(sent));
+    let lengths = lengths.chain(last.map(|line| line.text.len() + 1));
+    let rest = check.down.rest.len() + 100;
+    let (lines, bytes) = lengths.fold((1, rest), |(lines, bytes), length| {
+        (lines + 1, bytes + length)
+    });
+    lines >= check.settings.outbox_lines || bytes >= check.settings.outbox_bytes
+}
+
+/// The longest control line that may answer this.
+fn longest(sent: &Sent) -> usize {
+    match sent {
+        Sent::Sync(token) => ":sync:1000:\n".len() + token.len(),
+        Sent::Stats => 420,
+        Sent::Watch(name, _) => 90 + name.len(),
+        Sent::Wrong("unknown") => 170,
+        _ => 90,
+    }
+}
+
+/// Who does not read, and has more lines coming than may wait, has been cut off.
+fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: usize) {
+    let settings = check.settings;
+    let answers = answers(check);
+    for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
+        let handled = answers[..check.up.read_before(quiet.at)].iter();
+        let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));
+        let coming = coming.filter(|a| a.is_control || settings.overflow == Overflow::Disconnect);
+        let lines: usize = coming.map(|answer| answer.lines).sum();
+        let full = match settings.overflow {
+            Overflow::Disconnect => settings.outbox_lines,
+            _ => 2 * settings.outbox_lines,
+        };
+        assert!(
+            lines < full + most,
+            "client {} does not read, and {lines} lines wait for it",
+            check.client
+        );
+        if settings.overflow == Overflow::Disconnect {
+            let bytes = events_coming(check, watched, quiet);
+            assert!(
+                bytes < settings.outbox_bytes + MAX_EVENT,
+                "client {} does not read, and {bytes} bytes of events wait for it",
+                check.client
+            );
+        }
+    }
+}
+
+/// Bytes of the changes that it has not been told of, and should have been.
+fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet) -> usize {
+    let told: HashSet<&[u8]> = check
+        .down
+        .lines
+        .iter()
+        .filter(|line| line.written < quiet.at)
+        .map(|line| &line.text[..])
+        .collect();
+    let entries = check.entries[..quiet.entries].iter().zip(&watched.must);
+    entries
+        .map(|(entry, must)| match &entry.what {
+            // With the end of its input it ceases to watch.
+            _ if check.up.read_end.is_some_and(|end| end < entry.at) => 0,
+            What::Written(_, line) if *must && !told.contains(&line[..]) => line.len() + 1,
+            _ => 0,
+        })
+        .sum()
 }

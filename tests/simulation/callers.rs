@@ -4,10 +4,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
 
+use async_channel::{Receiver, Sender};
 use fastrand::Rng;
 use futures_lite::{StreamExt as _, future};
 use keywire::{
@@ -18,7 +20,7 @@ use keywire::{
 use crate::{
     Settings,
     history::{Record, Tag, What, line_of},
-    network::End,
+    network::{End, Way},
     world::{Moment, World},
 };
 
@@ -41,8 +43,10 @@ struct Heard {
     prefix: bool,
     asked: Moment,
     /// When the watch had begun.
-    begun: Moment,
+    begun: Option<Moment>,
     events: Vec<Event>,
+    /// When its watcher was gone.
+    left: Option<Moment>,
 }
 
 /// What the tasks of one connection did.
@@ -51,8 +55,6 @@ pub(crate) struct Diary {
     calls: RefCell<Vec<Call>>,
     heard: RefCell<Vec<Heard>>,
     number: Cell<usize>,
-    /// Watches asked for.
-    watches: Cell<usize>,
     /// Calls under way.
     pub(crate) under_way: Cell<usize>,
 }
@@ -81,21 +83,57 @@ struct Caller {
     number: usize,
 }
 
-/// Some tasks that share a client over this connection.
-pub(crate) async fn client(world: World, end: End, number: usize, diary: Rc<Diary>, mut rng: Rng) {
+/// Notes when a watcher has gone.
+struct Leaving<'a>(&'a Caller, usize);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let Leaving(Caller { world, diary, .. }, place) = self;
+        diary.heard.borrow_mut()[*place].left = Some(world.moment());
+    }
+}
+
+/// Tasks that share a client.
+pub(crate) const TASKS: usize = 3;
+
+/// What one of them needs.
+pub(crate) struct Start {
+    caller: Caller,
+    rng: Rng,
+    lazy: bool,
+}
+
+/// Makes a client over this connection, and gives it to the tasks that share it.
+pub(crate) fn client(
+    world: World,
+    end: End,
+    number: usize,
+    diary: Rc<Diary>,
+    mut rng: Rng,
+    give: &Sender<Start>,
+) {
     let caller = Caller {
         world,
         client: Client::over(end),
         diary,
         number,
     };
-    let tasks = [(); 3].map(|()| {
-        let lazy = rng.u8(..3) == 0;
-        caller.clone().work(rng.fork(), lazy)
-    });
-    drop(caller);
-    let [one, two, three] = tasks;
-    future::zip(one, future::zip(two, three)).await;
+    for _ in 0..TASKS {
+        let start = Start {
+            caller: caller.clone(),
+            rng: rng.fork(),
+            lazy: rng.u8(..3) == 0,
+        };
+        give.try_send(start).expect("room for all");
+    }
+}
+
+/// One of the tasks, if it comes to that.
+pub(crate) async fn work(start: Receiver<Start>) {
+    if let Ok(Start { caller, rng, lazy }) = start.recv().await {
+        drop(start);
+        caller.work(rng, lazy).await;
+    }
 }
 
 impl Caller {
@@ -146,10 +184,10 @@ impl Caller {
         if kind >= 12 {
             return self.watch(rng).await;
         }
-        let _under_way = UnderWay::new(&self.diary.under_way);
         if kind >= 9 {
             return self.pipeline(rng).await;
         }
+        let _under_way = UnderWay::new(&self.diary.under_way);
         let (number, tag) = self.tag();
         let tagged = format!("{key}#{tag}");
         let empty = |result: Result<(), Error>| result.map(|()| Vec::new());
@@ -166,6 +204,20 @@ impl Caller {
         self.told(call, outcome);
     }
 
+    /// Waits, but for a while or two in which it does not look. Others do the work then, or nobody.
+    async fn with_pauses<T>(&self, call: impl Future<Output = T>, rng: &mut Rng) -> T {
+        let mut call = pin!(call);
+        for _ in 0..rng.u8(..3) {
+            if let Some(done) = future::poll_once(call.as_mut()).await {
+                return done;
+            }
+            let time = Duration::from_millis(rng.u64(..3000));
+            self.world.sleep(time).await;
+        }
+        let _under_way = UnderWay::new(&self.diary.under_way);
+        call.await
+    }
+
     async fn pipeline(&self, rng: &mut Rng) {
         let mut pipeline = self.client.pipeline();
         let mut calls = Vec::new();
@@ -180,7 +232,7 @@ impl Caller {
                 _ => pipeline.get(key),
             };
         }
-        match pipeline.send().await {
+        match self.with_pauses(pipeline.send(), rng).await {
             Ok(outcomes) => {
                 assert_eq!(outcomes.len(), calls.len());
                 for (call, outcome) in calls.into_iter().zip(outcomes) {
@@ -198,8 +250,20 @@ impl Caller {
     async fn watch(&self, rng: &mut Rng) {
         let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
         let prefix = name.is_empty() || rng.bool();
-        let asked = self.world.moment();
-        self.diary.watches.set(self.diary.watches.get() + 1);
+        let place = {
+            let mut heard = self.diary.heard.borrow_mut();
+            heard.push(Heard {
+                name: name.into(),
+                prefix,
+                asked: self.world.moment(),
+                begun: None,
+                events: Vec::new(),
+                left: None,
+            });
+            heard.len() - 1
+        };
+        // Dropped after the watcher.
+        let _leaving = Leaving(self, place);
         let under_way = UnderWay::new(&self.diary.under_way);
         let watcher = match prefix {
             true => self.client.watch_prefix(name).await,
@@ -210,17 +274,7 @@ impl Caller {
             Ok(watcher) => watcher,
             Err(error) => return check_error(&error),
         };
-        let place = {
-            let mut heard = self.diary.heard.borrow_mut();
-            heard.push(Heard {
-                name: name.into(),
-                prefix,
-                asked,
-                begun: self.world.moment(),
-                events: Vec::new(),
-            });
-            heard.len() - 1
-        };
+        self.diary.heard.borrow_mut()[place].begun = Some(self.world.moment());
         for _ in 0..rng.usize(..30) {
             let time = Duration::from_millis(rng.u64(..2000));
             let over = async {
@@ -259,6 +313,7 @@ pub(crate) fn check_calls(
     record: &Record,
     by_tag: &HashMap<Tag, usize>,
     settings: &Settings,
+    up: &Way,
 ) {
     for call in diary.calls.borrow().iter() {
         let place = call.number.and_then(|number| by_tag.get(&(client, number)));
@@ -319,9 +374,10 @@ pub(crate) fn check_calls(
         }
     }
     // What is missed is missed by all watches of a connection.
-    let alone = diary.watches.get() == 1;
-    for heard in diary.heard.borrow().iter() {
-        check_heard(client, heard, alone, record);
+    let all_heard = diary.heard.borrow();
+    for heard in all_heard.iter() {
+        check_heard(client, heard, all_heard.len() == 1, record);
+        check_left(client, heard, diary, up);
     }
 }
 
@@ -357,7 +413,7 @@ fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
                 assert!(heard.asked < entry.at);
                 break;
             }
-            unheard += u64::from(heard.begun < entry.at);
+            unheard += u64::from(heard.begun.is_some_and(|begun| begun < entry.at));
             doubtful += u64::from(heard.asked < entry.at);
         }
         assert!(
@@ -365,4 +421,36 @@ fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
             "client {client} did not hear of {unheard} to {doubtful}, told of {missed}: {heard:?}"
         );
     }
+}
+
+/// When the last watcher of its kind has gone, the watch ends before anything else is answered.
+fn check_left(client: usize, heard: &Heard, diary: &Diary, up: &Way) {
+    let all = diary.heard.borrow();
+    let same = all
+        .iter()
+        .filter(|other| (&other.name, other.prefix) == (&heard.name, heard.prefix));
+    let left = |heard: &Heard| heard.left.unwrap_or(Moment::NEVER);
+    let gone = same.clone().map(left).max().unwrap_or(Moment::NEVER);
+    let calls = diary.calls.borrow();
+    let answered = calls.iter().filter(|call| call.asked > gone);
+    let answered = answered.filter_map(|call| match call.outcome {
+        Some((told, Ok(_))) => Some(told),
+        _ => None,
+    });
+    let Some(answered) = answered.min() else {
+        return;
+    };
+    let last = |word: &[u8]| {
+        let kind: &[u8] = if heard.prefix { b"Prefix:" } else { b":" };
+        let text = [word, kind, &heard.name[..]].concat();
+        let lines = up.lines.iter().filter(|line| line.begun < answered);
+        lines
+            .filter(|line| line.text == text)
+            .map(|line| line.begun)
+            .max()
+    };
+    assert!(
+        last(b"Watch") <= last(b"Unwatch"),
+        "client {client} still watches: {heard:?}"
+    );
 }

@@ -265,6 +265,7 @@ fn run(seed: u64) -> u64 {
     });
     let mut seats = Vec::new();
     let mut tasks: Vec<Work> = vec![serve(run.clone(), server)];
+    let mut tasks_of_callers: Vec<Work> = Vec::new();
     for number in 0..clients {
         let capacity = rng.usize(1..400);
         let (ours, theirs) = connect(&world, capacity, &run.ends.all);
@@ -278,6 +279,13 @@ fn run(seed: u64) -> u64 {
         });
         let (by_door, run, rng) = (rng.bool(), run.clone(), rng.fork());
         let world = world.clone();
+        let (give, callers) = async_channel::bounded(callers::TASKS);
+        if diary.is_some() {
+            // Each is a task of its own: to wake one does not wake the others.
+            for _ in 0..callers::TASKS {
+                tasks_of_callers.push(Box::pin(callers::work(callers.clone())));
+            }
+        }
         tasks.push(Box::pin(async move {
             let in_time = match by_door {
                 true => Porch::knock(&run.porch, theirs, &world),
@@ -286,11 +294,12 @@ fn run(seed: u64) -> u64 {
             run.ends.hand_over(in_time);
             match diary {
                 _ if !in_time => {}
-                Some(diary) => callers::client(world, ours, number, diary, rng).await,
+                Some(diary) => callers::client(world, ours, number, diary, rng, &give),
                 None => script::client(world, ours, number, rng).await,
             }
         }));
     }
+    tasks.append(&mut tasks_of_callers);
     let early = Duration::from_millis(rng.u64(..60_000) / rng.u64(1..20));
     let (stop, observe) = (run.clone(), run.clone());
     tasks.push(Box::pin(async move { stop.shut_down(early).await }));
@@ -347,7 +356,7 @@ fn check_run(run: &Run, seats: &[Seat]) {
     let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
     for ((check, watched), seat) in checks.iter().zip(&watched).zip(seats) {
         watched::check_watched(check, watched);
-        bounds::check_bounds(check, &record, &seat.quiet);
+        bounds::check_bounds(check, watched, &record, &seat.quiet);
     }
     let ledger = Ledger {
         settings: &settings,
@@ -379,7 +388,8 @@ fn check_run(run: &Run, seats: &[Seat]) {
     ledger.check_last(&last);
     for (client, seat) in seats.iter().enumerate() {
         if let Some(diary) = &seat.diary {
-            callers::check_calls(client, diary, &record, &by_tag, &settings);
+            let up = &ways[client].1;
+            callers::check_calls(client, diary, &record, &by_tag, &settings, up);
         }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Pipe {
     writer: Option<Waker>,
     /// When the reader last found nothing.
     waited: Option<Moment>,
+    /// The last write took all that there was.
+    took_all: bool,
 }
 
 /// All that went one way.
@@ -41,6 +43,8 @@ pub(crate) struct Way {
     rest_begun: Moment,
     /// When the pipe has taken bytes; the first is when it was made.
     pub(crate) writes: Vec<Moment>,
+    /// When the pipe first took something of what is being written, and of what came before that.
+    pub(crate) chunks: [Moment; 2],
     pub(crate) reads: Vec<Read>,
     lines_read: usize,
     /// The writer has said that nothing follows.
@@ -186,6 +190,7 @@ pub(crate) fn connect(world: &World, capacity: usize, servers: &Arc<()>) -> (End
         Arc::new(Mutex::new(Pipe {
             capacity,
             way,
+            took_all: true,
             ..Pipe::default()
         }))
     };
@@ -212,7 +217,7 @@ impl End {
 pub(crate) struct Standing {
     /// All that the server has written is read.
     pub(crate) drained: bool,
-    /// And all that was written to it, too.
+    /// Nothing is under way, and if anyone has to go on, it is the client.
     pub(crate) still: bool,
     /// The server waits for the client to read.
     pub(crate) blocked: bool,
@@ -233,10 +238,11 @@ impl Wires {
     pub(crate) fn standing(&self) -> Standing {
         let (from, to) = (lock(&self.from), lock(&self.to));
         let open = |pipe: &Pipe| !pipe.ended && !pipe.broken;
-        let drained = from.bytes.is_empty() && open(&from);
+        let arrived = open(&from) && from.arrived == from.bytes.len();
+        let read = open(&to) && to.bytes.is_empty();
         Standing {
-            drained,
-            still: drained && to.bytes.is_empty() && open(&to),
+            drained: from.bytes.is_empty() && open(&from),
+            still: arrived && (read || from.writer.is_some()),
             blocked: from.writer.is_some() && open(&from),
         }
     }
@@ -318,7 +324,11 @@ impl AsyncWrite for End {
         } else if most > 0 {
             let n = world.random(|rng| rng.usize(1..=most));
             pipe.bytes.extend(&bytes[..n]);
-            pipe.way.write(&bytes[..n], world.moment());
+            let at = world.moment();
+            if std::mem::replace(&mut pipe.took_all, n == bytes.len()) {
+                pipe.way.chunks = [at, pipe.way.chunks[0]];
+            }
+            pipe.way.write(&bytes[..n], at);
             Pipe::send(to, world);
             world.note(&bytes[..n]);
             Poll::Ready(Ok(n))

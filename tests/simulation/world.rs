@@ -15,7 +15,7 @@ use keywire::Clock;
 use crate::network::Pipe;
 
 /// Steps after which a run counts as one that does not end.
-const STEPS: u64 = 2_000_000;
+const STEPS: u64 = 60_000;
 
 /// One step in so many lets time pass although there is other work.
 const TIME_PASSES: u32 = 300;
