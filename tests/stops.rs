@@ -236,8 +236,8 @@ fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() 
     const CLIENTS: usize = 8;
     /// More than the system's buffers take, so that the server has a part of them.
     const GETS: usize = 100;
-    /// Longer than a silence after which the server thinks a connection is done with.
-    const LATE: Duration = Duration::from_millis(400);
+    /// The server takes a connection that is silent for so long to be done with.
+    const SILENCE: Duration = Duration::from_millis(250);
     let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
     let mut observer = put_big(&server);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
@@ -249,34 +249,47 @@ fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() 
     thread::scope(|scope| {
         for client in &clients {
             let mut stream = client.stream().try_clone().unwrap();
-            // It asks until the server has hung up.
-            scope.spawn(move || while stream.write_all(b"Get:big\n").is_ok() {});
+            // It asks until the server has hung up, and is never silent for long.
+            scope.spawn(move || {
+                while stream.write_all(b"Get:big\n").is_ok() {
+                    thread::sleep(SILENCE / 25);
+                }
+            });
         }
         server.signal("-TERM");
         let start = Instant::now();
         let mut line = String::new();
         server.output.read_line(&mut line).unwrap();
-        thread::sleep(LATE);
-        for client in &mut clients {
-            let (mut replies, mut refused) = (0, 0);
-            while let Some(line) = client.line() {
-                if line.starts_with(b":") {
-                    refused += 1;
-                    let start = format!(":error:{}:closing:", replies + refused);
-                    assert!(line.starts_with(start.as_bytes()), "no {start}");
-                } else {
-                    assert!(line == big().trim_end().as_bytes(), "a torn reply");
-                    assert_eq!(refused, 0, "a reply after a refusal");
-                    replies += 1;
-                }
-            }
-            assert!(replies >= GETS, "{replies} replies");
-            let _ = client.stream().shutdown(Shutdown::Both);
+        thread::sleep(2 * SILENCE);
+        for client in clients {
+            scope.spawn(move || {
+                let replies = read_late(client);
+                assert!(replies >= GETS, "{replies} replies");
+            });
         }
         let (status, _) = server.wait();
         assert!(status.success());
         assert!(start.elapsed() < GRACE, "it took {:?}", start.elapsed());
     });
+}
+
+/// Reads to the end: big replies, then refusals by their number, then no reset. Gives the number
+/// of replies.
+fn read_late(mut client: Client) -> usize {
+    let (mut replies, mut refused) = (0, 0);
+    while let Some(line) = client.line() {
+        if line.starts_with(b":") {
+            refused += 1;
+            let start = format!(":error:{}:closing:", replies + refused);
+            assert!(line.starts_with(start.as_bytes()), "no {start}");
+        } else {
+            assert!(line == big().trim_end().as_bytes(), "a torn reply");
+            assert_eq!(refused, 0, "a reply after a refusal");
+            replies += 1;
+        }
+    }
+    let _ = client.stream().shutdown(Shutdown::Both);
+    replies
 }
 
 #[test]
