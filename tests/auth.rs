@@ -137,6 +137,8 @@ fn it_may_be_said_again_and_has_to_be_right() {
     client.say("Auth:open:sesame\nAuth:open:sesame\nAuth:open\nSync\n");
     let heard = client.hear_all(&mut stage);
     assert_eq!(heard, format!(":error:3:{WRONG}\n:sync:0:\n"));
+    let stats = stage.stats();
+    assert_eq!((stats.auths, stats.unauthorized, stats.commands), (2, 1, 3));
     // Where nobody asks for one, any will do.
     let mut stage = Stage::new(Server::new());
     let mut client = stage.join();

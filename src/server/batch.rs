@@ -173,7 +173,12 @@ impl<'a> Batch<'a> {
             let number = turn.progress.line;
             let command = match line {
                 _ if turn.refuse => Err(Refusal::Closing),
-                Ok(line) => Command::parse(line).map_err(Refusal::Parse),
+                Ok(line) => match Command::parse(line) {
+                    Ok(Command::Auth { secret }) if !self.limits.lets_in(secret) => {
+                        Err(Refusal::WrongSecret)
+                    }
+                    command => command.map_err(Refusal::Parse),
+                },
                 Err(TooLong) => Err(Refusal::LongLine),
             };
             if self.taken > 0 && matches!(command, Ok(Command::Stats)) {
@@ -208,8 +213,7 @@ impl<'a> Batch<'a> {
                 Ok(Command::Stats) => What::Stats,
                 Ok(Command::Watch(topic)) => What::Watch(topic),
                 Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
-                Ok(Command::Auth { secret }) if self.limits.lets_in(secret) => What::LetIn,
-                Ok(Command::Auth { .. }) => What::Refused(Refusal::WrongSecret),
+                Ok(Command::Auth { .. }) => What::LetIn,
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
