@@ -35,3 +35,24 @@ fn a_store_that_is_full_takes_no_more_than_twice_its_size() {
         assert!(used < 2 * SIZE + (8 << 20), "{shape:?}: {used}");
     }
 }
+
+/// A value that was long and is short now leaves its room to others.
+#[test]
+fn what_an_update_makes_shorter_is_given_back() {
+    const SIZE: usize = 1 << 20;
+    let server = Server::builder().max_store(SIZE as u64).build();
+    let server = TestServer::start(Place::PLAIN, server);
+    let mut client = server.connect();
+    let long = "x".repeat(30_000);
+    client.send(format!("Put:0:{long}\nUpdate:0:{long}:\n"));
+    client.sync();
+    let before = resident();
+    for key in 1..2_000 {
+        client.send(format!("Put:{key}:{long}\nUpdate:{key}:{long}:\n"));
+    }
+    client.sync();
+    let stats = server.handle.stats();
+    assert_eq!((stats.keys, stats.full_store), (2_000, 0));
+    let used = resident().saturating_sub(before);
+    assert!(used < 8 << 20, "{used}");
+}

@@ -237,6 +237,10 @@ struct List {
 /// place in the table.
 const INLINE: usize = 32;
 
+/// A list that fills less than this part of its allocation is moved to a smaller one. By then, the
+/// values that went have paid for it.
+const SPARSE: usize = 4;
+
 impl List {
     fn new(key: &[u8], value: &[u8]) -> Self {
         let mut bytes = SmallVec::new();
@@ -288,6 +292,10 @@ impl List {
             let start = place.start;
             self.bytes.drain(place);
             self.bytes.insert_from_slice(start, &field);
+            // Else a client could have short values take up the room of long ones.
+            if self.bytes.capacity() / SPARSE > self.bytes.len() {
+                self.bytes.shrink_to_fit();
+            }
         }
         self.held = self.held - old + new.len();
     }
