@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use common::{Place, TestServer, stage::Stage, stores::HandClock};
+use common::{Place, TestServer, flood::Flood, stage::Stage, stores::HandClock};
 use futures_lite::future;
 use keywire::{Client, Error, Secret, Server, protocol::Code, store::Memory};
 
@@ -106,6 +106,21 @@ fn it_has_its_time() {
     assert_eq!(stage.stats().active, 0);
 }
 
+/// Blank lines are no failures. Whoever sends nothing else, without a pause, is no one's hindrance,
+/// and has no more time than others.
+#[test]
+fn a_flood_of_blank_lines_is_over_in_time() {
+    let (mut stage, clock) = guarded();
+    let flood = Flood::new(b'\n', &clock, 50_000);
+    let reads = flood.reads();
+    stage.bring(flood);
+    let reads = reads.load(Ordering::SeqCst);
+    // Ten seconds, and two to hear why.
+    assert!(reads <= 12_010, "{reads}");
+    let stats = stage.stats();
+    assert_eq!((stats.unauthorized, stats.active), (1, 0));
+}
+
 /// What is not let in holds next to nothing.
 #[test]
 fn a_long_line_is_not_read_to_its_end() {
@@ -115,6 +130,42 @@ fn a_long_line_is_not_read_to_its_end() {
     pass(&mut stage, &clock, SECOND);
     assert_eq!(client.hear(), format!(":error:1:{FIRST}\n"));
     assert!(client.is_left_alone());
+}
+
+/// Its time is that of the secret's answer, so it does not count as idle.
+#[test]
+fn to_wait_for_the_answer_is_not_idleness() {
+    let clock = HandClock::new();
+    let server = Server::builder().clock(clock.clone()).secret(secret());
+    let mut stage = Stage::new(server.idle(SECOND / 2).build());
+    let mut client = stage.join();
+    client.say("Auth:open\n");
+    pass(&mut stage, &clock, SECOND / 2);
+    pass(&mut stage, &clock, SECOND / 2);
+    assert_eq!(client.hear(), format!(":error:1:{WRONG}\n"));
+    // Nor is to say it byte by byte.
+    for byte in "Auth:open:sesame\nSync\n".chars() {
+        client.say(byte.to_string());
+        pass(&mut stage, &clock, SECOND / 4);
+    }
+    assert_eq!(client.hear(), ":sync:0:\n");
+    assert_eq!(stage.stats().idle, 0);
+}
+
+/// Also where it came in one read with the secret.
+#[test]
+fn a_line_behind_the_secret_has_its_time() {
+    let clock = HandClock::new();
+    let server = Server::builder().clock(clock.clone()).secret(secret());
+    let mut stage = Stage::new(server.line_time(10 * SECOND).build());
+    let mut client = stage.join();
+    client.say("Auth:open:sesame\nPut:ha");
+    pass(&mut stage, &clock, 10 * SECOND);
+    assert_eq!(
+        client.hear(),
+        ":error:2:too-long:the line took longer than 10s\n"
+    );
+    assert_eq!(stage.stats().slow_lines, 1);
 }
 
 #[test]

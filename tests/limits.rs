@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use common::{
     Client, Place, TestServer,
+    flood::Flood,
     script::converse,
     stage::{Actor, Stage},
     stores::{Gated, HandClock},
@@ -138,6 +139,20 @@ fn a_line_has_its_time() {
     assert_eq!(stage.stats().active, 1);
 }
 
+/// Also where there is always more of it to read.
+#[test]
+fn a_line_without_end_has_its_time() {
+    let (mut stage, clock) = timed(|server| server.line_time(10 * SECOND));
+    let flood = Flood::new(b'x', &clock, 50_000);
+    let reads = flood.reads();
+    stage.bring(flood);
+    let reads = reads.load(Ordering::SeqCst);
+    // Ten seconds, and two to hear why.
+    assert!(reads <= 12_010, "{reads}");
+    let stats = stage.stats();
+    assert_eq!((stats.slow_lines, stats.active), (1, 0));
+}
+
 #[test]
 fn the_time_of_one_line_is_not_that_of_the_next() {
     let (mut stage, clock) = timed(|server| server.line_time(10 * SECOND));
@@ -224,6 +239,36 @@ fn a_client_that_never_reads_is_idle() {
     assert_eq!((stats.idle, stats.active), (1, 0));
     // What it had sent is applied all the same.
     assert_eq!(stats.puts, 2);
+}
+
+/// Nor does it help to hang up half-way, with replies that are never read.
+#[test]
+fn a_client_that_sends_no_more_and_never_reads_is_idle() {
+    let (mut stage, clock) = timed(|server| server.idle(10 * SECOND));
+    let mut client = stage.join_with(8);
+    client.say("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\n");
+    client.fall_silent();
+    pass(&mut stage, &clock, 9 * SECOND);
+    // As long as it reads, it has its time.
+    let mut heard = client.hear();
+    pass(&mut stage, &clock, 9 * SECOND);
+    assert_eq!(stage.stats().active, 1);
+    pass(&mut stage, &clock, SECOND);
+    let stats = stage.stats();
+    assert_eq!((stats.idle, stats.active), (1, 0));
+    heard += &client.hear();
+    assert_eq!(heard.len(), 16);
+}
+
+#[test]
+fn no_time_at_all_to_be_idle_is_no_trap() {
+    let (mut stage, clock) = timed(|server| server.idle(Duration::ZERO));
+    let mut client = stage.join();
+    client.say("Sync\n");
+    stage.play();
+    assert_eq!(client.hear(), ":sync:0:\n");
+    pass(&mut stage, &clock, SECOND);
+    assert!(client.hear().starts_with(":error:0:closing:"));
 }
 
 #[test]

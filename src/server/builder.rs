@@ -220,7 +220,8 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// How long a connection may last on which nothing moves, neither way; no limit unless set.
+    /// How long a connection may last on which nothing moves, neither way; no limit unless set. At
+    /// least a millisecond.
     ///
     /// When it is over, the client is told `closing`, and its connection is closed. A client that
     /// only watches can send a blank line now and then. A command that takes long is no idleness.
@@ -229,7 +230,8 @@ impl<S: Store> Builder<S> {
     /// listener made by [`bind`](crate::bind) has the system ask for signs of life.
     #[must_use]
     pub fn idle(mut self, time: Duration) -> Self {
-        self.limits.idle = time;
+        // It is counted in milliseconds.
+        self.limits.idle = time.max(Duration::from_millis(1));
         self
     }
 

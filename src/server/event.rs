@@ -64,6 +64,8 @@ pub(super) enum End {
     Closing,
     /// Nothing moved for too long.
     Idle,
+    /// The same, after the client had ended its input: its replies stand in the way of more words.
+    Unread,
     /// A line took too long.
     SlowLine,
     /// The last chance to say the secret was missed.

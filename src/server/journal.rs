@@ -125,7 +125,7 @@ impl Journal {
             End::SlowLine => {
                 tell!(self, Ended, INFO, client, "a line took too long");
             }
-            End::Idle => {
+            End::Idle | End::Unread => {
                 tell!(self, Ended, INFO, client, "idle for too long");
             }
         }

@@ -90,11 +90,16 @@ impl LineTimer {
             let Some(began) = self.began else {
                 return Poll::Pending;
             };
-            let until = clock::later(began, limit);
-            if clock.now() >= until {
+            if self.is_late(limit, clock) {
                 return Poll::Ready(());
             }
-            self.alarm = Some(clock.sleep(until));
+            self.alarm = Some(clock.sleep(clock::later(began, limit)));
         }
+    }
+
+    /// Whether the line has taken too long by now.
+    pub(super) fn is_late(&self, limit: Duration, clock: &dyn Clock) -> bool {
+        self.began
+            .is_some_and(|began| limit < Duration::MAX && clock.now() >= clock::later(began, limit))
     }
 }

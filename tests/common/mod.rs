@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_macros, unreachable_pub)]
 
 pub mod far;
+pub mod flood;
 pub mod model;
 pub mod numbered;
 pub mod script;

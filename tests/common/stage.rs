@@ -78,10 +78,18 @@ impl<S: Store> Stage<S> {
             ears: ears.clone(),
             mouth: mouth.clone(),
         };
-        let attached = future::poll_once(self.handle.attach(Line { ears, mouth }));
+        self.bring(Line { ears, mouth });
+        actor
+    }
+
+    /// A client of another kind.
+    pub fn bring<T>(&mut self, client: T)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let attached = future::poll_once(self.handle.attach(client));
         future::block_on(attached).expect("a place").unwrap();
         self.play();
-        actor
     }
 
     /// Shuts the server down and gives back its store.

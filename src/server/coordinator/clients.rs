@@ -153,6 +153,10 @@ impl Coordinator {
                 let words = format!("the line took longer than {:?}", limits.line_time);
                 (line, Code::TooLong, words.into())
             }
+            End::Unread => {
+                self.stats.idle += 1;
+                return self.publish();
+            }
             End::Idle => {
                 self.stats.idle += 1;
                 let words = format!("nothing has moved here for {:?}", limits.idle);

@@ -86,7 +86,10 @@ impl Session {
         };
         self.tell(Message::End(end));
         match end {
-            End::Eof | End::Partial => Ok(()),
+            End::Eof | End::Partial => match self.surroundings.limits.idle {
+                Duration::MAX => Ok(()),
+                limit => Box::pin(self.outlast(limit)).await,
+            },
             End::Closing => Box::pin(self.discard(&mut reader)).await,
             _ => Box::pin(self.show_out(&mut reader)).await,
         }
@@ -114,6 +117,7 @@ impl Session {
             if let Some(end) = Box::pin(let_in).await? {
                 return Ok(end);
             }
+            self.time_line(&mut line, &lines, true);
         }
         let mut closing = false;
         loop {
@@ -124,21 +128,40 @@ impl Session {
             let input = input.await?;
             let new_line = !matches!(input, Input::None);
             match input {
-                // A long line comes in many reads; others get their turn between them.
-                Input::None => future::yield_now().await,
+                Input::None => {
+                    // Where there is always more to read, nobody waits for the alarm.
+                    if line.as_ref().is_some_and(|line| self.is_late(line)) {
+                        return Ok(End::SlowLine);
+                    }
+                    // A long line comes in many reads; others get their turn between them.
+                    future::yield_now().await;
+                }
                 Input::End(end) => return Ok(end),
                 input => closing = self.hand_over(input, &mut pace).await?,
             }
             if last {
                 return Ok(End::Closing);
             }
-            if lines.is_partial() {
-                let line = line.get_or_insert_default();
-                line.run(new_line, &*self.surroundings.clock);
-            } else if let Some(line) = &mut line {
-                line.stop();
-            }
+            self.time_line(&mut line, &lines, new_line);
         }
+    }
+
+    /// After what has been read or handed over: a line that is half there has its time, from now
+    /// on where it is new.
+    fn time_line(&self, line: &mut Option<Box<LineTimer>>, lines: &Lines, new: bool) {
+        if lines.is_partial() {
+            let line = line.get_or_insert_default();
+            line.run(new, &*self.surroundings.clock);
+        } else if let Some(line) = line {
+            line.stop();
+        }
+    }
+
+    fn is_late(&self, line: &LineTimer) -> bool {
+        line.is_late(
+            self.surroundings.limits.line_time,
+            &*self.surroundings.clock,
+        )
     }
 
     fn next_input(
@@ -264,7 +287,10 @@ impl Session {
                     return Ok(Ok(rest));
                 }
                 Verdict::Refused { wrong, last } => {
+                    self.waits.store(true, Ordering::Relaxed);
                     self.surroundings.sleep(ENTRY_DELAY).await;
+                    self.waits.store(false, Ordering::Relaxed);
+                    self.note_move();
                     let refused = NotLetIn { line, wrong };
                     if last {
                         return Ok(Err(End::NotLetIn(refused)));
@@ -288,7 +314,12 @@ impl Session {
                             return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
                         }
                         Some(0) => return Ok(Err(End::Eof)),
-                        Some(_) => {}
+                        // Others get their turn, and the clock is looked at, also where there is
+                        // always more to read.
+                        Some(_) => {
+                            self.note_move();
+                            future::yield_now().await;
+                        }
                         None => return Ok(Err(End::Closing)),
                     }
                 }
@@ -310,6 +341,21 @@ impl Session {
                 return;
             }
         }
+    }
+
+    /// The client sends no more. Replies that it does not read are kept as long as it may be idle.
+    async fn outlast(&self, limit: Duration) -> io::Result<()> {
+        // The writer is a part of the same task, so this is looked at whenever that is done.
+        let delivered = poll_fn(|_| match self.outbox.is_finished() {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        });
+        let idle = async {
+            self.idle(limit).await;
+            self.tell(Message::End(End::Unread));
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        future::or(delivered, idle).await
     }
 
     /// Lets the client hear why its connection ends, for a short time.
