@@ -5,8 +5,8 @@ use super::{Client, allow_files, served::Served, wait_until};
 pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
 
-/// What a client costs by itself, and its share of the tables that grow by doubling; twice as much
-/// as in a release build, because a debug build's futures are larger.
+/// What a client costs by itself, and its share of the tables that grow by doubling. It is twice
+/// what one that has been active does cost, in debug and in release builds.
 pub const CLIENT: usize = 4 * KIB;
 
 /// What any work costs: code that is paged in, a read buffer, a round's replies, buffers to spare,
