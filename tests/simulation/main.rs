@@ -72,12 +72,14 @@ impl Settings {
             Duration::MAX,
             Duration::MAX,
         ];
+        let lines = [5, 30][rng.usize(..2)];
+        let bytes = [100, 500, 2000][rng.usize(..3)];
         Settings {
             overflow: policy[rng.usize(..policy.len())],
             stall: [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)],
             grace: grace[rng.usize(..grace.len())],
-            outbox_lines: rng.usize(1..30),
-            outbox_bytes: rng.usize(1..2000),
+            outbox_lines: rng.usize(1..lines),
+            outbox_bytes: rng.usize(1..bytes),
             max_watches: rng.usize(1..8),
             whims: Whims {
                 ahead: rng.usize(1..=3),

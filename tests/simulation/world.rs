@@ -14,7 +14,8 @@ use keywire::Clock;
 
 use crate::network::Pipe;
 
-/// Steps after which a run counts as one that does not end.
+/// Steps, of the world's tasks and of the server's own, after which a run counts as one that does
+/// not end.
 const STEPS: u64 = 60_000;
 
 /// One step in so many lets time pass although there is other work.
@@ -80,6 +81,13 @@ impl Wake for Ready {
     }
 }
 
+impl State {
+    fn count_step(&mut self) {
+        self.steps += 1;
+        assert!(self.steps < STEPS, "the run does not end");
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -105,6 +113,10 @@ impl World {
     /// Once in so many times.
     pub(crate) fn once_in(&self, times: u32) -> bool {
         self.random(|rng| rng.u32(..times) == 0)
+    }
+
+    fn count_step(&self) {
+        self.state().count_step();
     }
 
     /// Something is about to be noted.
@@ -158,8 +170,7 @@ impl World {
         seats.iter().cloned().for_each(Ready::wake);
         while tasks.iter().any(Option::is_some) {
             let mut state = self.state();
-            state.steps += 1;
-            assert!(state.steps < STEPS, "the run does not end");
+            state.count_step();
             let mut waiting = lock(&ready);
             let (tasks_ready, actions) = (waiting.len(), state.pending.len());
             if state.rng.u32(..TIME_PASSES) == 0 || tasks_ready + actions == 0 {
@@ -335,6 +346,7 @@ impl Clock for WorldClock {
 
     /// The server's own tasks come in any order too, and others may come between any two of them.
     fn holds_back(&self, task: &Waker) -> bool {
+        self.world.count_step();
         match self.world.random(|rng| rng.u8(..6)) {
             0 => task.wake_by_ref(),
             1 => self.world.act(Action::Wake(task.clone())),
