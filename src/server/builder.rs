@@ -238,7 +238,8 @@ impl<S: Store> Builder<S> {
     /// Lines a second from one client; no limit unless set. At least 1.
     ///
     /// What is more is not refused, it waits; so its sender waits, too. A client that has sent
-    /// nothing for a second may send a second's lines at once.
+    /// nothing for a second may send a second's lines at once. One that leaves keeps its place until
+    /// what it has sent, which may be all that the system's buffers hold, has had its time.
     #[must_use]
     pub fn rate(mut self, lines: u32) -> Self {
         self.limits.rate = lines.max(1);
