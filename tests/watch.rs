@@ -198,6 +198,45 @@ fn a_watch_may_begin_and_end_more_often_than_needed() {
     );
 }
 
+/// Whoever stops, in whatever order and way, takes no one else's watch along.
+#[test]
+fn who_still_watches_hears_it_whoever_has_stopped() {
+    const WATCHERS: usize = 4;
+    // Each number, read in base 4, is an order; who comes twice in it has stopped already.
+    for order in 0..WATCHERS.pow(3) {
+        let mut stage = Stage::new(Server::new());
+        let mut watchers: Vec<_> = (0..WATCHERS).map(|_| Some(stage.join())).collect();
+        for watcher in watchers.iter_mut().flatten() {
+            watcher.say("Watch:k\nWatchPrefix:\n");
+        }
+        let mut writer = stage.join();
+        for step in 0..3 {
+            let who = order / WATCHERS.pow(step) % WATCHERS;
+            if step == 1 {
+                watchers[who] = None;
+            } else if let Some(watcher) = &mut watchers[who] {
+                watcher.say("Unwatch:k\n");
+                watcher.say("UnwatchPrefix:\n");
+            }
+            stage.play();
+            watchers.iter_mut().flatten().for_each(|w| drop(w.hear()));
+            writer.say("Put:k:v\n");
+            stage.play();
+            let stopped: Vec<_> = (0..=step)
+                .map(|step| order / WATCHERS.pow(step) % WATCHERS)
+                .collect();
+            for (number, watcher) in watchers.iter_mut().enumerate() {
+                let Some(watcher) = watcher else { continue };
+                let expected = match stopped.contains(&number) {
+                    true => "",
+                    false => ":put:k:v\n",
+                };
+                assert_eq!(watcher.hear(), expected, "{number} of {order}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_watch_has_one_field() {
     let missing = "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \

@@ -5,7 +5,7 @@
 //! watches the same.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     ops::{Bound, Range},
     sync::Arc,
 };
@@ -46,8 +46,9 @@ struct Watcher {
     client: usize,
     /// The client's place in this round.
     turn: usize,
-    keys: HashSet<Box<[u8]>>,
-    prefixes: HashSet<Box<[u8]>>,
+    /// With its place among those who watch the same, so that it leaves without a search.
+    keys: HashMap<Box<[u8]>, usize>,
+    prefixes: HashMap<Box<[u8]>, usize>,
     /// What they count for together.
     weight: usize,
     /// What it hears of this round.
@@ -109,8 +110,8 @@ impl Watches {
             self.watchers.insert(Watcher {
                 client,
                 turn,
-                keys: HashSet::new(),
-                prefixes: HashSet::new(),
+                keys: HashMap::new(),
+                prefixes: HashMap::new(),
                 weight: 0,
                 parts: SmallVec::new(),
                 missed: 0,
@@ -118,8 +119,8 @@ impl Watches {
         });
         let watcher = &mut self.watchers[id];
         let known = match topic {
-            Topic::Key(key) => watcher.keys.contains(key),
-            Topic::Prefix(prefix) => watcher.prefixes.contains(prefix),
+            Topic::Key(key) => watcher.keys.contains_key(key),
+            Topic::Prefix(prefix) => watcher.prefixes.contains_key(prefix),
         };
         if known {
             return Ok(false);
@@ -131,12 +132,14 @@ impl Watches {
         watcher.weight += weight;
         match topic {
             Topic::Key(key) => {
-                watcher.keys.insert(key.into());
-                self.keys.entry(key.into()).or_default().push(id);
+                let ids = self.keys.entry(key.into()).or_default();
+                watcher.keys.insert(key.into(), ids.len());
+                ids.push(id);
             }
             Topic::Prefix(prefix) => {
-                watcher.prefixes.insert(prefix.into());
-                self.prefixes.entry(prefix.into()).or_default().push(id);
+                let ids = self.prefixes.entry(prefix.into()).or_default();
+                watcher.prefixes.insert(prefix.into(), ids.len());
+                ids.push(id);
             }
         }
         self.watching += 1;
@@ -147,33 +150,39 @@ impl Watches {
     pub(super) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
         let Some(id) = watcher else { return false };
         let watcher = &mut self.watchers[id];
-        let known = match topic {
+        let place = match topic {
             Topic::Key(key) => watcher.keys.remove(key),
             Topic::Prefix(prefix) => watcher.prefixes.remove(prefix),
         };
-        if known {
+        if let Some(place) = place {
             watcher.weight -= weight(topic);
-            self.forget(id, topic);
+            self.forget(place, topic);
         }
-        known
+        place.is_some()
     }
 
-    /// Takes a watcher out of those of a topic, and the topic away with the last of them.
-    fn forget(&mut self, id: usize, topic: Topic<'_>) {
-        let without = |ids: &mut Vec<usize>| {
-            ids.retain(|&other| other != id);
-            ids.is_empty()
+    /// Takes the watcher at this place out of those of a topic, and the topic away with the last
+    /// of them. The last one moves to its place.
+    fn forget(&mut self, place: usize, topic: Topic<'_>) {
+        let ids = match topic {
+            Topic::Key(key) => self.keys.get_mut(key),
+            Topic::Prefix(prefix) => self.prefixes.get_mut(prefix),
         };
-        match topic {
-            Topic::Key(key) => {
-                if self.keys.get_mut(key).is_some_and(without) {
-                    self.keys.remove(key);
-                }
+        let Some(ids) = ids else { return };
+        ids.swap_remove(place);
+        if let Some(&moved) = ids.get(place) {
+            let moved = &mut self.watchers[moved];
+            let known = match topic {
+                Topic::Key(key) => moved.keys.get_mut(key),
+                Topic::Prefix(prefix) => moved.prefixes.get_mut(prefix),
+            };
+            if let Some(known) = known {
+                *known = place;
             }
-            Topic::Prefix(prefix) => {
-                if self.prefixes.get_mut(prefix).is_some_and(without) {
-                    self.prefixes.remove(prefix);
-                }
+        } else if ids.is_empty() {
+            match topic {
+                Topic::Key(key) => drop(self.keys.remove(key)),
+                Topic::Prefix(prefix) => drop(self.prefixes.remove(prefix)),
             }
         }
         self.watching -= 1;
@@ -182,11 +191,11 @@ impl Watches {
     /// A client is gone, and its watches with it.
     pub(super) fn leave(&mut self, id: usize) {
         let watcher = self.watchers.remove(id);
-        for key in &watcher.keys {
-            self.forget(id, Topic::Key(key));
+        for (key, place) in &watcher.keys {
+            self.forget(*place, Topic::Key(key));
         }
-        for prefix in &watcher.prefixes {
-            self.forget(id, Topic::Prefix(prefix));
+        for (prefix, place) in &watcher.prefixes {
+            self.forget(*place, Topic::Prefix(prefix));
         }
     }
 
