@@ -182,8 +182,9 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Refused`] with [`Code::Unauthorized`](crate::protocol::Code::Unauthorized) where
-    /// it is not the right one. A server takes a second to say so, and after the third line of the
-    /// kind it ends the connection.
+    /// it is not the right one. A server takes two seconds to say so, one for this line and one for
+    /// the fence behind it. Both are failures, of which the third ends the connection: to try
+    /// another secret, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect) first.
     pub async fn authenticate(&self, secret: &Secret) -> Result<(), Error> {
         self.ask_one(auth(secret)).await?;
         *self.shared.secret() = Some(secret.clone());

@@ -238,8 +238,10 @@ impl<S: Store> Builder<S> {
     /// Lines a second from one client; no limit unless set. At least 1.
     ///
     /// What is more is not refused, it waits; so its sender waits, too. A client that has sent
-    /// nothing for a second may send a second's lines at once. One that leaves keeps its place until
-    /// what it has sent, which may be all that the system's buffers hold, has had its time.
+    /// nothing for a second may send a second's lines at once; so may one that has just come, so
+    /// bound [clients an address](Self::max_clients_per_address), too. One that leaves keeps its
+    /// place until what it has sent, which may be all that the system's buffers hold, has had its
+    /// time.
     #[must_use]
     pub fn rate(mut self, lines: u32) -> Self {
         self.limits.rate = lines.max(1);
@@ -270,7 +272,7 @@ impl<S: Store> Builder<S> {
     /// What a client has to say, with `Auth:secret`, before it may do anything else; nothing unless
     /// set.
     ///
-    /// Until then, the server keeps less than 2 KiB of what it sends, applies nothing, and answers
+    /// Until then, the server keeps at most 2 KiB of what it sends, applies nothing, and answers
     /// each line after a second with `unauthorized`. After the third, or after ten seconds, the
     /// connection is closed.
     #[must_use]
