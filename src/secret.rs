@@ -21,7 +21,10 @@ const MAX_BYTES: usize = 512;
 /// # Ok::<(), keywire::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Secret(Arc<[u8]>);
+pub struct Secret {
+    padded: Arc<[u8; MAX_BYTES]>,
+    len: usize,
+}
 
 impl Secret {
     /// A secret of 1 to 512 bytes, any but LF, the last of them no CR.
@@ -43,7 +46,10 @@ impl Secret {
         } else if secret.ends_with(b"\r") {
             "it ends in a carriage return"
         } else {
-            return Ok(Self(secret.into()));
+            return Ok(Self {
+                padded: Arc::new(padded(secret)),
+                len: secret.len(),
+            });
         };
         Err(Error::Secret(wrong.into()))
     }
@@ -74,14 +80,14 @@ impl Secret {
     pub(crate) fn is(&self, guess: &[u8]) -> bool {
         let fits = guess.len() <= MAX_BYTES;
         let guess = &guess[..guess.len().min(MAX_BYTES)];
-        let same = padded(&self.0).ct_eq(&padded(guess));
-        let as_long = (self.0.len() as u64).ct_eq(&(guess.len() as u64));
+        let same = self.padded.ct_eq(&padded(guess));
+        let as_long = (self.len as u64).ct_eq(&(guess.len() as u64));
         fits & bool::from(same & as_long)
     }
 
     /// What it is, to be said over a connection.
     pub fn expose(&self) -> &[u8] {
-        &self.0
+        &self.padded[..self.len]
     }
 }
 

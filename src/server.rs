@@ -6,7 +6,6 @@ mod batch;
 mod builder;
 mod control;
 mod coordinator;
-mod entry;
 mod event;
 mod journal;
 mod outbox;
@@ -291,7 +290,8 @@ impl Handle {
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
     ///
     /// The doors close at once. Commands that the server has read are applied and answered; what
-    /// arrives just then is answered `:error:LINE:closing:...`, and what comes later is not answered.
+    /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
+    /// [`rate`](Builder::rate); what comes later is not answered.
     /// Each client gets the replies it has coming, then the end of the stream. When `grace` is over,
     /// what is left is cut off.
     ///

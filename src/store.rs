@@ -39,7 +39,8 @@ impl Held {
     /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
     /// and 64 for each key and 8 for each value.
     ///
-    /// [`Memory`] takes up to twice as much of the system, since it grows by doubling.
+    /// [`Memory`] takes up to twice as much of the system, since it grows by doubling; and its table,
+    /// which is most of it where keys and values are tiny, does not shrink when keys go.
     ///
     /// ```
     /// use keywire::store::Held;

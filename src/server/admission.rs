@@ -9,7 +9,7 @@ use super::{Limits, Stats, session::Transport};
 
 /// Connections that are being told why they can't come in. Where there are more, in a flood, they
 /// are just closed.
-const PARTING: usize = 64;
+const PARTING_CLIENTS: usize = 64;
 
 /// Bits of an IPv6 address that belong to the network. The others are its owner's to choose.
 const NETWORK_BITS: u32 = 64;
@@ -89,7 +89,7 @@ impl Admission {
 
     /// Whether there is time to tell one more why it can't come in.
     pub(super) fn begin_parting(&mut self) -> bool {
-        let may = self.parting < PARTING;
+        let may = self.parting < PARTING_CLIENTS;
         self.parting += usize::from(may);
         may
     }

@@ -3,6 +3,8 @@
 //! Reader and writer are two futures in one task. The reader has at most one batch with the
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
+mod entry;
+mod parting;
 mod reader;
 mod writer;
 
@@ -22,6 +24,8 @@ use futures_lite::{
     AsyncRead, AsyncWrite, future,
     io::{ReadHalf, WriteHalf, split},
 };
+
+pub(super) use entry::ENTRY_TIME;
 
 use super::{
     Control, Limits, Overflow,

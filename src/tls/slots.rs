@@ -55,6 +55,7 @@ pub(super) struct Slot(Arc<Slots>);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, Ordering::SeqCst);
+        // The door is the only one who waits.
         self.0.freed.notify(1);
     }
 }

@@ -84,14 +84,12 @@ where
         // The time runs from now on, not from the first poll.
         let timer = Timer::after(time);
         let handshake = async move {
-            // Given back when the handshake is over, one way or the other.
-            let _slot = slot;
             let late = async {
                 timer.await;
                 let words = "the TLS handshake took too long";
                 Err(io::Error::new(io::ErrorKind::TimedOut, words))
             };
-            future::or(handshake(connection, acceptor), late).await
+            future::or(handshake(connection, acceptor, slot), late).await
         };
         Self {
             state: State::Handshaking(Box::pin(handshake)),
@@ -120,7 +118,11 @@ where
     }
 }
 
-async fn handshake<T>(connection: T, acceptor: TlsAcceptor) -> io::Result<Established<T>>
+async fn handshake<T>(
+    connection: T,
+    acceptor: TlsAcceptor,
+    slot: Slot,
+) -> io::Result<Established<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -129,7 +131,10 @@ where
         pace: 0,
     };
     let accepted = acceptor.accept_with(wire, |tls| tls.set_buffer_limit(Some(HELD_BYTES)));
-    match accepted.into_fallible().await {
+    let accepted = accepted.into_fallible().await;
+    // One that was broken makes room at once: to tell its client takes no computing.
+    drop(slot);
+    match accepted {
         Ok(stream) => Ok(stream),
         Err((error, wire)) => {
             let late = async {

@@ -7,10 +7,9 @@ use crate::{
     protocol::{Code, push_error},
     server::{
         admission::{Crowded, Newcomer},
-        entry::ENTRY_TIME,
         event::{End, Event, Message},
         outbox::{Chunk, Chunks, Content, Load, Outbox, Then},
-        session::{self, Transport},
+        session::{self, ENTRY_TIME, Transport},
     },
 };
 

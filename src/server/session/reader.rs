@@ -14,17 +14,15 @@ use futures_lite::{AsyncRead, future};
 
 use super::{Reader, Session};
 use crate::{
-    Secret, clock,
     protocol::{Block, Lines},
     server::{
-        entry::{ENTRY_BYTES, ENTRY_DELAY, ENTRY_TIME, Entry, Verdict},
-        event::{End, Message, NotLetIn},
+        event::{End, Message},
         pace::{LineTimer, Pace},
     },
 };
 
 /// The most that one read takes. It bounds what a client can have applied in one batch.
-const READ_BYTES: usize = 64 * 1024;
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
     /// One a thread is enough: a buffer is in use only while a read is tried, so a client that
@@ -32,15 +30,8 @@ thread_local! {
     static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// At shutdown, how long a client must be silent before its connection is closed, after all its
-/// replies are delivered. Closing while it still sends could cost it the replies on their way.
-const LINGER: Duration = Duration::from_millis(250);
-
-/// How long a client that was shown the door may take to hear why.
-const PARTING: Duration = Duration::from_secs(2);
-
 /// Tries a read, with a buffer that is held only until it returns.
-fn poll_read(
+pub(super) fn poll_read(
     reader: &mut Reader,
     cx: &mut Context<'_>,
     most: usize,
@@ -255,132 +246,6 @@ impl Session {
             closing |= poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
             if block.is_empty() {
                 return Ok(closing);
-            }
-        }
-    }
-
-    /// Lets the client in where it says the secret in time, and gives what it has sent behind it.
-    async fn let_in_time(
-        &self,
-        reader: &mut Reader,
-        secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, End>> {
-        let late = async {
-            self.surroundings.sleep(ENTRY_TIME).await;
-            Ok(Err(End::Late))
-        };
-        future::or(self.let_in(reader, secret), late).await
-    }
-
-    async fn let_in(
-        &self,
-        reader: &mut Reader,
-        secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, End>> {
-        let mut entry = Entry::new(secret);
-        loop {
-            let verdict = entry.next();
-            let line = entry.lines();
-            match verdict {
-                Verdict::LetIn { rest } => {
-                    self.tell(Message::LetIn { line });
-                    return Ok(Ok(rest));
-                }
-                Verdict::Refused { wrong, last } => {
-                    self.waits.store(true, Ordering::Relaxed);
-                    self.surroundings.sleep(ENTRY_DELAY).await;
-                    self.waits.store(false, Ordering::Relaxed);
-                    self.note_move();
-                    let refused = NotLetIn { line, wrong };
-                    if last {
-                        return Ok(Err(End::NotLetIn(refused)));
-                    }
-                    self.tell(Message::NotLetIn(refused));
-                    if poll_fn(|cx| self.outbox.poll_next_batch(cx)).await? {
-                        return Ok(Err(End::Closing));
-                    }
-                }
-                Verdict::Unknown => {
-                    let read = poll_fn(|cx| {
-                        let read = poll_read(reader, cx, ENTRY_BYTES, |bytes| entry.push(bytes));
-                        match read {
-                            Poll::Ready(read) => Poll::Ready(read.map(Some)),
-                            Poll::Pending => self.outbox.poll_closing(cx).map(|()| Ok(None)),
-                        }
-                    });
-                    match read.await? {
-                        Some(0) if entry.is_partial() => {
-                            let (line, wrong) = (line + 1, false);
-                            return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
-                        }
-                        Some(0) => return Ok(Err(End::Eof)),
-                        // Others get their turn, and the clock is looked at, also where there is
-                        // always more to read.
-                        Some(_) => {
-                            self.note_move();
-                            future::yield_now().await;
-                        }
-                        None => return Ok(Err(End::Closing)),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Is ready when nothing has moved for this time, and it is not for the server to move.
-    async fn idle(&self, limit: Duration) {
-        let clock = &*self.surroundings.clock;
-        loop {
-            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-            let until = clock::later(self.surroundings.began + moved, limit);
-            if clock.now() < until {
-                clock.sleep(until).await;
-            } else if self.waits.load(Ordering::Relaxed) && self.outbox.is_empty() {
-                self.note_move();
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// The client sends no more. Replies that it does not read are kept as long as it may be idle.
-    async fn outlast(&self, limit: Duration) -> io::Result<()> {
-        // The writer is a part of the same task, so this is looked at whenever that is done.
-        let delivered = poll_fn(|_| match self.outbox.is_finished() {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Pending,
-        });
-        let idle = async {
-            self.idle(limit).await;
-            self.tell(Message::End(End::Unread));
-            Err(io::ErrorKind::TimedOut.into())
-        };
-        future::or(delivered, idle).await
-    }
-
-    /// Lets the client hear why its connection ends, for a short time.
-    async fn show_out(&self, reader: &mut Reader) -> io::Result<()> {
-        let over = async {
-            self.surroundings.sleep(PARTING).await;
-            Err(io::ErrorKind::TimedOut.into())
-        };
-        future::or(self.discard(reader), over).await
-    }
-
-    /// Reads on to no purpose, so that the client finds its last replies and not a reset, until
-    /// it hangs up or is silent.
-    async fn discard(&self, reader: &mut Reader) -> io::Result<()> {
-        loop {
-            let read = poll_fn(|cx| poll_read(reader, cx, READ_BYTES, |_| ()));
-            let silent = async {
-                self.surroundings.sleep(LINGER).await;
-                Ok(None)
-            };
-            match future::or(async { read.await.map(Some) }, silent).await? {
-                Some(0) => return Ok(()),
-                Some(_) => future::yield_now().await,
-                None if self.outbox.is_finished() => return Ok(()),
-                None => {}
             }
         }
     }
