@@ -37,10 +37,15 @@ pub(crate) fn check_bounds(check: &Check<'_>, watched: &Watched, record: &Record
     check_stalled(check, watched, quiet, most_lines);
     let refuses = settings.overflow == Overflow::Drop && settings.stall < settings.for_ever();
     let full = 1 + usize::from(refuses);
-    let longest = |stay: &Stay| if stay.event { stay.bytes } else { 0 };
-    let event = stays.iter().map(longest).max().unwrap_or(0);
+    let longest = |event: bool| {
+        let stays = stays.iter().filter(|stay| stay.event == event);
+        stays.map(|stay| stay.bytes).max().unwrap_or(0)
+    };
+    let event = longest(true);
     // `:missed:N` comes with an event that has found room, and takes a little more.
     let event = event + 2 * ":missed:1000\n".len();
+    // One control line may stand over their outbox-full, too.
+    let most_bytes = most_bytes + if refuses { longest(false) } else { 0 };
     let client = check.client;
     let lines = most_at_a_time(&stays, |stay| usize::from(!stay.event));
     assert!(
@@ -214,6 +219,14 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
         },
     };
     let mut answers: Vec<Answer> = check.sent.iter().map(of).collect();
+    let late = check.up.lines.iter().map(|line| line.read);
+    let late = late.map(|read| read.is_some_and(|read| read > check.settings.stopped));
+    for ((answer, sent), late) in answers.iter_mut().zip(&check.sent).zip(late) {
+        if late && matches!(sent, Sent::Unwatch(..)) {
+            // When the server closes, that is refused, too.
+            (answer.is_control, answer.lines) = (true, 1);
+        }
+    }
     for (line, index) in check.down.lines.iter().zip(&check.answers) {
         if let Some(answer) = index.and_then(|index| answers.get_mut(index)) {
             answer.written = Some(line.written);

@@ -59,6 +59,8 @@ pub(crate) struct Record {
     /// When rounds ended, and the number of entries by then. Two rounds are taken for one where
     /// nothing else happened between them.
     pub(crate) rounds: Vec<(usize, Moment)>,
+    /// Batches in a row of which nothing was taken.
+    empty: usize,
     /// The store is taking its time.
     pub(crate) busy: bool,
 }
@@ -106,6 +108,10 @@ pub(crate) struct Whims {
     /// Whether batches fail.
     pub(crate) fails: bool,
 }
+
+/// Batches without a command for the store, after which a server does nothing else. Clients do not
+/// send as many lines.
+const CIRCLES: usize = 1000;
 
 /// Commands of a batch that fails, at the most.
 pub(crate) const FAILED: usize = 6;
@@ -249,7 +255,7 @@ fn answer(batch: &mut Batch<'_>, what: &What) {
 
 impl Store for Whimsical {
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        {
+        let before = {
             let mut record = self.history.record();
             record.busy = true;
             if let Some((_, last)) = record.rounds.last() {
@@ -257,7 +263,8 @@ impl Store for Whimsical {
                     record.rounds.pop();
                 }
             }
-        }
+            record.entries.len()
+        };
         let fails = self.whims.fails && self.world.once_in(40);
         if fails {
             self.fail(batch);
@@ -275,6 +282,11 @@ impl Store for Whimsical {
         let mut record = self.history.record();
         record.busy = false;
         let applied = record.entries.len();
+        record.empty = match applied == before {
+            true => record.empty + 1,
+            false => 0,
+        };
+        assert!(record.empty < CIRCLES, "the server turns in circles");
         record.rounds.push((applied, self.world.moment()));
         drop(record);
         if fails {

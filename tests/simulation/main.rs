@@ -42,6 +42,9 @@ use world::{Moment, Work, World, WorldClock};
 /// Runs in a plain `cargo test`.
 const RUNS: u64 = 1000;
 
+/// What time may pass by itself while the last tasks end.
+const DELAY: Duration = Duration::from_secs(10);
+
 /// What a run is like.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -180,6 +183,12 @@ impl Run {
             self.handle.shutdown(grace).await;
             self.world.give_way().await;
         }
+        let closed = self.world.moment();
+        let took = closed.now - self.settings.borrow().stopped.now;
+        assert!(
+            took <= grace.saturating_add(DELAY),
+            "a shutdown took {took:?}, not {grace:?}"
+        );
         assert_eq!(self.look().active, 0);
         assert_eq!(self.ends.inside(), 0, "connections are left");
     }

@@ -168,7 +168,7 @@ async fn read(
         world.sleep(Duration::from_millis(rng.u64(..3000))).await;
     }
     if reading == Reading::Never {
-        world.sleep(Duration::from_secs(60)).await;
+        world.sleep(Duration::from_secs(120)).await;
         return wires.reset();
     }
     let mut buffer = [0; 256];
