@@ -201,11 +201,11 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
                 }
                 Some(What::Written(..)) => (0, 0),
                 // It is refused where it was not applied.
-                Some(What::Failed) | None => (1, 0),
+                Some(What::Failed | What::Full(_)) | None => (1, 0),
             };
             Answer {
                 is_command: true,
-                is_control: matches!(what, Some(What::Failed) | None),
+                is_control: matches!(what, Some(What::Failed | What::Full(_)) | None),
                 lines,
                 bytes,
                 written: None,

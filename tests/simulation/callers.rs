@@ -360,6 +360,7 @@ pub(crate) fn check_calls(
             }
             (Err(Error::Refused { code, .. }), what) => match code {
                 Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
+                Code::Full => assert!(matches!(what, Some(What::Full(_))), "{call:?}: {what:?}"),
                 Code::Closing => {
                     assert!(
                         what.is_none() && *told > settings.stopped,

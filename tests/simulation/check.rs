@@ -9,7 +9,7 @@ use keywire::{
 
 use crate::{
     Settings, bounds,
-    history::{Entry, Record, Tag, What, tag_of},
+    history::{Entry, Limit, Record, Tag, What, tag_of},
     network::{Line, Way},
     sent::Sent,
     world::Moment,
@@ -289,11 +289,16 @@ impl<'a> Check<'a> {
         }
         let stopped = self.settings.stopped;
         match (sent, code) {
-            (Sent::Command(number), "store") => {
+            (Sent::Command(number), "store" | "full") => {
                 let place = self.places.get(&number);
                 let place = *place.unwrap_or_else(|| panic!("client {client}: {text}, untried"));
-                let failed = matches!(self.entries[place].what, What::Failed);
-                assert!(failed, "client {client}: {text}");
+                let refused = match self.entries[place].what {
+                    What::Failed => code == "store",
+                    What::Full(Limit::Store) => text.contains(":full:the store would hold"),
+                    What::Full(Limit::Values) => text.contains(":full:the key has"),
+                    _ => false,
+                };
+                assert!(refused, "client {client}: {text}");
                 self.see(place, text);
                 self.marks.push(Mark::Answered(place));
                 self.took_place(index, place, line);
@@ -380,7 +385,7 @@ impl<'a> Check<'a> {
                             self.lose(place, lines.len() as u64);
                         }
                         What::Read(_) | What::Written(..) => {}
-                        What::Failed => {
+                        What::Failed | What::Full(_) => {
                             panic!("client {client}: the failure of {number} was not told")
                         }
                     }

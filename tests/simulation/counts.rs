@@ -8,7 +8,7 @@ use keywire::{Stats, store::Held};
 use crate::{
     Settings,
     check::{Check, Mark, Seen},
-    history::{Kind, Record, What},
+    history::{Kind, Limit, Record, What},
     sent::Sent,
     watched::Watched,
     world::Moment,
@@ -117,7 +117,7 @@ impl Ledger<'_> {
             matches!(sent, Sent::Unwatch(..))
         });
         let failed = self.record.entries[..entries].iter();
-        let failed = failed.filter(|entry| matches!(entry.what, What::Failed));
+        let failed = failed.filter(|entry| matches!(entry.what, What::Failed | What::Full(_)));
         let failed = failed.count() as u64;
         let (sure, known) = self.count(spans, |check, line| match check.sent[line] {
             Sent::Wrong(_) => true,
@@ -144,7 +144,7 @@ impl Ledger<'_> {
                 Some(&place) => match &self.record.entries[place].what {
                     What::Read(lines) => lines.len() as u64,
                     What::Written(..) => 0,
-                    What::Failed => 1,
+                    What::Failed | What::Full(_) => 1,
                 },
                 None => 1,
             },
@@ -228,14 +228,35 @@ impl Ledger<'_> {
             ),
             "of {entries} commands"
         );
+        let full = |limit: Limit| {
+            let entries = self.record.entries[..entries].iter();
+            entries
+                .filter(|entry| matches!(entry.what, What::Full(by) if by == limit))
+                .count() as u64
+        };
+        assert_eq!(
+            (stats.full_store, stats.full_values),
+            (full(Limit::Store), full(Limit::Values)),
+            "of {entries} commands"
+        );
         let last = entries
             .checked_sub(1)
             .map(|last| &self.record.entries[last]);
         let held = last.map_or(Held::default(), |last| last.held);
         assert_eq!(
-            (stats.keys, stats.values, stats.bytes),
-            (held.keys, held.values, held.bytes),
+            (stats.keys, stats.values, stats.bytes, stats.size),
+            (
+                held.keys,
+                held.values,
+                held.bytes,
+                held.bytes + 64 * held.keys + 8 * held.values
+            ),
             "after {entries} commands"
+        );
+        let whims = self.settings.whims;
+        assert!(
+            stats.size <= whims.max_store,
+            "{stats:?}: more than {whims:?}"
         );
     }
 

@@ -43,10 +43,19 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Failed,
+    /// It would have gone over a limit.
+    Full(Limit),
     /// The lines that it is answered with.
     Read(Vec<Vec<u8>>),
     /// The key, and the line that tells of it.
     Written(Vec<u8>, Vec<u8>),
+}
+
+/// What a write may go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Store,
+    Values,
 }
 
 /// What the store did, in order.
@@ -107,6 +116,9 @@ pub(crate) struct Whims {
     pub(crate) ahead: usize,
     /// Whether batches fail.
     pub(crate) fails: bool,
+    /// What it may hold, and how many values of a key.
+    pub(crate) max_store: u64,
+    pub(crate) max_values: usize,
 }
 
 /// Batches without a command for the store, after which a server does nothing else. Clients do not
@@ -127,6 +139,7 @@ impl Whimsical {
     fn apply_one(&mut self, operation: Operation<'_>) -> Entry {
         let what = match operation {
             Operation::Get { key } => self.read(key),
+            _ if self.full(operation).is_some() => self.judged(operation),
             Operation::Put { key, value } => {
                 self.memory.put(base(key), value);
                 written(operation)
@@ -141,6 +154,75 @@ impl Whimsical {
             }
         };
         self.entry(operation, what)
+    }
+
+    /// What stands in the way of a write. On purpose not by the way of `Memory`.
+    fn full(&self, operation: Operation<'_>) -> Option<Limit> {
+        let (key, old, new) = match operation {
+            Operation::Put { key, value } => (base(key), None, value),
+            Operation::Update { key, old, new } => (base(key), Some(old), new),
+            _ => return None,
+        };
+        let values: Vec<&[u8]> = self.memory.get(key).collect();
+        let held = self.memory.held();
+        let size = held.bytes + 64 * held.keys + 8 * held.values;
+        let replaced = old.filter(|old| values.contains(old));
+        let grown = match replaced {
+            Some(old) => size + new.len() as u64 - old.len() as u64,
+            None if values.is_empty() => size + 64 + key.len() as u64 + 8 + new.len() as u64,
+            None => size + 8 + new.len() as u64,
+        };
+        if replaced.is_none() && values.len() >= self.whims.max_values {
+            Some(Limit::Values)
+        } else if grown > size && grown > self.whims.max_store {
+            Some(Limit::Store)
+        } else {
+            None
+        }
+    }
+
+    /// What a command comes to.
+    fn judged(&self, operation: Operation<'_>) -> What {
+        match (operation, self.full(operation)) {
+            (_, Some(limit)) => What::Full(limit),
+            (Operation::Get { key }, None) => self.read(key),
+            (_, None) => written(operation),
+        }
+    }
+
+    /// Leaves a command to `Memory`, answer and all, and looks whether it did what it should.
+    fn leave_to_memory(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
+        let what = self.judged(operation);
+        let key = match operation {
+            Operation::Get { key } | Operation::Delete { key } => key,
+            Operation::Put { key, .. } | Operation::Update { key, .. } => key,
+        };
+        let key = base(key);
+        let mut values: Vec<Vec<u8>> = self.memory.get(key).map(<[u8]>::to_vec).collect();
+        let inner = match operation {
+            Operation::Get { .. } => Operation::Get { key },
+            Operation::Delete { .. } => Operation::Delete { key },
+            Operation::Put { value, .. } => Operation::Put { key, value },
+            Operation::Update { old, new, .. } => Operation::Update { key, old, new },
+        };
+        let at = self.world.moment();
+        self.memory.answer(inner, batch);
+        match inner {
+            _ if !matches!(what, What::Written(..)) => {}
+            Operation::Get { .. } => {}
+            Operation::Delete { .. } => values.clear(),
+            Operation::Put { value, .. } => values.push(value.to_vec()),
+            Operation::Update { old, new, .. } => match values.iter_mut().find(|v| **v == old) {
+                Some(value) => *value = new.to_vec(),
+                None => values.push(new.to_vec()),
+            },
+        }
+        let now = self.memory.get(key);
+        assert!(now.eq(values.iter()), "{what:?} left other values");
+        let mut entry = self.entry(operation, what);
+        entry.at = at;
+        entry.answered = self.world.moment();
+        self.history.record().entries.push(entry);
     }
 
     fn read(&self, key: &[u8]) -> What {
@@ -187,7 +269,7 @@ impl Whimsical {
             self.history.record().entries.push(entry);
             unanswered.push(match operation {
                 Operation::Get { key } => self.read(key),
-                _ => written(operation),
+                _ => self.judged(operation),
             });
             if unanswered.len() == ahead {
                 for what in unanswered.drain(..) {
@@ -211,6 +293,12 @@ impl Whimsical {
             let operation = if taken < most { batch.take() } else { None };
             if let Some(operation) = operation {
                 taken += 1;
+                let so_far = self.history.record().entries.len();
+                if so_far == answered && self.world.once_in(2) {
+                    self.leave_to_memory(operation, batch);
+                    answered += 1;
+                    continue;
+                }
                 let entry = match self.world.once_in(30) {
                     true => self.entry(operation, What::Failed),
                     false => self.apply_one(operation),
@@ -244,6 +332,8 @@ pub(crate) fn line_of(change: Change<'_>) -> Vec<u8> {
 fn answer(batch: &mut Batch<'_>, what: &What) {
     match what {
         What::Failed => batch.fail(&Error::store("a whim")),
+        What::Full(Limit::Store) => batch.store_full(),
+        What::Full(Limit::Values) => batch.values_full(),
         What::Written(..) => batch.done(),
         What::Read(lines) => {
             let value = |line: &'_ [u8]| line.iter().position(|&byte| byte == b':').unwrap() + 1;

@@ -61,6 +61,14 @@ pub(crate) struct Settings {
     stopped: Moment,
 }
 
+/// What most runs have; in one of so many it is another.
+fn pick<T>(rng: &mut Rng, of: u8, most: T, else_by: impl FnOnce(&mut Rng) -> T) -> T {
+    match rng.u8(..of) {
+        0 => else_by(rng),
+        _ => most,
+    }
+}
+
 impl Settings {
     fn choose(rng: &mut Rng) -> Self {
         let policy = [
@@ -87,6 +95,8 @@ impl Settings {
             whims: Whims {
                 ahead: rng.usize(1..=3),
                 fails: rng.bool(),
+                max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
+                max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
             },
             started: (Moment::NEVER, Moment::NEVER),
             stopped: Moment::NEVER,
@@ -247,6 +257,8 @@ fn run(seed: u64) -> u64 {
         .max_watches(settings.max_watches)
         .overflow(settings.overflow)
         .stall(settings.stall)
+        .max_store(settings.whims.max_store)
+        .max_values(settings.whims.max_values)
         .clock(WorldClock {
             world: world.clone(),
             start: Instant::now(),
