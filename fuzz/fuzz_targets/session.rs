@@ -1,6 +1,7 @@
 //! Bytes through a real server, on an in-memory connection, against the model.
 //!
-//! The input is the limits, four sizes of reads, used in turn, and the bytes.
+//! The input is the limits, four sizes of reads, used in turn, and the bytes. In half of the cases
+//! the server wants a secret, and is told it.
 #![no_main]
 
 #[path = "../../tests/common/model.rs"]
@@ -10,7 +11,7 @@ mod reads;
 #[path = "../../tests/common/script.rs"]
 mod script;
 
-use keywire::{Overflow, Server};
+use keywire::{Overflow, Secret, Server};
 use libfuzzer_sys::fuzz_target;
 use model::{Model, assert_answers, assert_answers_but_missed};
 
@@ -41,9 +42,20 @@ fuzz_target!(|input: &[u8]| {
         (255, _) | (_, Overflow::Disconnect) => usize::MAX,
         (bytes, _) => usize::from(bytes),
     };
-    let server = Server::builder()
+    // So does whether the server wants a secret with the lines of an outbox. The client says it in
+    // its first line, for which the model must have room, too.
+    let auth = &b"Auth:s\n"[..];
+    let wants_secret = *outbox_lines >= 128 && max_line >= auth.len();
+    let mut builder = Server::builder();
+    let mut said = Vec::new();
+    if wants_secret {
+        builder = builder.secret(Secret::new("s").unwrap());
+        said.extend_from_slice(auth);
+    }
+    said.extend_from_slice(bytes);
+    let server = builder
         .max_line(max_line)
-        .outbox_lines(usize::from(*outbox_lines))
+        .outbox_lines(usize::from(*outbox_lines % 128))
         .outbox_bytes(outbox_bytes)
         .overflow(policy)
         .max_watches(max_watches)
@@ -51,8 +63,9 @@ fuzz_target!(|input: &[u8]| {
     let handle = server.handle();
 
     let mut model = Model::alone(max_line, max_watches);
-    let expected = model.converse(bytes);
-    let (output, store) = script::converse(server, reads::cut(bytes, &[*a, *b, *c, *d]));
+    model.secret = wants_secret.then_some(b"s");
+    let expected = model.converse(&said);
+    let (output, store) = script::converse(server, reads::cut(&said, &[*a, *b, *c, *d]));
     if outbox_bytes == usize::MAX {
         assert_answers(&output, &expected);
     } else {

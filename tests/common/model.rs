@@ -21,6 +21,8 @@ pub struct Model {
     pub lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
     max_line: usize,
     max_watches: usize,
+    /// What the server wants to hear, if anything. It has been said.
+    pub secret: Option<&'static [u8]>,
     keys: BTreeSet<Vec<u8>>,
     prefixes: BTreeSet<Vec<u8>>,
     /// Whether the connection is the only one, so that the counters are its own.
@@ -35,6 +37,7 @@ impl Model {
             lists: BTreeMap::new(),
             max_line,
             max_watches: 1000,
+            secret: None,
             keys: BTreeSet::new(),
             prefixes: BTreeSet::new(),
             alone: false,
@@ -110,8 +113,12 @@ impl Model {
                 answers.push(Expected::Line([b":sync:0:", &from(1)[..]].concat()));
             }
             (b"Stats", 1) => answers.push(Expected::Stats(self.counters())),
-            // Nobody wants a secret here.
-            (b"Auth", 2..) | (b"", 1) => {}
+            (b"Auth", 2..) => {
+                if self.secret.is_some_and(|secret| secret != from(1)) {
+                    answers.push(Expected::Error(number, "unauthorized"));
+                }
+            }
+            (b"", 1) => {}
             (
                 b"Put" | b"Get" | b"Delete" | b"Update" | b"Stats" | b"Watch" | b"WatchPrefix"
                 | b"Unwatch" | b"UnwatchPrefix" | b"Auth",
