@@ -21,6 +21,7 @@ use crate::{
     Settings,
     history::{Record, Tag, What, line_of},
     network::{End, Way},
+    sent::Sent,
     world::{Moment, World},
 };
 
@@ -32,6 +33,8 @@ struct Call {
     asked: Moment,
     /// Absent where nobody waited for it to the end.
     outcome: Option<(Moment, Outcome)>,
+    /// When nobody waited for it any more.
+    given_up: Option<Moment>,
     /// It was a pipeline that failed as a whole, which then was not sent.
     unsent: bool,
 }
@@ -81,6 +84,23 @@ struct Caller {
     client: Client,
     diary: Rc<Diary>,
     number: usize,
+}
+
+/// Notes when a call is given up.
+struct Asking<'a> {
+    caller: &'a Caller,
+    calls: Vec<usize>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let now = self.caller.world.moment();
+        let mut calls = self.caller.diary.calls.borrow_mut();
+        for &call in &self.calls {
+            let call = &mut calls[call];
+            call.given_up = call.outcome.is_none().then_some(now);
+        }
+    }
 }
 
 /// Notes when a watcher has gone.
@@ -167,6 +187,7 @@ impl Caller {
             number,
             asked: self.world.moment(),
             outcome: None,
+            given_up: None,
             unsent: false,
         });
         calls.len() - 1
@@ -190,8 +211,13 @@ impl Caller {
         let _under_way = UnderWay::new(&self.diary.under_way);
         let (number, tag) = self.tag();
         let tagged = format!("{key}#{tag}");
-        let empty = |result: Result<(), Error>| result.map(|()| Vec::new());
         let call = self.ask((kind < 7).then_some(number));
+        // Dropped after the call itself.
+        let _asking = Asking {
+            caller: self,
+            calls: vec![call],
+        };
+        let empty = |result: Result<(), Error>| result.map(|()| Vec::new());
         let outcome = match kind {
             0..=1 => empty(client.put(tagged, &tag).await),
             2 => empty(client.put("w", &tag).await),
@@ -219,12 +245,15 @@ impl Caller {
     }
 
     async fn pipeline(&self, rng: &mut Rng) {
+        let mut asking = Asking {
+            caller: self,
+            calls: Vec::new(),
+        };
         let mut pipeline = self.client.pipeline();
-        let mut calls = Vec::new();
         for _ in 0..rng.usize(..10) {
             let (number, tag) = self.tag();
             let key = format!("k{}#{tag}", rng.u8(..4));
-            calls.push(self.ask(Some(number)));
+            asking.calls.push(self.ask(Some(number)));
             pipeline = match rng.u8(..6) {
                 0..=1 => pipeline.put(key, tag),
                 2 => pipeline.put("w", tag),
@@ -232,17 +261,19 @@ impl Caller {
                 _ => pipeline.get(key),
             };
         }
-        match self.with_pauses(pipeline.send(), rng).await {
+        let outcomes = self.with_pauses(pipeline.send(), rng).await;
+        let calls = asking.calls.iter().copied();
+        match outcomes {
             Ok(outcomes) => {
                 assert_eq!(outcomes.len(), calls.len());
-                for (call, outcome) in calls.into_iter().zip(outcomes) {
+                for (call, outcome) in calls.zip(outcomes) {
                     self.told(call, outcome);
                 }
             }
             Err(error) => {
                 check_error(&error);
                 let mut diary = self.diary.calls.borrow_mut();
-                calls.into_iter().for_each(|call| diary[call].unsent = true);
+                calls.for_each(|call| diary[call].unsent = true);
             }
         }
     }
@@ -323,6 +354,13 @@ pub(crate) fn check_calls(
             !call.unsent || entry.is_none(),
             "not sent, and applied: {call:?}"
         );
+        if let (Some(number), Some(given_up)) = (call.number, call.given_up) {
+            // A command that was given up before it was sent is not sent.
+            let is_it = |sent| matches!(sent, Sent::Command(other) if other == number);
+            let line = up.lines.iter().find(|line| is_it(Sent::of(&line.text)));
+            let late = line.is_some_and(|line| line.offered > given_up);
+            assert!(!late, "given up, and sent: {call:?}");
+        }
         let Some((told, outcome)) = &call.outcome else {
             continue;
         };

@@ -32,6 +32,8 @@ pub(crate) struct Pipe {
     waited: Option<Moment>,
     /// The last write took all that there was.
     took_all: bool,
+    /// What is being written has not been taken in part.
+    fresh: bool,
 }
 
 /// All that went one way.
@@ -41,6 +43,9 @@ pub(crate) struct Way {
     /// A line without its end.
     pub(crate) rest: Vec<u8>,
     rest_begun: Moment,
+    rest_offered: Moment,
+    /// When what is being written was first to be written.
+    offered: Moment,
     /// When the pipe has taken bytes; the first is when it was made.
     pub(crate) writes: Vec<Moment>,
     /// When the pipe first took something of what is being written, and of what came before that.
@@ -61,6 +66,8 @@ pub(crate) struct Way {
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) text: Vec<u8>,
+    /// When it, and what it came with, was first to be written.
+    pub(crate) offered: Moment,
     /// When its first byte was written, and its last.
     pub(crate) begun: Moment,
     pub(crate) written: Moment,
@@ -83,6 +90,7 @@ impl Way {
         for &byte in bytes {
             if self.rest.is_empty() {
                 self.rest_begun = at;
+                self.rest_offered = self.offered;
             }
             self.rest.push(byte);
             if byte == b'\n' {
@@ -90,6 +98,7 @@ impl Way {
                 text.pop();
                 self.lines.push(Line {
                     text,
+                    offered: self.rest_offered,
                     begun: self.rest_begun,
                     written: at,
                     read: None,
@@ -314,10 +323,14 @@ impl AsyncWrite for End {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let Wires { world, to, .. } = &self.wires;
+        let mut pipe = lock(to);
+        if std::mem::take(&mut pipe.took_all) {
+            pipe.way.offered = world.moment();
+            pipe.fresh = true;
+        }
         if self.wires.hesitates(cx) {
             return Poll::Pending;
         }
-        let mut pipe = lock(to);
         let most = (pipe.capacity - pipe.bytes.len()).min(bytes.len());
         if pipe.broken || pipe.ended {
             Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
@@ -325,7 +338,8 @@ impl AsyncWrite for End {
             let n = world.random(|rng| rng.usize(1..=most));
             pipe.bytes.extend(&bytes[..n]);
             let at = world.moment();
-            if std::mem::replace(&mut pipe.took_all, n == bytes.len()) {
+            pipe.took_all = n == bytes.len();
+            if std::mem::take(&mut pipe.fresh) {
                 pipe.way.chunks = [at, pipe.way.chunks[0]];
             }
             pipe.way.write(&bytes[..n], at);
