@@ -92,25 +92,26 @@ impl Session {
         // What few need is boxed: an idle client would have to hold room for it.
         let mut line: Option<Box<LineTimer>> = None;
         let mut pace = self.surroundings.pace();
+        let mut closing = false;
         if let Some(secret) = &self.surroundings.limits.secret {
             let let_in = async {
                 let rest = match self.let_in_time(reader, secret).await? {
                     Ok(rest) => rest,
-                    Err(end) => return Ok(Some(end)),
+                    Err(end) => return Ok(Err(end)),
                 };
                 let block = lines.push(&rest);
                 let closing = match self.take(block, pace.is_some()) {
                     Input::None => false,
                     input => self.hand_over(input, &mut pace).await?,
                 };
-                io::Result::Ok(closing.then_some(End::Closing))
+                io::Result::Ok(Ok(closing))
             };
-            if let Some(end) = Box::pin(let_in).await? {
-                return Ok(end);
+            match Box::pin(let_in).await? {
+                Ok(closes) => closing = closes,
+                Err(end) => return Ok(end),
             }
             self.time_line(&mut line, &lines, true);
         }
-        let mut closing = false;
         loop {
             // One read more after the server began to close: what has come is refused, line by
             // line, and not just cut off.
