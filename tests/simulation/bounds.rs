@@ -211,7 +211,7 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
                 written: None,
             }
         }
-        Sent::Blank | Sent::Unwatch(..) => Answer::default(),
+        Sent::Blank | Sent::Auth | Sent::Unheard | Sent::Unwatch(..) => Answer::default(),
         _ => Answer {
             is_control: true,
             lines: 1,
@@ -260,6 +260,10 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
             }
         }
     }
+    // Neither are those looked at who say something else than the secret.
+    if check.settings.secret {
+        most = (most.0 + 3, most.1 + 300);
+    }
     // A line without its end is told without a look at the room, too.
     match check.up.rest.is_empty() {
         true => most,
@@ -303,7 +307,8 @@ fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: us
     let settings = check.settings;
     let answers = answers(check);
     for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
-        let handled = answers[..check.up.read_before(quiet.at)].iter();
+        let read = check.up.read_before(quiet.at);
+        let handled = answers[..check.entry.heard(read, quiet.at)].iter();
         let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));
         let coming = coming.filter(|a| a.is_control || settings.overflow == Overflow::Disconnect);
         let lines: usize = coming.map(|answer| answer.lines).sum();

@@ -13,12 +13,13 @@ use async_channel::{Receiver, Sender};
 use fastrand::Rng;
 use futures_lite::{StreamExt as _, future};
 use keywire::{
-    Client, Error, Event, Outcome,
+    Client, Error, Event, Outcome, Secret,
     protocol::{Change, Code},
 };
 
 use crate::{
     Settings,
+    entry::SECRET,
     history::{Record, Tag, What, line_of},
     network::{End, Way},
     sent::Sent,
@@ -124,12 +125,13 @@ pub(crate) struct Start {
 }
 
 /// Makes a client over this connection, and gives it to the tasks that share it.
-pub(crate) fn client(
+pub(crate) async fn client(
     world: World,
     end: End,
     number: usize,
     diary: Rc<Diary>,
     mut rng: Rng,
+    guarded: bool,
     give: &Sender<Start>,
 ) {
     let caller = Caller {
@@ -138,6 +140,9 @@ pub(crate) fn client(
         diary,
         number,
     };
+    if guarded && !let_in(&caller.client, &mut rng).await {
+        return;
+    }
     for _ in 0..TASKS {
         let start = Start {
             caller: caller.clone(),
@@ -145,6 +150,33 @@ pub(crate) fn client(
             lazy: rng.u8(..3) == 0,
         };
         give.try_send(start).expect("room for all");
+    }
+}
+
+/// Says the secret, and maybe another one first.
+async fn let_in(client: &Client, rng: &mut Rng) -> bool {
+    let secret = |text: &str| Secret::new(text).expect("a secret");
+    if rng.u8(..4) == 0 {
+        let wrong = client.authenticate(&secret("sesame")).await;
+        let error = wrong.expect_err("that is not the secret");
+        check_error(&error);
+        let refused = matches!(
+            error,
+            Error::Refused {
+                code: Code::Unauthorized,
+                ..
+            }
+        );
+        if !refused {
+            return false;
+        }
+    }
+    match client.authenticate(&secret(SECRET)).await {
+        Ok(()) => true,
+        Err(error) => {
+            check_error(&error);
+            false
+        }
     }
 }
 
@@ -398,6 +430,8 @@ pub(crate) fn check_calls(
             }
             (Err(Error::Refused { code, .. }), what) => match code {
                 Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
+                // There was no place for the connection.
+                Code::Full if settings.max_clients < usize::MAX && what.is_none() => {}
                 Code::Full => assert!(matches!(what, Some(What::Full(_))), "{call:?}: {what:?}"),
                 Code::Closing => {
                     assert!(

@@ -9,7 +9,8 @@ use keywire::{
 
 use crate::{
     Settings, bounds,
-    history::{Entry, Limit, Record, Tag, What, tag_of},
+    entry::Entry,
+    history::{Entry as Applied, Limit, Record, Tag, What, tag_of},
     network::{Line, Way},
     sent::Sent,
     world::Moment,
@@ -45,7 +46,8 @@ pub(crate) struct Check<'a> {
     pub(crate) up: &'a Way,
     pub(crate) down: &'a Way,
     pub(crate) sent: Vec<Sent>,
-    pub(crate) entries: &'a [Entry],
+    pub(crate) entry: Entry,
+    pub(crate) entries: &'a [Applied],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
     /// Where in the history each of this client's commands stands.
     pub(crate) places: HashMap<usize, usize>,
@@ -92,15 +94,20 @@ impl<'a> Check<'a> {
         let entries = &record.entries[..];
         let own = entries.iter().enumerate();
         let own = own.filter(|(_, entry)| entry.tag.0 == client);
+        let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
+        let entry = Entry::of(settings, (down, up), !places.is_empty());
+        let sent = up.lines.iter().enumerate();
+        let sent = sent.map(|(number, line)| entry.sent(settings, number, &line.text));
         Self {
             client,
             settings,
             up,
             down,
-            sent: up.lines.iter().map(|line| Sent::of(&line.text)).collect(),
+            sent: sent.collect(),
+            entry,
             entries,
             by_tag,
-            places: own.map(|(place, entry)| (entry.tag.1, place)).collect(),
+            places,
             next: 0,
             lost: 0,
             losses: Vec::new(),
@@ -132,7 +139,10 @@ impl<'a> Check<'a> {
             // What had come by then is handled.
             let handled = match closed < stopped {
                 true => self.sent.len(),
-                false => self.applied().max(self.up.read_before(stopped)),
+                false => {
+                    let read = self.up.read_before(stopped);
+                    self.applied().max(self.entry.heard(read, Moment::NEVER))
+                }
             };
             self.skip_to(handled);
             self.refused_aloud();
@@ -203,6 +213,7 @@ impl<'a> Check<'a> {
                     lost: self.losses.iter().map(|(_, lines)| lines).sum(),
                 });
             }
+            Reply::Error { line: 0, code, .. } => self.ended(code.as_str(), &text),
             Reply::Error { line: at, code, .. } => {
                 let index = at as usize - 1;
                 self.answers[number] = Some(index);
@@ -230,6 +241,17 @@ impl<'a> Check<'a> {
             }
         }
         1
+    }
+
+    /// The server says why it ends the connection.
+    fn ended(&self, code: &str, text: &str) {
+        let expected = match code {
+            "full" => self.entry.turned_away,
+            "unauthorized" => self.entry.late,
+            _ => false,
+        };
+        let client = self.client;
+        assert!(expected, "client {client}: {text}");
     }
 
     fn change(&mut self, change: Change<'_>, line: &Line, text: &str) {
@@ -273,9 +295,13 @@ impl<'a> Check<'a> {
         let client = self.client;
         let Some(sent) = self.sent.get(index).cloned() else {
             // A line that never ended.
+            let expected = match self.settings.secret && !self.entry.sure {
+                true => "unauthorized",
+                false => "malformed",
+            };
             assert_eq!(
                 (index, code, self.up.rest.is_empty()),
-                (self.sent.len(), "malformed", false),
+                (self.sent.len(), expected, false),
                 "client {client}: {text}"
             );
             self.skip_to(index);
@@ -393,7 +419,7 @@ impl<'a> Check<'a> {
                 Sent::Unwatch(name, prefix) => {
                     self.topics.remove(&(name.clone(), *prefix));
                 }
-                Sent::Blank => {}
+                Sent::Blank | Sent::Auth | Sent::Unheard => {}
                 other => panic!("client {client}: no answer to {other:?}"),
             }
         }
@@ -422,13 +448,14 @@ impl<'a> Check<'a> {
         if quiet.at > self.settings.stopped {
             return;
         }
-        let handled = self.up.read_before(quiet.at);
+        let read = self.up.read_before(quiet.at);
         if quiet.drained {
+            let handled = self.entry.settle(quiet, read, self.up.looked);
             self.skip_to(handled);
             self.marks.push(Mark::Settled(quiet.entries));
         }
         if quiet.stalled {
-            for sent in &self.sent[..handled] {
+            for sent in &self.sent[..self.entry.heard(read, quiet.at)] {
                 if let Sent::Command(number) = sent {
                     let applied = self.places.get(number).is_some_and(|p| *p < quiet.entries);
                     let client = self.client;
@@ -443,7 +470,8 @@ impl<'a> Check<'a> {
 
     /// What the server had read before it was told to stop is applied, even if the client has gone.
     fn all_applied(&self) {
-        if !self.settings.is_patient() {
+        let applied = !self.places.is_empty();
+        if !self.settings.is_patient() || !self.entry.is_prompt(applied) {
             return;
         }
         let read = self.up.read_before(self.settings.stopped);
@@ -462,6 +490,9 @@ impl<'a> Check<'a> {
     /// No more is read before all that was read is handled: a client's commands wait in its own
     /// socket, and not in the server.
     fn no_read_ahead(&self) {
+        if !self.entry.sure {
+            return;
+        }
         let reads = &self.up.reads;
         for (read, next) in reads.iter().zip(&reads[1.min(reads.len())..]) {
             // At the end, it is read to be thrown away.
@@ -492,7 +523,7 @@ impl<'a> Check<'a> {
         };
         let had_lines = read.lines > self.up.read_before(stopped);
         if had_lines && read.waited.is_none_or(|waited| waited < stopped) {
-            self.skip_to(read.lines);
+            self.skip_to(self.entry.heard(read.lines, Moment::NEVER));
         }
     }
 
@@ -506,6 +537,10 @@ impl<'a> Check<'a> {
         } = *self.settings;
         let Some(over) = self.down.over else { return };
         let by_client = self.down.reset || self.up.over.is_some_and(|other| other < over);
+        // Who is not let in is not waited for.
+        if !self.entry.sure {
+            return;
+        }
         // It may have been turned away at the door.
         let stopping = over > stopped && (self.up.reads.is_empty() || !self.settings.is_patient());
         if by_client || stopping {

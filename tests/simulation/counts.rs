@@ -100,7 +100,14 @@ impl Ledger<'_> {
     }
 
     /// The counters of commands, errors and lines, by the lines that were handled.
-    fn check_lines(&self, stats: &Stats, spans: &[Span], entries: usize, halves: Range) {
+    fn check_lines(
+        &self,
+        stats: &Stats,
+        spans: &[Span],
+        entries: usize,
+        halves: Range,
+        parted: Range,
+    ) {
         let check = |name, number, is: fn(&Sent) -> bool| {
             // What is refused because the server closes is no command.
             let range = self.count(spans, |check, line| {
@@ -116,6 +123,30 @@ impl Ledger<'_> {
         check("unwatches", stats.unwatches, |sent| {
             matches!(sent, Sent::Unwatch(..))
         });
+        check("auths", stats.auths, |sent| matches!(sent, Sent::Auth));
+        check("long_lines", stats.long_lines, |sent| {
+            matches!(sent, Sent::Wrong("too-long"))
+        });
+        let (least, most) = self.count(spans, |check, line| {
+            let wrong = matches!(check.sent[line], Sent::Wrong("unauthorized"));
+            wrong && !check.closing.contains(&line)
+        });
+        // Some had no time for more, or sent half a line.
+        let most = match self.settings.secret {
+            true => most + halves.1 + parted.1,
+            false => most,
+        };
+        within("unauthorized", stats.unauthorized, (least, most));
+        let full = |check: &Check<'_>, line: usize| {
+            let refused = check.refused.contains(&line) && !check.closing.contains(&line);
+            matches!(check.sent[line], Sent::Watch(..)) && refused
+        };
+        let told = self.count(spans, full).0;
+        let untold = self.count(spans, |check, line| {
+            let unknown = !check.clean && !check.refused.contains(&line);
+            matches!(check.sent[line], Sent::Watch(..)) && (unknown || full(check, line))
+        });
+        within("full_watches", stats.full_watches, (told, untold.1));
         let failed = self.record.entries[..entries].iter();
         let failed = failed.filter(|entry| matches!(entry.what, What::Failed | What::Full(_)));
         let failed = failed.count() as u64;
@@ -125,16 +156,45 @@ impl Ledger<'_> {
             _ => check.closing.contains(&line),
         });
         let (_, unknown) = self.count(spans, |check, line| match check.sent[line] {
-            Sent::Wrong(_) | Sent::Blank => false,
+            Sent::Wrong(_) | Sent::Blank | Sent::Unheard => false,
             _ if check.clean || check.refused.contains(&line) => false,
             Sent::Watch(..) => true,
             _ => self.is_late(check, line),
         });
-        let least = failed + sure + halves.0;
-        let most = failed + known + unknown + halves.1;
+        let least = failed + sure + halves.0 + parted.0;
+        let most = failed + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
-        let most = self.lines(spans) + halves.1;
+        let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
+    }
+
+    /// Those who were told why they have to go: surely, and at the most.
+    fn parted(&self) -> Range {
+        let told = self.sum(|check| u64::from(check.entry.turned_away || check.entry.late));
+        let doubtful = self.sum(|check| u64::from(!check.entry.sure && !check.clean));
+        (told, told + doubtful)
+    }
+
+    /// Those who were turned away for want of a place.
+    fn turned_away(&self) -> Range {
+        let told = self.sum(|check| u64::from(check.entry.turned_away));
+        match self.settings.max_clients {
+            usize::MAX => (0, 0),
+            _ => (told, told + self.parted().1 - self.parted().0),
+        }
+    }
+
+    /// Counters of what these runs have nothing of.
+    fn check_others(&self, stats: &Stats) {
+        let others = (
+            stats.full_addresses,
+            stats.long_replies,
+            stats.slow_lines,
+            stats.idle,
+        );
+        assert_eq!((others, stats.paced), ((0, 0, 0, 0), 0), "{stats:?}");
+        let most = self.settings.max_clients as u64;
+        assert!(stats.active <= most, "{stats:?}: {most} clients may come");
     }
 
     /// Lines that may answer what may have been handled.
@@ -148,7 +208,7 @@ impl Ledger<'_> {
                 },
                 None => 1,
             },
-            Sent::Blank => 0,
+            Sent::Blank | Sent::Auth | Sent::Unheard => 0,
             _ => 1,
         };
         let pairs = self.checks.iter().zip(spans);
@@ -295,7 +355,9 @@ impl Ledger<'_> {
         });
         let spans: Vec<Span> = spans.collect();
         let halves = self.sum(|check| u64::from(!check.up.rest.is_empty()));
-        self.check_lines(stats, &spans, entries, (0, halves));
+        let parted = (0, self.parted().1);
+        self.check_lines(stats, &spans, entries, (0, halves), parted);
+        self.check_others(stats);
         let is_line = |text: &[u8]| !is_event(text) && !text.starts_with(b":missed:");
         let queued = self.sum(|check| {
             let lines = check.down.lines.iter().enumerate();
@@ -330,7 +392,14 @@ impl Ledger<'_> {
         );
         within("accept_errors", stats.accept_errors, (0, self.door_errors));
         let stopped = written > self.settings.stopped;
-        assert!(stats.refused == 0 || stopped, "refused before the end");
+        let full = stats.full_clients;
+        within("full_clients", full, (0, self.turned_away().1));
+        assert!(stats.refused == full || stopped, "refused before the end");
+    }
+
+    /// Whether it surely was a client, if it came.
+    fn had_place(&self, check: &Check<'_>) -> bool {
+        self.settings.max_clients == usize::MAX || check.entry.sure
     }
 
     /// Who is there, and who has gone.
@@ -342,7 +411,10 @@ impl Ledger<'_> {
         (read, written): (Moment, Moment),
     ) {
         let count = |is: &dyn Fn(&Check<'_>) -> bool| self.sum(|check| u64::from(is(check)));
-        let came = |check: &Check<'_>| check.up.reads.first().is_some_and(|first| first.at < read);
+        let came = |check: &Check<'_>| {
+            let first = check.up.reads.first();
+            self.had_place(check) && first.is_some_and(|first| first.at < read)
+        };
         let joined = count(&came);
         within("active + dropped", stats.active + stats.dropped, {
             (joined, self.handed)
@@ -355,7 +427,7 @@ impl Ledger<'_> {
         );
         let gone = count(&|check| {
             let left = check.down.left.is_some_and(|left| left < read);
-            check.down.closed.is_some() && left
+            check.down.closed.is_some() && left && self.had_place(check)
         });
         assert!(stats.dropped >= gone, "{stats:?}: {gone} clients are gone");
         let went = count(&|check| check.down.over.is_some_and(|over| over < written));
@@ -407,7 +479,8 @@ impl Ledger<'_> {
         assert_eq!((stats.active, stats.watching), (0, 0));
         assert_eq!(stats.accept_errors, self.door_errors);
         assert_eq!(stats.dropped + stats.refused, self.handed, "{stats:?}");
-        let joined = self.sum(|check| u64::from(!check.up.reads.is_empty()));
+        let joined = |check: &Check<'_>| self.had_place(check) && !check.up.reads.is_empty();
+        let joined = self.sum(|check| u64::from(joined(check)));
         assert!(stats.dropped >= joined, "{stats:?}: {joined} had come in");
         let stopped = self.settings.stopped;
         let patient = self.settings.is_patient();
@@ -419,7 +492,10 @@ impl Ledger<'_> {
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {
             let handled = match patient {
-                true => check.next.max(check.up.read_before(stopped)),
+                true => {
+                    let read = check.up.read_before(stopped);
+                    check.next.max(check.entry.heard(read, Moment::NEVER))
+                }
                 false => check.next,
             };
             (handled, check.up.read_before(Moment::NEVER))
@@ -433,7 +509,10 @@ impl Ledger<'_> {
                 u64::from(told(check) || may)
             }),
         );
-        self.check_lines(stats, &spans, entries, halves);
+        self.check_lines(stats, &spans, entries, halves, self.parted());
+        self.check_others(stats);
+        within("full_clients", stats.full_clients, self.turned_away());
+        assert!(stats.refused >= stats.full_clients, "{stats:?}");
         let lines = |is: fn(&[u8]) -> bool| {
             self.sum(|check| {
                 let lines = check.down.lines.iter();
@@ -445,7 +524,11 @@ impl Ledger<'_> {
         let missed = self.missed_before(Moment::NEVER);
         let (lost, absent) = self.dropped(entries);
         // Where every stream came to its end, nothing else was said to anyone.
-        let clean = |check: &Check<'_>| check.clean || check.up.reads.is_empty();
+        let clean = |check: &Check<'_>| {
+            let settings = self.settings;
+            let unlimited = !settings.secret && settings.max_clients == usize::MAX;
+            check.clean || unlimited && check.up.reads.is_empty()
+        };
         let open = match self.checks.iter().all(clean) {
             true => 0,
             false => u64::MAX,

@@ -1,7 +1,8 @@
 //! A server, its clients and the network between them, in one thread and under one seed.
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
-//! off, the library's own client, a store with whims, a network that delivers as it likes, and a
+//! off, that say a secret or fail to, that find no place, the library's own client, a store with
+//! whims that may be full, a network that delivers as it likes, and a
 //! shutdown at any moment. Tasks take their steps in any order, the server's own too. What every
 //! client saw and what the server counted is held against the one history that the store kept.
 //!
@@ -12,6 +13,7 @@ mod bounds;
 mod callers;
 mod check;
 mod counts;
+mod entry;
 mod history;
 mod network;
 mod script;
@@ -34,7 +36,7 @@ use check::{Check, Quiet};
 use counts::Ledger;
 use fastrand::Rng;
 use history::{History, Whims, Whimsical};
-use keywire::{Handle, Overflow, Server, Stats, store::Memory};
+use keywire::{Handle, Overflow, Secret, Server, Stats, store::Memory};
 use network::{Door, Porch, Wires, connect};
 use watched::Watched;
 use world::{Moment, Work, World, WorldClock};
@@ -54,6 +56,9 @@ pub(crate) struct Settings {
     outbox_lines: usize,
     outbox_bytes: usize,
     max_watches: usize,
+    max_clients: usize,
+    /// Whether clients have to say one.
+    secret: bool,
     whims: Whims,
     /// When the server has begun: not before, and not after.
     started: (Moment, Moment),
@@ -92,6 +97,8 @@ impl Settings {
             outbox_lines: rng.usize(1..lines),
             outbox_bytes: rng.usize(1..bytes),
             max_watches: rng.usize(1..8),
+            max_clients: pick(rng, 6, usize::MAX, |rng| rng.usize(1..4)),
+            secret: pick(rng, 6, false, |_| true),
             whims: Whims {
                 ahead: rng.usize(1..=3),
                 fails: rng.bool(),
@@ -139,6 +146,8 @@ impl Ends {
 /// One client, as it is looked at from outside.
 struct Seat {
     wires: Wires,
+    /// When it came to the server.
+    knocked: Rc<Cell<Moment>>,
     /// Where it is the library's own.
     diary: Option<Rc<Diary>>,
     quiet: Vec<Quiet>,
@@ -168,8 +177,10 @@ impl Run {
         let waiting = Porch::waiting(&self.porch) as u64;
         let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
         let gone = stats.dropped + stats.refused;
+        // Who is turned away is there until that is told.
+        let left = gone - stats.full_clients;
         assert!(
-            gone + inside <= handed && stats.active + gone + waiting <= handed,
+            left + inside <= handed && stats.active + gone + waiting <= handed,
             "{stats:?}: {handed} came, {inside} are there"
         );
         stats
@@ -233,12 +244,17 @@ impl Run {
         let stats = self.look();
         let waiting = Porch::waiting(&self.porch) as u64;
         let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
+        assert!(stats.active <= settings.max_clients as u64, "{stats:?}");
         if settings.started.1 < at {
+            // Who is turned away is there until that is told.
+            let parting = stats.refused - (handed - inside - stats.dropped);
             assert_eq!(
-                (stats.active + waiting, stats.dropped),
-                (inside, handed - inside),
+                (stats.active + waiting + parting, stats.refused),
+                (inside, stats.full_clients),
                 "{stats:?}: {handed} came, {inside} are there"
             );
+            let told = seats.iter().filter(|seat| seat.wires.is_parting()).count() as u64;
+            assert!(told <= parting, "{stats:?}: {told} are being turned away");
             assert_eq!(counts::operations(&stats), record.entries.len() as u64);
         }
     }
@@ -250,11 +266,16 @@ fn run(seed: u64) -> u64 {
     let world = World::new(rng.u64(..));
     let history = History::default();
     let settings = Settings::choose(&mut rng);
-    let mut server = Server::builder()
+    let mut server = Server::builder();
+    if settings.secret {
+        server = server.secret(Secret::new(entry::SECRET).expect("a secret"));
+    }
+    let mut server = server
         .max_line(script::MAX_LINE)
         .outbox_lines(settings.outbox_lines)
         .outbox_bytes(settings.outbox_bytes)
         .max_watches(settings.max_watches)
+        .max_clients(settings.max_clients)
         .overflow(settings.overflow)
         .stall(settings.stall)
         .max_store(settings.whims.max_store)
@@ -273,6 +294,7 @@ fn run(seed: u64) -> u64 {
     let (door, porch) = Door::new(&world);
     server.listen(door);
     let clients = rng.usize(1..6);
+    let (crowded, guarded) = (settings.max_clients < usize::MAX, settings.secret);
     let run = Rc::new(Run {
         settings: RefCell::new(settings),
         world: world.clone(),
@@ -293,14 +315,16 @@ fn run(seed: u64) -> u64 {
         let capacity = rng.usize(1..400);
         let (ours, theirs) = connect(&world, capacity, &run.ends.all);
         let wires = ours.wires();
+        let knocked = Rc::new(Cell::new(Moment::NEVER));
         let diary = (rng.u8(..4) == 0).then(Rc::<Diary>::default);
         seats.push(Seat {
             wires,
             diary: diary.clone(),
+            knocked: knocked.clone(),
             quiet: Vec::new(),
             blocked: None,
         });
-        let (by_door, run, rng) = (rng.bool(), run.clone(), rng.fork());
+        let (by_door, run, mut rng) = (rng.bool(), run.clone(), rng.fork());
         let world = world.clone();
         let (give, callers) = async_channel::bounded(callers::TASKS);
         if diary.is_some() {
@@ -310,6 +334,12 @@ fn run(seed: u64) -> u64 {
             }
         }
         tasks.push(Box::pin(async move {
+            if crowded && rng.bool() {
+                // A place may be free by then.
+                let time = Duration::from_millis(rng.u64(..10_000));
+                world.sleep(time).await;
+            }
+            knocked.set(world.moment());
             let in_time = match by_door {
                 true => Porch::knock(&run.porch, theirs, &world),
                 false => run.handle.attach(theirs).await.is_ok(),
@@ -317,8 +347,10 @@ fn run(seed: u64) -> u64 {
             run.ends.hand_over(in_time);
             match diary {
                 _ if !in_time => {}
-                Some(diary) => callers::client(world, ours, number, diary, rng, &give),
-                None => script::client(world, ours, number, rng).await,
+                Some(diary) => {
+                    callers::client(world, ours, number, diary, rng, guarded, &give).await;
+                }
+                None => script::client(world, ours, number, guarded, rng).await,
             }
         }));
     }
@@ -376,6 +408,11 @@ fn check_run(run: &Run, seats: &[Seat]) {
             .iter()
             .for_each(|line| run.world.note(&line.text));
     }
+    let came = seats.iter().zip(&checks);
+    let came: Vec<_> = came
+        .map(|(seat, check)| (seat.knocked.get(), check.down, check.entry.turned_away))
+        .collect();
+    entry::check_full(&settings, &came, &seats[0].quiet);
     let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
     for ((check, watched), seat) in checks.iter().zip(&watched).zip(seats) {
         watched::check_watched(check, watched);

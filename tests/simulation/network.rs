@@ -12,6 +12,7 @@ use std::{
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
+use crate::entry;
 use crate::world::{Action, Moment, World, lock};
 
 /// One way of a connection.
@@ -59,6 +60,8 @@ pub(crate) struct Way {
     /// Nothing can be written any more, or nothing read.
     pub(crate) over: Option<Moment>,
     pub(crate) reset: bool,
+    /// When the reader first looked.
+    pub(crate) looked: Option<Moment>,
     /// The writer's end is gone.
     pub(crate) left: Option<Moment>,
 }
@@ -256,6 +259,12 @@ impl Wires {
         }
     }
 
+    /// It has been told that there is no place for it, and is still there.
+    pub(crate) fn is_parting(&self) -> bool {
+        let from = lock(&self.from);
+        from.way.left.is_none() && entry::is_full(&from.way)
+    }
+
     /// Tears the connection down.
     pub(crate) fn reset(&self) {
         for pipe in [&self.from, &self.to] {
@@ -286,6 +295,7 @@ impl AsyncRead for End {
     ) -> Poll<io::Result<usize>> {
         let Wires { world, from, .. } = &self.wires;
         let mut pipe = lock(from);
+        pipe.way.looked.get_or_insert_with(|| world.moment());
         if self.wires.hesitates(cx) {
             pipe.waited = Some(world.moment());
             return Poll::Pending;

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future, io::split};
 
 use crate::{
+    entry::SECRET,
     network::{End, Wires},
     world::World,
 };
@@ -77,10 +78,12 @@ fn line(client: usize, number: usize, taste: Taste, rng: &mut Rng) -> String {
         18 => topic("Watch", true),
         19 => topic("Unwatch", rng.bool()),
         20 => String::new(),
-        _ => match rng.u8(..4) {
+        _ => match rng.u8(..5) {
             0 => "get:k".into(),
             1 => "Put:k".into(),
             2 => "Watch:".into(),
+            3 if rng.bool() => "Auth:no".into(),
+            3 => format!("Auth:{SECRET}"),
             _ => "x".repeat(MAX_LINE + rng.usize(1..200)),
         },
     }
@@ -100,8 +103,57 @@ fn script(client: usize, rng: &mut Rng) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// What a client says to be let in, or not, and the pauses before each of it. Some of the script
+/// may come before.
+fn knocks(lines: &mut Vec<Vec<u8>>, rng: &mut Rng) -> Vec<(Duration, Vec<u8>)> {
+    let mut knocks = Vec::new();
+    let mut say = |text: &str| knocks.push((Duration::ZERO, text.as_bytes().to_vec()));
+    let right = format!("Auth:{SECRET}\n");
+    match rng.u8(..14) {
+        0 => return knocks,
+        1 => {
+            (0..4).for_each(|_| say("Auth:sesame\n"));
+            say(&right);
+        }
+        2..=4 => {
+            let wrong = [
+                "Auth:sesame\n",
+                "Auth:sesame:12\r\n",
+                "auth:sesame:1\n",
+                "Sync\n",
+            ];
+            for _ in 0..rng.usize(1..3) {
+                say(wrong[rng.usize(..wrong.len())]);
+            }
+            say(&right);
+        }
+        5 => {
+            let late = Duration::from_millis(rng.u64(9000..12_000));
+            knocks.push((late, right.into()));
+        }
+        6 => {
+            let first = lines.len().min(rng.usize(..4));
+            let first: Vec<Vec<u8>> = lines.drain(..first).collect();
+            knocks.push((Duration::ZERO, first.concat()));
+            knocks.push((Duration::ZERO, right.into()));
+        }
+        7..=9 => {
+            say("\n\r\n");
+            say(&right.replace('\n', "\r\n"));
+        }
+        10..=11 => {
+            let cut = rng.usize(1..right.len());
+            say(&right[..cut]);
+            let pause = Duration::from_millis(rng.u64(..2000));
+            knocks.push((pause, right[cut..].into()));
+        }
+        _ => say(&right),
+    }
+    knocks
+}
+
 /// Sends its script and reads as it likes; the wires keep what it did and saw.
-pub(crate) async fn client(world: World, end: End, number: usize, mut rng: Rng) {
+pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool, mut rng: Rng) {
     use Reading::{Eager, Late, Never, Nodding, Slow};
     let reading = [Eager, Eager, Slow, Late, Nodding, Never][rng.usize(..6)];
     let ending = [
@@ -112,12 +164,25 @@ pub(crate) async fn client(world: World, end: End, number: usize, mut rng: Rng) 
         Ending::Stays,
     ];
     let ending = ending[rng.usize(..ending.len())];
-    let lines = script(number, &mut rng);
+    let mut lines = script(number, &mut rng);
+    let knocks = if guarded {
+        knocks(&mut lines, &mut rng)
+    } else {
+        Vec::new()
+    };
     let wires = end.wires();
     let (reader, mut writer) = split(end);
     let sent_all = Cell::new(false);
 
     let write = async {
+        for (pause, bytes) in &knocks {
+            if !pause.is_zero() {
+                world.sleep(*pause).await;
+            }
+            if writer.write_all(bytes).await.is_err() {
+                break;
+            }
+        }
         for chunk in lines.chunks(rng.usize(1..20)) {
             if writer.write_all(&chunk.concat()).await.is_err() {
                 break;

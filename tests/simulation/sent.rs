@@ -1,6 +1,6 @@
 //! What a client sent, and what has to come of it.
 
-use crate::{history::tag_of, script::MAX_LINE};
+use crate::{entry::SECRET, history::tag_of, script::MAX_LINE};
 
 /// A line that a client sent, by what has to come of it.
 #[derive(Clone, Debug)]
@@ -14,12 +14,16 @@ pub(crate) enum Sent {
     Unwatch(Vec<u8>, bool),
     /// It is answered with this code.
     Wrong(&'static str),
+    /// The secret, where it has to be said at all.
+    Auth,
     Blank,
+    /// The server had ceased to listen.
+    Unheard,
 }
 
 impl Sent {
     /// On purpose not by the server's own parser.
-    pub(crate) fn of(line: &[u8]) -> Self {
+    pub(crate) fn of(line: &[u8], secret: bool) -> Self {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             return Sent::Blank;
@@ -40,6 +44,8 @@ impl Sent {
             (b"Put", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => command(),
             (b"Sync", _) => Sent::Sync(rest.to_vec()),
             (b"Stats", _) => Sent::Stats,
+            (b"Auth", _) if secret && rest != SECRET.as_bytes() => Sent::Wrong("unauthorized"),
+            (b"Auth", _) => Sent::Auth,
             (b"WatchPrefix", 1) => Sent::Watch(rest.to_vec(), true),
             (b"UnwatchPrefix", 1) => Sent::Unwatch(rest.to_vec(), true),
             (b"Watch", 1) if !rest.is_empty() => Sent::Watch(rest.to_vec(), false),
