@@ -389,7 +389,10 @@ pub(crate) fn check_calls(
         if let (Some(number), Some(given_up)) = (call.number, call.given_up) {
             // A command that was given up before it was sent is not sent.
             let is_it = |sent| matches!(sent, Sent::Command(other) if other == number);
-            let line = up.lines.iter().find(|line| is_it(Sent::of(&line.text)));
+            let line = up
+                .lines
+                .iter()
+                .find(|line| is_it(Sent::of(&line.text, settings.secret)));
             let late = line.is_some_and(|line| line.offered > given_up);
             assert!(!late, "given up, and sent: {call:?}");
         }
