@@ -121,6 +121,23 @@ fn a_flood_of_blank_lines_is_over_in_time() {
     assert_eq!((stats.unauthorized, stats.active), (1, 0));
 }
 
+/// Who says it slowly is not idle, and who has said it has the whole time from then on.
+#[test]
+fn to_say_it_is_a_move() {
+    let clock = HandClock::new();
+    let server = Server::builder().clock(clock.clone()).secret(secret());
+    let mut stage = Stage::new(server.idle(5 * SECOND).build());
+    let mut client = stage.join();
+    client.say("Auth:open");
+    pass(&mut stage, &clock, 3 * SECOND);
+    client.say(":sesame\n");
+    pass(&mut stage, &clock, 4 * SECOND);
+    assert_eq!((client.hear().as_str(), stage.stats().idle), ("", 0));
+    pass(&mut stage, &clock, SECOND);
+    let idle = "closing:nothing has moved here for 5s";
+    assert_eq!(client.hear(), format!(":error:0:{idle}\n"));
+}
+
 /// What is not let in holds next to nothing.
 #[test]
 fn a_long_line_is_not_read_to_its_end() {
