@@ -264,6 +264,9 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
     if check.settings.secret {
         most = (most.0 + 3, most.1 + 300);
     }
+    if check.settings.is_strict() {
+        most = (most.0 + 1, most.1 + 100);
+    }
     // A line without its end is told without a look at the room, too.
     match check.up.rest.is_empty() {
         true => most,
@@ -305,6 +308,9 @@ fn longest(sent: &Sent) -> usize {
 /// Who does not read, and has more lines coming than may wait, has been cut off.
 fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: usize) {
     let settings = check.settings;
+    if settings.is_strict() || settings.is_paced() {
+        return;
+    }
     let answers = answers(check);
     for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
         let read = check.up.read_before(quiet.at);

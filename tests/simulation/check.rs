@@ -1,6 +1,9 @@
 //! Whether what one client saw agrees with the history, and with what was promised.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use keywire::{
     Overflow, Stats,
@@ -11,6 +14,7 @@ use crate::{
     Settings, bounds,
     entry::Entry,
     history::{Entry as Applied, Limit, Record, Tag, What, tag_of},
+    limits::{self, Still},
     network::{Line, Way},
     sent::Sent,
     world::Moment,
@@ -71,6 +75,7 @@ pub(crate) struct Check<'a> {
     pub(crate) stats: Vec<Seen>,
     /// The server has ended the stream, so that nothing more was on its way.
     pub(crate) clean: bool,
+    still: Still,
 }
 
 /// A reply to `Stats`.
@@ -97,7 +102,11 @@ impl<'a> Check<'a> {
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
         let entry = Entry::of(settings, (down, up), !places.is_empty());
         let sent = up.lines.iter().enumerate();
-        let sent = sent.map(|(number, line)| entry.sent(settings, number, &line.text));
+        let slow = limits::slow_line(down).unwrap_or(usize::MAX);
+        let sent = sent.map(|(number, line)| match number < slow {
+            true => entry.sent(settings, number, &line.text),
+            false => Sent::Unheard,
+        });
         Self {
             client,
             settings,
@@ -119,6 +128,7 @@ impl<'a> Check<'a> {
             answers: Vec::new(),
             stats: Vec::new(),
             clean: false,
+            still: Still::default(),
         }
     }
 
@@ -136,8 +146,11 @@ impl<'a> Check<'a> {
         quiet.for_each(|quiet| self.settle(quiet));
         let stopped = self.settings.stopped;
         if let Some(closed) = self.down.closed {
+            let idle = limits::was_idle(self.down);
             // What had come by then is handled.
             let handled = match closed < stopped {
+                // Replies to what it had sent find the way ended.
+                _ if idle => self.next,
                 true => self.sent.len(),
                 false => {
                     let read = self.up.read_before(stopped);
@@ -145,8 +158,10 @@ impl<'a> Check<'a> {
                 }
             };
             self.skip_to(handled);
-            self.refused_aloud();
-            self.clean = true;
+            if !idle {
+                self.refused_aloud();
+                self.clean = true;
+            }
         } else {
             self.was_broken();
         }
@@ -157,6 +172,11 @@ impl<'a> Check<'a> {
     /// A client's commands are applied in the order sent.
     fn order(&self) {
         let mut last = None;
+        let is_it = |number: usize| move |sent: &Sent| matches!(sent, Sent::Command(other) if *other == number);
+        for &number in self.places.keys() {
+            let heard = self.sent.iter().any(is_it(number));
+            assert!(heard, "client {}: {number} was applied", self.client);
+        }
         for sent in &self.sent {
             if let Sent::Command(number) = sent {
                 let place = self.places.get(number).copied();
@@ -214,6 +234,9 @@ impl<'a> Check<'a> {
                 });
             }
             Reply::Error { line: 0, code, .. } => self.ended(code.as_str(), &text),
+            Reply::Error { .. } if limits::slow(&line.text).is_some() => {
+                self.skip_to(limits::slow(&line.text).unwrap_or_default());
+            }
             Reply::Error { line: at, code, .. } => {
                 let index = at as usize - 1;
                 self.answers[number] = Some(index);
@@ -248,6 +271,7 @@ impl<'a> Check<'a> {
         let expected = match code {
             "full" => self.entry.turned_away,
             "unauthorized" => self.entry.late,
+            "closing" => self.settings.idle < Duration::MAX && limits::is_idle(text.as_bytes()),
             _ => false,
         };
         let client = self.client;
@@ -451,10 +475,17 @@ impl<'a> Check<'a> {
         let read = self.up.read_before(quiet.at);
         if quiet.drained {
             let handled = self.entry.settle(quiet, read, self.up.looked);
-            self.skip_to(handled);
+            // Those who have to keep to a rate have lines that wait, for as long as it takes.
+            if !self.settings.is_paced() {
+                self.skip_to(handled);
+                let limits = (self.settings.line_time, self.settings.idle);
+                if self.entry.is_in(handled) {
+                    self.still.settle((self.down, self.up), quiet, limits);
+                }
+            }
             self.marks.push(Mark::Settled(quiet.entries));
         }
-        if quiet.stalled {
+        if quiet.stalled && !self.settings.is_strict() && !self.settings.is_paced() {
             for sent in &self.sent[..self.entry.heard(read, quiet.at)] {
                 if let Sent::Command(number) = sent {
                     let applied = self.places.get(number).is_some_and(|p| *p < quiet.entries);
@@ -471,7 +502,11 @@ impl<'a> Check<'a> {
     /// What the server had read before it was told to stop is applied, even if the client has gone.
     fn all_applied(&self) {
         let applied = !self.places.is_empty();
-        if !self.settings.is_patient() || !self.entry.is_prompt(applied) {
+        let strict = self.settings.is_strict() && !self.clean;
+        if !self.settings.is_patient() || !self.entry.is_prompt(applied) || strict {
+            return;
+        }
+        if self.settings.is_paced() {
             return;
         }
         let read = self.up.read_before(self.settings.stopped);
@@ -490,7 +525,7 @@ impl<'a> Check<'a> {
     /// No more is read before all that was read is handled: a client's commands wait in its own
     /// socket, and not in the server.
     fn no_read_ahead(&self) {
-        if !self.entry.sure {
+        if !self.entry.sure || self.settings.is_strict() {
             return;
         }
         let reads = &self.up.reads;
@@ -537,8 +572,8 @@ impl<'a> Check<'a> {
         } = *self.settings;
         let Some(over) = self.down.over else { return };
         let by_client = self.down.reset || self.up.over.is_some_and(|other| other < over);
-        // Who is not let in is not waited for.
-        if !self.entry.sure {
+        // Who is not let in is not waited for, nor is who took too long.
+        if !self.entry.sure || self.settings.is_strict() {
             return;
         }
         // It may have been turned away at the door.

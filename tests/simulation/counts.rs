@@ -1,14 +1,16 @@
 //! Whether the server's counters are those of the history: exactly where that tells them, and
 //! within what can be known otherwise.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use keywire::{Stats, store::Held};
 
 use crate::{
-    Settings,
+    LINE_TIME, Settings,
     check::{Check, Mark, Seen},
     history::{Kind, Limit, Record, What},
+    limits,
+    network::Way,
     sent::Sent,
     watched::Watched,
     world::Moment,
@@ -170,9 +172,19 @@ impl Ledger<'_> {
 
     /// Those who were told why they have to go: surely, and at the most.
     fn parted(&self) -> Range {
-        let told = self.sum(|check| u64::from(check.entry.turned_away || check.entry.late));
-        let doubtful = self.sum(|check| u64::from(!check.entry.sure && !check.clean));
-        (told, told + doubtful)
+        let told = |check: &Check<'_>| {
+            let slow = limits::slow_line(check.down).is_some();
+            check.entry.turned_away || check.entry.late || slow || limits::was_idle(check.down)
+        };
+        let told = self.sum(|check| u64::from(told(check)));
+        (told, told + self.doubtful())
+    }
+
+    /// Those who may have been told so, and were not there any more.
+    fn doubtful(&self) -> u64 {
+        let strict = self.settings.is_strict();
+        let doubtful = |check: &Check<'_>| !check.clean && (strict || !check.entry.sure);
+        self.sum(|check| u64::from(doubtful(check)))
     }
 
     /// Those who were turned away for want of a place.
@@ -180,19 +192,24 @@ impl Ledger<'_> {
         let told = self.sum(|check| u64::from(check.entry.turned_away));
         match self.settings.max_clients {
             usize::MAX => (0, 0),
-            _ => (told, told + self.parted().1 - self.parted().0),
+            _ => (told, told + self.doubtful()),
         }
     }
 
     /// Counters of what these runs have nothing of.
-    fn check_others(&self, stats: &Stats) {
-        let others = (
-            stats.full_addresses,
-            stats.long_replies,
-            stats.slow_lines,
-            stats.idle,
-        );
-        assert_eq!((others, stats.paced), ((0, 0, 0, 0), 0), "{stats:?}");
+    fn check_others(&self, stats: &Stats, last: bool) {
+        assert_eq!((stats.full_addresses, stats.long_replies), (0, 0));
+        let ended = |by: fn(&Way) -> bool, may: bool| {
+            let told = self.sum(|check| u64::from(by(check.down)));
+            let most = told + if may { self.doubtful() } else { 0 };
+            (if last { told } else { 0 }, most)
+        };
+        let may_be_slow = self.settings.line_time < LINE_TIME;
+        let slow = ended(|down| limits::slow_line(down).is_some(), may_be_slow);
+        within("slow_lines", stats.slow_lines, slow);
+        let may_be_idle = self.settings.idle < Duration::MAX;
+        within("idle", stats.idle, ended(limits::was_idle, may_be_idle));
+        assert!(stats.paced == 0 || self.settings.is_paced(), "{stats:?}");
         let most = self.settings.max_clients as u64;
         assert!(stats.active <= most, "{stats:?}: {most} clients may come");
     }
@@ -220,9 +237,8 @@ impl Ledger<'_> {
 
     /// Whether a line may have come too late for anything but a refusal.
     fn is_late(&self, check: &Check<'_>, line: usize) -> bool {
-        check.up.lines[line]
-            .read
-            .is_none_or(|read| read > self.settings.stopped)
+        let read = check.up.lines[line].read;
+        self.settings.is_paced() || read.is_none_or(|read| read > self.settings.stopped)
     }
 
     /// Replies to Gets before a place that were dropped: those that surely were, and those that did
@@ -357,7 +373,7 @@ impl Ledger<'_> {
         let halves = self.sum(|check| u64::from(!check.up.rest.is_empty()));
         let parted = (0, self.parted().1);
         self.check_lines(stats, &spans, entries, (0, halves), parted);
-        self.check_others(stats);
+        self.check_others(stats, false);
         let is_line = |text: &[u8]| !is_event(text) && !text.starts_with(b":missed:");
         let queued = self.sum(|check| {
             let lines = check.down.lines.iter().enumerate();
@@ -466,7 +482,8 @@ impl Ledger<'_> {
             let ended = check.up.read_end.is_some_and(|end| end < written);
             let ended = ended || written > self.settings.stopped;
             let few = few.min(many);
-            let sure = check.client == own.client || check.clean && !ended;
+            let strict = self.settings.is_strict();
+            let sure = check.client == own.client || check.clean && !ended && !strict;
             least += if sure { few as u64 } else { 0 };
             most += many as u64;
         }
@@ -491,12 +508,13 @@ impl Ledger<'_> {
         };
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {
+            let may_wait = self.settings.is_strict() || self.settings.is_paced();
             let handled = match patient {
-                true => {
+                true if !may_wait => {
                     let read = check.up.read_before(stopped);
                     check.next.max(check.entry.heard(read, Moment::NEVER))
                 }
-                false => check.next,
+                _ => check.next,
             };
             (handled, check.up.read_before(Moment::NEVER))
         });
@@ -510,7 +528,7 @@ impl Ledger<'_> {
             }),
         );
         self.check_lines(stats, &spans, entries, halves, self.parted());
-        self.check_others(stats);
+        self.check_others(stats, true);
         within("full_clients", stats.full_clients, self.turned_away());
         assert!(stats.refused >= stats.full_clients, "{stats:?}");
         let lines = |is: fn(&[u8]) -> bool| {
@@ -526,7 +544,8 @@ impl Ledger<'_> {
         // Where every stream came to its end, nothing else was said to anyone.
         let clean = |check: &Check<'_>| {
             let settings = self.settings;
-            let unlimited = !settings.secret && settings.max_clients == usize::MAX;
+            let unlimited =
+                !settings.secret && !settings.is_strict() && settings.max_clients == usize::MAX;
             check.clean || unlimited && check.up.reads.is_empty()
         };
         let open = match self.checks.iter().all(clean) {

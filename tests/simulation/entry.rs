@@ -165,6 +165,12 @@ impl Entry {
         read.min(if self.turned_away { usize::MAX } else { end })
     }
 
+    /// Whether these lines end behind the secret.
+    pub(crate) fn is_in(&self, lines: usize) -> bool {
+        let said = self.gate.is_some_and(|gate| gate < lines);
+        !self.turned_away && (!self.guarded || said)
+    }
+
     /// Whether what was read is sure to have been looked at soon.
     pub(crate) fn is_prompt(&self, applied: bool) -> bool {
         self.sure && (self.tries.is_empty() || applied)

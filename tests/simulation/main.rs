@@ -15,6 +15,7 @@ mod check;
 mod counts;
 mod entry;
 mod history;
+mod limits;
 mod network;
 mod script;
 mod sent;
@@ -47,6 +48,9 @@ const RUNS: u64 = 1000;
 /// What time may pass by itself while the last tasks end.
 const DELAY: Duration = Duration::from_secs(10);
 
+/// What a line may take where that is not what a run is about.
+const LINE_TIME: Duration = Duration::from_secs(600);
+
 /// What a run is like.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -59,6 +63,9 @@ pub(crate) struct Settings {
     max_clients: usize,
     /// Whether clients have to say one.
     secret: bool,
+    line_time: Duration,
+    idle: Duration,
+    rate: u32,
     whims: Whims,
     /// When the server has begun: not before, and not after.
     started: (Moment, Moment),
@@ -99,6 +106,14 @@ impl Settings {
             max_watches: rng.usize(1..8),
             max_clients: pick(rng, 6, usize::MAX, |rng| rng.usize(1..4)),
             secret: pick(rng, 6, false, |_| true),
+            line_time: pick(rng, 7, LINE_TIME, |rng| {
+                Duration::from_millis(rng.u64(100..3000))
+            }),
+            // Longer than an answer to what is not the secret takes.
+            idle: pick(rng, 7, Duration::MAX, |rng| {
+                Duration::from_millis(rng.u64(1200..6000))
+            }),
+            rate: pick(rng, 8, u32::MAX, |rng| rng.u32(1..15)),
             whims: Whims {
                 ahead: rng.usize(1..=3),
                 fails: rng.bool(),
@@ -108,6 +123,15 @@ impl Settings {
             started: (Moment::NEVER, Moment::NEVER),
             stopped: Moment::NEVER,
         }
+    }
+
+    /// Whether a client may have to go because of what it does not do.
+    fn is_strict(&self) -> bool {
+        self.line_time < LINE_TIME || self.idle < Duration::MAX
+    }
+
+    fn is_paced(&self) -> bool {
+        self.rate < u32::MAX
     }
 
     /// Longer than any run.
@@ -237,7 +261,9 @@ impl Run {
                 drained: standing.drained,
                 stalled: stalled && settings.overflow != Overflow::Wait,
             });
-            if let Some(diary) = seat.diary.as_ref().filter(|_| standing.still) {
+            // Where there is a rate, it may be that which they wait for.
+            let still = standing.still && !settings.is_paced();
+            if let Some(diary) = seat.diary.as_ref().filter(|_| still) {
                 assert_eq!(diary.under_way.get(), 0, "a call waits, and for nothing");
             }
         }
@@ -276,6 +302,9 @@ fn run(seed: u64) -> u64 {
         .outbox_bytes(settings.outbox_bytes)
         .max_watches(settings.max_watches)
         .max_clients(settings.max_clients)
+        .line_time(settings.line_time)
+        .idle(settings.idle)
+        .rate(settings.rate)
         .overflow(settings.overflow)
         .stall(settings.stall)
         .max_store(settings.whims.max_store)
@@ -416,6 +445,7 @@ fn check_run(run: &Run, seats: &[Seat]) {
     let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
     for ((check, watched), seat) in checks.iter().zip(&watched).zip(seats) {
         watched::check_watched(check, watched);
+        limits::check_limits(check);
         bounds::check_bounds(check, watched, &record, &seat.quiet);
     }
     let ledger = Ledger {

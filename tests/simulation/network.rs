@@ -52,7 +52,10 @@ pub(crate) struct Way {
     /// When the pipe first took something of what is being written, and of what came before that.
     pub(crate) chunks: [Moment; 2],
     pub(crate) reads: Vec<Read>,
+    /// When the first byte of each line was read.
+    pub(crate) starts: Vec<Moment>,
     lines_read: usize,
+    ends_read: usize,
     /// The writer has said that nothing follows.
     pub(crate) closed: Option<Moment>,
     /// The reader has read that.
@@ -111,6 +114,12 @@ impl Way {
     }
 
     fn read(&mut self, bytes: &[u8], at: Moment, waited: Option<Moment>) {
+        for &byte in bytes {
+            if self.starts.len() == self.ends_read {
+                self.starts.push(at);
+            }
+            self.ends_read += usize::from(byte == b'\n');
+        }
         let ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
         for line in &mut self.lines[self.lines_read..][..ends] {
             line.read = Some(at);

@@ -30,6 +30,8 @@ enum Ending {
     Polite,
     /// Within a line.
     Half,
+    /// Within a line, and stays.
+    HalfStays,
     /// With a reset, at any moment.
     Reset,
     /// Waits for the server to end.
@@ -160,6 +162,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
         Ending::Polite,
         Ending::Polite,
         Ending::Half,
+        Ending::HalfStays,
         Ending::Reset,
         Ending::Stays,
     ];
@@ -200,6 +203,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
                 let _ = writer.write_all(b"Put:ha").await;
                 let _ = writer.close().await;
             }
+            Ending::HalfStays => drop(writer.write_all(b"Put:ha").await),
             Ending::Polite => drop(writer.close().await),
             Ending::Stays => {}
         }
