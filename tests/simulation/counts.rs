@@ -225,7 +225,7 @@ impl Ledger<'_> {
                 },
                 None => 1,
             },
-            Sent::Blank | Sent::Auth | Sent::Unheard => 0,
+            Sent::Blank | Sent::Unheard => 0,
             _ => 1,
         };
         let pairs = self.checks.iter().zip(spans);
