@@ -121,6 +121,7 @@ impl Session {
         secret: &Secret,
     ) -> io::Result<Result<Vec<u8>, End>> {
         let mut entry = Entry::new(secret);
+        let mut has_read = false;
         loop {
             let verdict = entry.next();
             let line = entry.lines();
@@ -144,6 +145,13 @@ impl Session {
                     }
                 }
                 Verdict::Unknown => {
+                    // Others get their turn, and the clock is looked at, also where there is always
+                    // more to read. What was read has been looked at by now: the coordinator has
+                    // it, or nothing of it is for it.
+                    if has_read {
+                        future::yield_now().await;
+                    }
+                    has_read = true;
                     let read = poll_fn(|cx| {
                         let read = poll_read(reader, cx, ENTRY_BYTES, |bytes| entry.push(bytes));
                         match read {
@@ -157,12 +165,7 @@ impl Session {
                             return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
                         }
                         Some(0) => return Ok(Err(End::Eof)),
-                        // Others get their turn, and the clock is looked at, also where there is
-                        // always more to read.
-                        Some(_) => {
-                            self.note_move();
-                            future::yield_now().await;
-                        }
+                        Some(_) => self.note_move(),
                         None => return Ok(Err(End::Closing)),
                     }
                 }
