@@ -2,9 +2,9 @@
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
 //! off, that say a secret or fail to, that find no place, the library's own client, a store with
-//! whims that may be full, a network that delivers as it likes, and a
-//! shutdown at any moment. Tasks take their steps in any order, the server's own too. What every
-//! client saw and what the server counted is held against the one history that the store kept.
+//! whims that may be full, a network that delivers as it likes, and a shutdown at any moment. Tasks
+//! take their steps in any order, the server's own too. What every client saw and what the server
+//! counted is held against the one history that the store kept.
 //!
 //! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many, beginning with
 //! `FIRST=n`.
