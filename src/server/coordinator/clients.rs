@@ -86,6 +86,7 @@ impl Coordinator {
                 if let Some(entry) = self.clients.get_mut(client) {
                     entry.progress.line = line;
                 }
+                self.publish();
             }
             Message::NotLetIn(refused) => {
                 self.stats.unauthorized += 1;
