@@ -87,7 +87,8 @@ impl Admission {
         }
     }
 
-    /// Whether there is time to tell one more why it can't come in.
+    /// Whether one more may be told why it can't come in. That ends with
+    /// [`end_parting`](Self::end_parting).
     pub(super) fn begin_parting(&mut self) -> bool {
         let may = self.parting < PARTING_CLIENTS;
         self.parting += usize::from(may);

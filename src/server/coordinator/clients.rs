@@ -35,7 +35,7 @@ impl Coordinator {
         self.publish();
     }
 
-    /// Tells a connection why it can't come in, unless there is no time for that.
+    /// Tells a connection why it can't come in, unless as many as may be are being told already.
     fn turn_away(&mut self, transport: Box<dyn Transport>, crowded: Crowded) {
         crowded.count(&mut self.stats);
         if self.admission.begin_parting() {
