@@ -253,8 +253,12 @@ impl Handle {
     }
 
     /// Brings a client in: anything that reads and writes bytes, such as one end of a pipe, or a
-    /// TLS stream. Before the server runs, up to 64 of them wait. One more than
-    /// [`max_clients`](Builder::max_clients) is told so and closed, like any other.
+    /// TLS stream. One more than [`max_clients`](Builder::max_clients) is told so and closed, like
+    /// any other.
+    ///
+    /// Up to 64 connections wait for the server to take them. With more, and so always with the
+    /// 65th before the server runs, `attach` itself waits: do not await it in the task that would
+    /// run the server afterwards.
     ///
     /// ```
     /// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
@@ -295,10 +299,11 @@ impl Handle {
     /// Each client gets the replies it has coming, then the end of the stream. When `grace` is over,
     /// what is left is cut off.
     ///
-    /// Any number of callers may ask for it, any number of times; the shortest grace counts. It
-    /// returns at once where the server does not run: not yet, which is before `run` is first
-    /// polled, or no more. A server that has been shut down before it ran ends as soon as it runs.
-    /// It waits for whoever polls [`Server::run`] to go on polling it, or to drop it.
+    /// Any number of callers may ask for it, any number of times; the shortest grace counts. A
+    /// server that has been shut down before it ran ends as soon as it runs.
+    ///
+    /// It waits for [`Server::run`] to be polled to its end, or dropped; a server that never runs
+    /// is gone when the [`Server`] is dropped. It returns at once if the server is gone already.
     ///
     /// Cancel safety: once polled, the request stands, whether or not the caller waits.
     pub async fn shutdown(&self, grace: Duration) {
@@ -306,11 +311,11 @@ impl Handle {
         self.closed().await;
     }
 
-    /// Waits until the server is gone, without asking for it. Like [`shutdown`](Self::shutdown), it
-    /// returns at once where the server does not run: not yet, or no more.
+    /// Waits until the server is gone, without asking for it: until [`run`](Server::run) has ended
+    /// or was dropped, or the [`Server`] was dropped before it ran.
     pub async fn closed(&self) {
         self.control
-            .wait_for(|state| (state.phase != Phase::Running).then_some(()))
+            .wait_for(|state| (state.phase == Phase::Closed).then_some(()))
             .await;
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Client, Place, TestServer, wait_until};
+use common::{Client, Place, TestServer, stage::Stage, wait_until};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{Error, Overflow, Server, store::Memory};
 
@@ -125,14 +125,77 @@ impl Client {
 fn shut_down_before_it_runs_a_server_ends_at_once() {
     let server = Server::new();
     let handle = server.handle();
-    future::block_on(handle.shutdown(LONG));
+    let mut shutdown = pin!(handle.shutdown(LONG));
+    assert!(settle(shutdown.as_mut()).is_none());
     assert!(!handle.is_closed());
     future::block_on(server.run());
     assert!(handle.is_closed());
+    future::block_on(shutdown);
     future::block_on(handle.shutdown(LONG));
     let (ours, _theirs) = async_net::unix::UnixStream::pair().unwrap();
     let attached = future::block_on(handle.attach(ours));
     assert!(matches!(attached, Err(Error::Closed)));
+}
+
+/// Whoever waits may come before the server is polled for the first time.
+#[test]
+fn to_wait_for_the_end_works_from_before_the_beginning() {
+    for asks in [true, false] {
+        let server = Server::new();
+        let handle = server.handle();
+        let waiting = {
+            let handle = handle.clone();
+            async move {
+                match asks {
+                    true => handle.shutdown(LONG).await,
+                    false => handle.closed().await,
+                }
+                handle.is_closed()
+            }
+        };
+        let mut waiting = pin!(waiting);
+        assert_eq!(settle(waiting.as_mut()), None);
+        let serving = thread::spawn(|| future::block_on(server.run()));
+        if !asks {
+            wait_until("it runs", || handle.stats().uptime > Duration::ZERO);
+            assert_eq!(settle(waiting.as_mut()), None);
+            future::block_on(handle.shutdown(LONG));
+        }
+        assert!(future::block_on(waiting));
+        serving.join().unwrap();
+    }
+}
+
+/// As many as fit wait for the server to take them; one more waits outside, to the end if need be.
+#[test]
+fn a_connection_too_many_before_the_run_waits_for_it_or_for_the_end() {
+    const WAITING: usize = 64;
+    for runs in [true, false] {
+        let server = Server::new();
+        let handle = server.handle();
+        let mut others = Vec::new();
+        let mut attach = || {
+            let (ours, theirs) = async_net::unix::UnixStream::pair().unwrap();
+            others.push(theirs);
+            handle.attach(ours)
+        };
+        for _ in 0..WAITING {
+            future::block_on(attach()).unwrap();
+        }
+        let mut one_more = pin!(attach());
+        assert!(settle(one_more.as_mut()).is_none());
+        if runs {
+            let both = future::or(async { Some(one_more.await) }, async {
+                server.run().await;
+                None
+            });
+            assert!(matches!(future::block_on(both), Some(Ok(()))));
+        } else {
+            drop(server);
+            let attached = future::block_on(one_more);
+            assert!(matches!(attached, Err(Error::Closed)));
+        }
+    }
 }
 
 #[test]
@@ -214,6 +277,27 @@ fn commands_that_come_too_late_are_refused_by_number() {
     );
     assert_eq!(store.iter().count(), 0);
     future::block_on(shutdown);
+}
+
+#[test]
+fn all_that_stands_in_a_socket_is_refused_by_number() {
+    /// Together more than one read takes.
+    const LINES: usize = 40_000;
+    let mut stage = Stage::new(Server::new());
+    let mut client = stage.join();
+    let handle = stage.handle.clone();
+    let mut shutdown = pin!(handle.shutdown(LONG));
+    assert!(settle(shutdown.as_mut()).is_none());
+    client.say("Get:a\n".repeat(LINES));
+    stage.end();
+    future::block_on(shutdown);
+    let heard = client.hear();
+    let mut lines = heard.lines();
+    for number in 1..=LINES {
+        let expected = format!(":error:{number}:closing:the server is shutting down");
+        assert_eq!(lines.next(), Some(&*expected));
+    }
+    assert_eq!(lines.next(), None);
 }
 
 /// Drops the run future after some number of polls, with clients at every stage of their work.

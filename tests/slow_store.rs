@@ -2,12 +2,16 @@
 
 mod common;
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::{
     Place, TestServer,
     stage::Stage,
-    stores::{Gated, HandClock, ROUND_TIME},
+    stores::{Costly, Gated, HandClock, ROUND_TIME},
     wait_until,
 };
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
@@ -184,4 +188,47 @@ fn a_round_that_ends_early_does_nothing_twice() {
     // By this clock the server would wait for ever for those who linger.
     drop((others, full, writer, last));
     assert_eq!(stage.end().0.get(b"once").len(), 1);
+}
+
+/// Four clients with long commands, and one with a short one: it waits for the one under way and
+/// for no other, whatever stands between them and however few the store takes.
+#[test]
+fn a_short_command_waits_for_one_long_command_at_most() {
+    for most in [1, 7, usize::MAX] {
+        for command in [
+            "Update:L:1:1\n",
+            "Update:L:1:1\nStats\n",
+            "Update:L:1:1\nbad\n",
+        ] {
+            let clock = HandClock::new();
+            let asking = Arc::new(Mutex::new(None));
+            let store = Costly {
+                memory: Memory::new(),
+                most,
+                clock: clock.clone(),
+                updates: 0,
+                asking: asking.clone(),
+                updates_before_get: None,
+            };
+            let server = Server::builder()
+                .outbox_lines(1000)
+                .clock(clock)
+                .store(store);
+            let mut stage = Stage::new(server.build());
+            let mut long: Vec<_> = (0..4).map(|_| stage.join()).collect();
+            *asking.lock().unwrap() = Some(stage.join());
+            for client in &mut long {
+                client.say(command.repeat(150));
+            }
+            stage.play();
+            drop((long, asking.lock().unwrap().take()));
+            let store = stage.end();
+            assert_eq!(store.updates, 600);
+            let waited = store.updates_before_get.expect("it asked");
+            assert!(
+                waited <= 1,
+                "{command:?}, {most} at a time: {waited} came before"
+            );
+        }
+    }
 }

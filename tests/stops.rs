@@ -409,3 +409,41 @@ fn a_client_that_is_stopped_for_a_while_loses_nothing_where_the_server_waits() {
     let (_, dropped) = stop_a_client("wait", await_full);
     assert_eq!(dropped, 0);
 }
+
+/// Far more clients than one look at the sockets shows, all with lines that the server has not seen.
+#[test]
+fn every_line_that_stood_in_a_socket_at_the_end_is_answered_or_refused() {
+    const CLIENTS: usize = 4000;
+    let mut server = Served::with_files(CLIENTS + 100, &[]);
+    common::allow_files(CLIENTS as u64 + 100);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        // Who has had an answer is in, and not on the way.
+        client.send("Sync\n");
+        assert_eq!(client.sync_reply(), "0:");
+    }
+    server.signal("-STOP");
+    wait_until("it has stopped", || is_stopped(&server.child));
+    for client in &mut clients {
+        client.send("Put:a:1\nSync:fence\n");
+    }
+    server.signal("-TERM");
+    server.signal("-CONT");
+    let mut refused = 0;
+    for client in clients {
+        match &*client.end() {
+            b":sync:0:fence\n" => {}
+            lines => {
+                let text = String::from_utf8_lossy(lines);
+                let mut lines = text.lines();
+                let mut next = || lines.next().unwrap_or_default();
+                assert!(next().starts_with(":error:2:closing:"), "{text:?}");
+                assert!(next().starts_with(":error:3:closing:"), "{text:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "the signal came too late");
+    let (status, _) = server.wait();
+    assert!(status.success());
+}

@@ -4,7 +4,12 @@
 mod common;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -351,7 +356,7 @@ fn stats_count_watches_events_and_kinds_of_commands() {
     assert_eq!(
         output.lines().last().unwrap(),
         ":stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=14 gets=1 puts=3 updates=1 \
-         deletes=1 syncs=1 stats=1 watches=3 unwatches=3 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 paced=0 lines_queued=7 lines_dropped=0 \
+         deletes=1 syncs=1 stats=1 watches=3 unwatches=3 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 paced=0 lines_queued=7 lines_dropped=0 \
          watching=0 events=4 missed=0 keys=2 values=3 bytes=9 size=161 uptime=0",
     );
 }
@@ -1004,4 +1009,84 @@ fn commands_of_a_closing_server_begin_no_watch() {
         "{rest}"
     );
     server.stop(Duration::from_secs(30));
+}
+
+#[test]
+fn a_prefix_that_is_too_long_is_refused() {
+    let fits = "p".repeat(1 << 10);
+    let commands = format!("WatchPrefix:{fits}\nWatchPrefix:{fits}p\nWatch:{fits}p\n");
+    let replies = format!(
+        ":watchprefix:{fits}\n:error:2:too-long:the prefix is longer than 1024 bytes\n\
+         :watch:{fits}p\n"
+    );
+    let mut stage = Stage::new(Server::new());
+    let mut client = stage.join();
+    client.say(&commands);
+    assert_eq!(client.hear_all(&mut stage), replies);
+    assert_eq!(stage.stats().long_prefixes, 1);
+
+    let mut stage = Stage::new(Server::builder().max_watch_prefix(0).build());
+    let mut client = stage.join();
+    client.say("WatchPrefix:\nWatchPrefix:a\n");
+    let refused = ":error:2:too-long:the prefix is longer than 0 bytes\n";
+    assert_eq!(
+        client.hear_all(&mut stage),
+        format!(":watchprefix:\n{refused}")
+    );
+}
+
+#[derive(Default)]
+struct Calls(AtomicUsize);
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A worker is called by the number of tasks that have something to do, not of those that had it
+/// done by the coordinator.
+#[test]
+fn many_watchers_of_one_change_call_a_worker() {
+    const WATCHERS: usize = 100;
+    let mut stage = Stage::new(Server::new());
+    let mut watchers: Vec<_> = (0..WATCHERS).map(|_| stage.join()).collect();
+    for watcher in &mut watchers {
+        watcher.say("Watch:k\n");
+    }
+    stage.play();
+    let calls = Arc::new(Calls::default());
+    let waker = Waker::from(calls.clone());
+    let mut worker = pin!(stage.handle.worker());
+    let polled = worker.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    let mut writer = stage.join();
+    writer.say("Put:other:v\n");
+    stage.play();
+    assert_eq!(calls.0.load(Ordering::Relaxed), 0);
+    writer.say("Put:k:v\n");
+    stage.play();
+    assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+}
+
+/// What it costs to write other keys than those watched is the same with and without watchers.
+#[test]
+fn a_write_that_nobody_watches_is_not_encoded() {
+    let allocations = |watches: &str| {
+        let mut stage = Stage::new(Server::new());
+        let (mut watcher, mut writer) = (stage.join(), stage.join());
+        watcher.say(watches);
+        let writes = "Put:k:v\nUpdate:k:v:w\nDelete:k\n".repeat(100);
+        // The second round finds every buffer as large as it will be.
+        let mut round = || {
+            writer.say(&writes);
+            stage.play();
+        };
+        round();
+        allocation_counter::measure(round).bytes_total
+    };
+    assert_eq!(
+        allocations("Watch:other\nWatchPrefix:kk\n"),
+        allocations("\n")
+    );
 }

@@ -550,3 +550,29 @@ fn under_disconnect_a_watcher_that_does_not_read_is_cut_off() {
     assert_eq!(server.handle.stats().watching, 0);
     watcher.await_hang_up();
 }
+
+/// What the system has taken of it does not wait any more, even if the rest of it still does.
+#[test]
+fn what_a_slow_watcher_has_read_makes_room_at_once() {
+    const ROOM: usize = 100 * EVENT;
+    for overflow in [Overflow::Drop, Overflow::Disconnect, Overflow::Wait] {
+        let mut stage = with_bytes(ROOM, overflow);
+        let mut writer = stage.join();
+        let mut watcher = watch(&mut stage, 10 * EVENT);
+        // All of it is in one write, of which the system takes a tenth at a time.
+        writer.say(puts(0..10).repeat(10));
+        stage.play();
+        let mut heard = String::new();
+        for _ in 0..8 {
+            heard += &watcher.hear();
+            stage.play();
+        }
+        assert_eq!(heard.len(), 80 * EVENT);
+        // Nine tenths are out of the outbox, so there is room for half of it.
+        writer.say(puts(0..10).repeat(5));
+        heard += &watcher.hear_all(&mut stage);
+        let all: String = (0..10).map(|n| format!(":put:k:{n}\n")).collect();
+        assert_eq!(heard, all.repeat(15), "{overflow:?}");
+        assert_eq!(stage.stats().missed, 0);
+    }
+}

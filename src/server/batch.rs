@@ -30,14 +30,65 @@ const ROUND_BYTES: usize = 256 * 1024;
 /// commands take long, such as an Update of a list of a million values.
 const ROUND_TIME: Duration = Duration::from_millis(2);
 
-/// A look at the clock costs as much as a short command.
-const LINES_A_LOOK: usize = 16;
+/// Work between two looks at the clock, counted in short commands: a look costs as much as one.
+const WORK_PER_LOOK: usize = 16;
+
+/// Bytes of values that take as long to go through as a short command.
+const BYTES_PER_WORK: usize = 256;
+
+/// Events that take as long to queue as a short command.
+const EVENTS_PER_WORK: usize = 16;
+
+/// A client with a command that took this long has its next turn behind those without.
+const LONG_COMMAND: Duration = Duration::from_millis(1);
 
 /// A reply buffer that outgrows this grows to a whole turn's bytes at once. Growing by halves
 /// would copy as much as the replies themselves.
 const SMALL_REPLIES: usize = 2 * 1024;
 
 const MISFIT: &str = "the store gave an answer that does not fit the command";
+
+/// Says when a round is over, however many batches it consists of.
+///
+/// Short commands are counted, and the clock is read only once in a while. What may have taken long
+/// is followed by a look at once.
+pub(super) struct RoundTimer {
+    began: Instant,
+    last_look: Instant,
+    /// Work since the last look.
+    work: usize,
+}
+
+impl RoundTimer {
+    pub(super) fn start(now: Instant) -> Self {
+        Self {
+            began: now,
+            last_look: now,
+            work: 0,
+        }
+    }
+
+    fn add(&mut self, work: usize) {
+        self.work += work;
+    }
+
+    /// What was done may have taken any time.
+    fn add_unknown(&mut self) {
+        self.work = WORK_PER_LOOK;
+    }
+
+    /// If a look at the clock is due: whether the round is over, and whether one of the last
+    /// commands took long.
+    fn look(&mut self, clock: &dyn Clock) -> Option<(bool, bool)> {
+        if self.work < WORK_PER_LOOK {
+            return None;
+        }
+        self.work = 0;
+        let now = clock.now();
+        let since_last = now - std::mem::replace(&mut self.last_look, now);
+        Some((now - self.began >= ROUND_TIME, since_last >= LONG_COMMAND))
+    }
+}
 
 /// Commands for a [`Store`](crate::store::Store) to apply, and the place for its answers.
 ///
@@ -78,10 +129,7 @@ pub struct Batch<'a> {
     /// Bytes of replies in the turns before that; [`ROUND_BYTES`] when the round is over.
     round_bytes: usize,
     clock: &'a dyn Clock,
-    /// When the round began.
-    began: Instant,
-    /// Lines handled, to look at the clock once in a while.
-    lines: usize,
+    timer: &'a mut RoundTimer,
     /// What has been read and not been answered: operations that the store has taken, and other
     /// lines that have to wait for them.
     waiting: Queue<Waiting<'a>>,
@@ -99,9 +147,11 @@ impl<'a> Batch<'a> {
         turns: &'a mut [Turn],
         watches: &'a mut Watches,
         stats: &'a mut Stats,
-        (clock, began): (&'a dyn Clock, Instant),
+        (clock, timer): (&'a dyn Clock, &'a mut RoundTimer),
     ) -> Self {
         turns.iter_mut().for_each(Turn::set_mark);
+        // A batch before it may have taken any time.
+        timer.add_unknown();
         Self {
             limits,
             blocks,
@@ -113,8 +163,7 @@ impl<'a> Batch<'a> {
             current: 0,
             round_bytes: 0,
             clock,
-            began,
-            lines: 0,
+            timer,
             waiting: Queue::default(),
             taken: 0,
             turned: Vec::new(),
@@ -139,17 +188,17 @@ impl<'a> Batch<'a> {
 
     /// Whether a turn has to stop before its next line, for its own sake or for the round's.
     fn must_stop(&mut self, turn: usize) -> bool {
-        self.lines += 1;
-        let looks_at_clock = self.lines % LINES_A_LOOK == 0;
         let turn = &mut self.turns[turn];
-        if self.round_bytes >= ROUND_BYTES
-            || looks_at_clock && self.clock.now() - self.began >= ROUND_TIME
-        {
-            // Turns that come after this one stop without beginning.
-            self.round_bytes = ROUND_BYTES;
-            if turn.state == TurnState::Going {
-                turn.state = TurnState::Spent;
+        self.timer.add(1);
+        if let Some((over, long)) = self.timer.look(self.clock) {
+            turn.long |= long;
+            if over {
+                // Turns that come after this one stop without beginning.
+                self.round_bytes = ROUND_BYTES;
             }
+        }
+        if self.round_bytes >= ROUND_BYTES && turn.state == TurnState::Going {
+            turn.state = TurnState::Spent;
         }
         turn.must_stop(self.limits)
     }
@@ -234,6 +283,13 @@ impl<'a> Batch<'a> {
     /// It does nothing where no command waits for an answer. Where that command is a `Get`, the
     /// store has lost count, and the command fails.
     pub fn done(&mut self) {
+        self.timer.add_unknown();
+        self.done_after(0);
+    }
+
+    /// Like [`done`](Self::done), of a write that went through so many bytes and did little else.
+    pub(crate) fn done_after(&mut self, bytes: usize) {
+        self.timer.add(bytes / BYTES_PER_WORK);
         match self.waiting.front() {
             Some(&Waiting {
                 what: What::Write { line },
@@ -249,12 +305,23 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// What the store did since the last answer may have taken any time.
+    pub(crate) fn took_unknown_time(&mut self) {
+        self.timer.add_unknown();
+    }
+
     /// Answers the oldest command without an answer, a `Get`, with the values in order.
     ///
     /// It does nothing where no command waits for an answer. Where that command is a write, the
     /// store has lost count, and the command fails; so does a `Get` with a value that holds an LF,
     /// which would look like two lines.
     pub fn values<'v>(&mut self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+        self.timer.add_unknown();
+        self.values_at_once(values);
+    }
+
+    /// Like [`values`](Self::values), if they took no time to find.
+    pub(crate) fn values_at_once<'v>(&mut self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
         match self.waiting.front() {
             Some(&Waiting {
                 turn,
@@ -276,6 +343,7 @@ impl<'a> Batch<'a> {
         let Some(waiting) = self.waiting.pop_front() else {
             return;
         };
+        self.timer.add_unknown();
         match error {
             Error::Store(reason) => self.error(waiting.turn, waiting.line, Code::Store, reason),
             other => self.error(waiting.turn, waiting.line, Code::Store, other),
@@ -308,6 +376,7 @@ impl<'a> Batch<'a> {
 
     fn refuse_oldest(&mut self, refusal: Refusal) {
         if let Some(waiting) = self.waiting.pop_front() {
+            self.timer.add_unknown();
             self.refuse(waiting.turn, waiting.line, refusal);
             self.settle();
         }
@@ -398,7 +467,8 @@ impl<'a> Batch<'a> {
     fn tell(&mut self, line: &[u8]) {
         if let Ok(Command::Operation(operation)) = Command::parse(line) {
             if let Some(change) = Change::of(operation) {
-                self.watches.tell(change, self.turns, self.stats);
+                let events = self.watches.tell(change, self.turns, self.stats);
+                self.timer.add(events / EVENTS_PER_WORK);
             }
         }
     }
@@ -406,6 +476,9 @@ impl<'a> Batch<'a> {
     fn watch(&mut self, index: usize, line: u64, topic: Topic<'a>) {
         if self.turns[index].gone() {
             return;
+        }
+        if matches!(topic, Topic::Prefix(prefix) if prefix.len() > self.limits.max_watch_prefix) {
+            return self.refuse(index, line, Refusal::LongPrefix);
         }
         match self.begin_watch(index, topic) {
             Ok(new) => {
@@ -498,6 +571,7 @@ impl<'a> Batch<'a> {
             let whole = turn.replies.len() - before + bytes;
             if whole > max || memchr(b'\n', value).is_some() {
                 turn.replies.truncate(before);
+                self.timer.add_unknown();
                 return if whole > max {
                     self.refuse(turn_number, line, Refusal::LongReply);
                 } else {

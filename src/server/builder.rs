@@ -44,6 +44,7 @@ pub(super) struct Limits {
     pub(super) max_line: usize,
     pub(super) max_reply: usize,
     pub(super) max_watches: usize,
+    pub(super) max_watch_prefix: usize,
     pub(super) max_clients: usize,
     pub(super) max_clients_per_address: usize,
     pub(super) line_time: Duration,
@@ -64,6 +65,7 @@ impl Default for Limits {
             max_line: 64 << 10,
             max_reply: 64 << 20,
             max_watches: 1_000,
+            max_watch_prefix: 1 << 10,
             max_clients: 1 << 16,
             max_clients_per_address: usize::MAX,
             line_time: Duration::from_secs(60),
@@ -106,6 +108,7 @@ impl Limits {
 ///     .max_line(4096)
 ///     .max_reply(1 << 20)
 ///     .max_watches(100)
+///     .max_watch_prefix(64)
 ///     .max_clients(1_000)
 ///     .max_clients_per_address(10)
 ///     .line_time(Duration::from_secs(10))
@@ -186,6 +189,16 @@ impl<S: Store> Builder<S> {
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;
+        self
+    }
+
+    /// Bytes of a prefix that a client may watch; 1 KiB unless set.
+    ///
+    /// A longer one is refused with `too-long`. Each write looks for the prefixes of its key that
+    /// are watched, so without a bound, prefixes of one another would make all writes slow.
+    #[must_use]
+    pub fn max_watch_prefix(mut self, bytes: usize) -> Self {
+        self.limits.max_watch_prefix = bytes;
         self
     }
 

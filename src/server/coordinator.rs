@@ -15,7 +15,7 @@ use slab::Slab;
 use super::{
     Control, Stats,
     admission::{Admission, Newcomer},
-    batch::Batch,
+    batch::{Batch, RoundTimer},
     event::Event,
     journal::{self, Journal},
     outbox::{Chunk, Chunks, Content, Load, Outbox, Then, push_chunk},
@@ -45,9 +45,7 @@ pub(super) struct Coordinator {
     _poller: Task<()>,
     clients: Slab<Client>,
     admission: Admission,
-    /// Clients whose commands wait for their turn, in the order of their turns. One that stands
-    /// here twice has nothing left the second time.
-    queue: VecDeque<usize>,
+    queue: TurnQueue,
     watches: Watches,
     stats: Stats,
     journal: Journal,
@@ -68,10 +66,49 @@ struct Client {
     progress: Progress,
     /// Lines that have not been handled, waiting for a turn or for room.
     pending: Option<Pending>,
+    /// Its last turn had a command that took long.
+    long: bool,
     /// The session has ended; only pending commands keep the client here.
     gone: bool,
     place: Place,
     _session: Task<()>,
+}
+
+/// Clients whose commands wait for their turn, in the order of their turns. One that stands here
+/// twice has nothing left the second time.
+///
+/// Clients with long commands stand apart. A round comes to them last, so that nobody with short
+/// ones has to wait for several of the others; but if it did not come to them, the next round
+/// begins with one.
+#[derive(Default)]
+struct TurnQueue {
+    short: VecDeque<usize>,
+    long: VecDeque<usize>,
+    /// The next one is a client with long commands, if there is one.
+    long_first: bool,
+}
+
+impl TurnQueue {
+    fn is_empty(&self) -> bool {
+        self.short.is_empty() && self.long.is_empty()
+    }
+
+    fn side(&mut self, long: bool) -> &mut VecDeque<usize> {
+        match long {
+            true => &mut self.long,
+            false => &mut self.short,
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<usize> {
+        let long = if std::mem::take(&mut self.long_first) {
+            self.long.pop_front()
+        } else {
+            None
+        };
+        long.or_else(|| self.short.pop_front())
+            .or_else(|| self.long.pop_front())
+    }
 }
 
 /// What a connection takes up.
@@ -124,7 +161,7 @@ impl Coordinator {
             doors,
             clients: Slab::new(),
             admission: Admission::default(),
-            queue: VecDeque::new(),
+            queue: TurnQueue::default(),
             watches: Watches::default(),
             stats: Stats::default(),
             started,
@@ -196,15 +233,15 @@ impl Coordinator {
         self.closing = true;
         journal::closing(self.stats.active);
         self.doors.clear();
-        // Who waits at the door is turned away.
+        // Connections that were accepted by now have their lines refused like all others.
         joins.close();
-        while joins.try_recv().is_ok() {
-            self.stats.refused += 1;
+        while let Ok(newcomer) = joins.try_recv() {
+            self.join(newcomer);
         }
         self.publish();
-        // What has come by now is read once more, and refused.
+        // What stands in the sockets by now is read, and refused line by line.
         #[cfg(target_os = "linux")]
-        self.control.poller.look();
+        self.control.poller.look_at_all();
         for (_, client) in &self.clients {
             client.outbox.close();
         }
@@ -225,6 +262,7 @@ impl Coordinator {
         let control = self.control.clone();
         let clock = &*control.clock;
         let began = clock.now();
+        let mut timer = RoundTimer::start(began);
         self.stats.uptime = began - self.started;
         // Who asks for the counters gets those of now, not those of the last round.
         self.stats.accept_errors = control.accept_errors();
@@ -234,7 +272,8 @@ impl Coordinator {
             self.stats.set_held(store.held());
             self.stats.watching = self.watches.watching();
             let (watches, stats) = (&mut self.watches, &mut self.stats);
-            let mut batch = Batch::new(limits, blocks, turns, watches, stats, (clock, began));
+            let time = (clock, &mut timer);
+            let mut batch = Batch::new(limits, blocks, turns, watches, stats, time);
             let result = store.apply(&mut batch).await;
             if !batch.conclude(result) {
                 break;
@@ -245,10 +284,12 @@ impl Coordinator {
         // The counters first: who has a reply finds it counted.
         self.publish();
         let mut begun = 0;
+        let mut long_begun = false;
         let mut later = Vec::new();
         for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
             if turn.has_begun() {
                 begun += 1;
+                long_begun |= self.is_long(turn.client);
                 self.end_turn(turn, block, &log);
             } else {
                 later.push((turn, block));
@@ -256,16 +297,27 @@ impl Coordinator {
         }
         // Turns that the round had no time for come first in the next, in their order.
         for (turn, block) in later.into_iter().rev() {
-            self.queue.push_front(turn.client);
+            let long = self.is_long(turn.client);
+            self.queue.side(long).push_front(turn.client);
             self.put_back(turn, block);
         }
+        self.queue.long_first = !long_begun;
         for &watcher in &told {
             self.tell_watcher(watcher, &log);
         }
         if !told.is_empty() {
             self.publish();
         }
-        self.control.call_workers(begun);
+        self.control.call_workers(begun + told.len());
+    }
+
+    fn is_long(&self, key: usize) -> bool {
+        self.clients.get(key).is_some_and(|client| client.long)
+    }
+
+    fn enqueue(&mut self, key: usize) {
+        let long = self.is_long(key);
+        self.queue.side(long).push_back(key);
     }
 
     fn begin_turn(&mut self, key: usize, round: &mut Round) {
@@ -291,7 +343,7 @@ impl Coordinator {
         round.blocks.push(block);
     }
 
-    fn end_turn(&mut self, mut turn: Turn, block: Block, log: &Log<Arc<[u8]>>) {
+    fn end_turn(&mut self, mut turn: Turn, block: Block, log: &Log<Arc<Vec<u8>>>) {
         let mut then = match turn.state {
             _ if turn.cut => Then::Cut,
             TurnState::Done => Then::NextBatch,
@@ -304,6 +356,7 @@ impl Coordinator {
         };
         client.progress = turn.progress;
         client.watcher = turn.watcher;
+        client.long = turn.long;
         self.journal.lost(client.number, turn.dropped);
         let limits = &self.control.limits;
         let replies = std::mem::take(&mut turn.replies);
@@ -335,7 +388,7 @@ impl Coordinator {
         }
         if turn.state != TurnState::Done {
             if !waits {
-                self.queue.push_back(key);
+                self.enqueue(key);
             }
             return self.put_back(turn, block);
         }
@@ -348,7 +401,7 @@ impl Coordinator {
     }
 
     /// Sends a watcher what it hears of a round in which it had no turn.
-    fn tell_watcher(&mut self, watcher: usize, log: &Log<Arc<[u8]>>) {
+    fn tell_watcher(&mut self, watcher: usize, log: &Log<Arc<Vec<u8>>>) {
         let client = self.watches.hears(watcher);
         let Some(client) = client.and_then(|key| self.clients.get(key)) else {
             return;

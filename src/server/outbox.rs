@@ -43,7 +43,7 @@ pub(super) enum Chunk {
     /// What is for this client alone.
     Own(Vec<u8>),
     /// A part of what other clients get as well.
-    Shared(Arc<[u8]>, Range<usize>),
+    Shared(Arc<Vec<u8>>, Range<usize>),
 }
 
 impl Chunk {
@@ -340,6 +340,13 @@ impl Outbox {
         } else {
             state.wait(cx)
         }
+    }
+
+    /// The socket has taken so many bytes of what was taken last.
+    pub(super) fn count_written(&self, bytes: usize) {
+        let mut state = self.state();
+        let writing = &mut state.writing.all.bytes;
+        *writing = writing.saturating_sub(bytes);
     }
 
     /// Whether everything sent so far is in the socket.

@@ -158,8 +158,19 @@ impl Poller {
         }
     }
 
-    /// Brings the news that there is. Says of how many sockets.
-    pub(super) fn look(&self) -> usize {
+    /// Brings all the news that there is.
+    pub(super) fn look_at_all(&self) {
+        // A peer that sends on brings more news, so the sockets there are bound the looks.
+        let looks = self.sockets().len() / LOOK + 1;
+        for _ in 0..looks {
+            if self.look() < LOOK {
+                return;
+            }
+        }
+    }
+
+    /// Brings the news that there is, of up to [`LOOK`] sockets. Says of how many.
+    fn look(&self) -> usize {
         let Some(epoll) = self.epoll.get() else {
             return 0;
         };

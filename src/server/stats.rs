@@ -109,6 +109,9 @@ counters! {
     long_lines,
     /// Replies longer than [`max_reply`](crate::Builder::max_reply).
     long_replies,
+    /// Prefixes to be watched that were longer than
+    /// [`max_watch_prefix`](crate::Builder::max_watch_prefix).
+    long_prefixes,
     /// Watches that were one more than [`max_watches`](crate::Builder::max_watches).
     full_watches,
     /// Writes that would have gone over [`max_store`](crate::Builder::max_store).

@@ -32,6 +32,8 @@ pub(super) struct Turn {
     pub(super) dropped: u64,
     /// The client broke the overflow policy and has to go.
     pub(super) cut: bool,
+    /// One of its commands took long.
+    pub(super) long: bool,
     pub(super) state: TurnState,
     /// Lines handled in this turn.
     pub(super) lines: usize,
@@ -95,6 +97,7 @@ impl Turn {
             content: Content::default(),
             dropped: 0,
             cut: false,
+            long: false,
             state: TurnState::Going,
             lines: 0,
             taken: 0,

@@ -41,6 +41,7 @@ pub(super) enum Refusal {
     WrongSecret,
     LongLine,
     LongReply,
+    LongPrefix,
     FullWatches,
     FullStore,
     FullValues,
@@ -52,7 +53,7 @@ impl Refusal {
         match self {
             Refusal::Parse(error) => error.code(),
             Refusal::WrongSecret => Code::Unauthorized,
-            Refusal::LongLine | Refusal::LongReply => Code::TooLong,
+            Refusal::LongLine | Refusal::LongReply | Refusal::LongPrefix => Code::TooLong,
             Refusal::FullWatches | Refusal::FullStore | Refusal::FullValues => Code::Full,
             Refusal::Closing => Code::Closing,
         }
@@ -64,6 +65,7 @@ impl Refusal {
             Refusal::WrongSecret => stats.unauthorized += 1,
             Refusal::LongLine => stats.long_lines += 1,
             Refusal::LongReply => stats.long_replies += 1,
+            Refusal::LongPrefix => stats.long_prefixes += 1,
             Refusal::FullWatches => stats.full_watches += 1,
             Refusal::FullStore => stats.full_store += 1,
             Refusal::FullValues => stats.full_values += 1,
@@ -86,6 +88,11 @@ impl fmt::Display for Words<'_> {
             Refusal::WrongSecret => f.write_str("that is not the secret"),
             Refusal::LongLine => write!(f, "the line is longer than {} bytes", limits.max_line),
             Refusal::LongReply => write!(f, "the reply is longer than {} bytes", limits.max_reply),
+            Refusal::LongPrefix => write!(
+                f,
+                "the prefix is longer than {} bytes",
+                limits.max_watch_prefix
+            ),
             Refusal::FullWatches => write!(
                 f,
                 "this connection may watch {} keys and prefixes, long names counting more",

@@ -210,34 +210,33 @@ impl Watches {
     }
 
     /// Notes a change for all who watch its key, behind what their turns have been replied so far.
-    pub(super) fn tell(&mut self, change: Change<'_>, turns: &[Turn], stats: &mut Stats) {
+    /// Gives the number of events. What nobody watches costs the look-ups and nothing more.
+    pub(super) fn tell(&mut self, change: Change<'_>, turns: &[Turn], stats: &mut Stats) -> usize {
         let Log { bytes, ends } = &mut self.log;
         let start = bytes.len();
-        push_change(bytes, change);
-        let event = start..bytes.len();
-        let mut heard = false;
+        let mut events = 0;
         let mut hear = |watching: &[usize]| {
+            if bytes.len() == start {
+                push_change(bytes, change);
+                ends.push(bytes.len());
+            }
             for &id in watching {
                 let watcher = &mut self.watchers[id];
                 if watcher.parts.is_empty() {
                     self.told.push(id);
                 }
                 let after = turns.get(watcher.turn).map_or(0, |turn| turn.replies.len());
-                if watcher.hear(after, &event) {
-                    stats.events += 1;
+                if watcher.hear(after, &(start..bytes.len())) {
+                    events += 1;
                 }
-                heard = true;
             }
         };
         if let Some(watching) = self.keys.get(change.key()) {
             hear(watching);
         }
         prefixes_of(change.key(), &self.prefixes, hear);
-        if heard {
-            ends.push(event.end);
-        } else {
-            bytes.truncate(start);
-        }
+        stats.events += events as u64;
+        events
     }
 
     /// How far the log has come, for [`back_to`](Self::back_to).
@@ -260,7 +259,7 @@ impl Watches {
     }
 
     /// Ends the round. Gives its events, and those who hear of them.
-    pub(super) fn end_round(&mut self) -> (Log<Arc<[u8]>>, Vec<usize>) {
+    pub(super) fn end_round(&mut self) -> (Log<Arc<Vec<u8>>>, Vec<usize>) {
         let Log { bytes, ends } = std::mem::take(&mut self.log);
         let log = Log {
             bytes: bytes.into(),
@@ -280,7 +279,7 @@ impl Watches {
     pub(super) fn weave(
         &mut self,
         id: usize,
-        log: &Log<Arc<[u8]>>,
+        log: &Log<Arc<Vec<u8>>>,
         replies: Vec<u8>,
         content: &mut Content,
         (mut room, limits): (Room, &Limits),
@@ -365,7 +364,7 @@ impl Watcher {
     }
 }
 
-impl Log<Arc<[u8]>> {
+impl Log<Arc<Vec<u8>>> {
     fn load(&self, events: &Range<usize>) -> Load {
         let until = |end: usize| self.ends.partition_point(|&other| other <= end);
         Load {

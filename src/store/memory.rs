@@ -84,13 +84,20 @@ impl Memory {
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
+        self.remove(key);
+    }
+
+    /// Gives the bytes that went.
+    fn remove(&mut self, key: &[u8]) -> usize {
         let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
             let (list, _) = found.remove();
             self.held.keys -= 1;
             self.held.values -= list.len as u64;
             self.held.bytes -= list.held as u64;
+            return list.held;
         }
+        0
     }
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
@@ -99,18 +106,20 @@ impl Memory {
         let _ = self.try_update(key, old, new, Bounds::NONE);
     }
 
+    /// Gives the bytes that it may have gone through.
     fn try_update(
         &mut self,
         key: &[u8],
         old: &[u8],
         new: &[u8],
         bounds: Bounds,
-    ) -> Result<(), Full> {
+    ) -> Result<usize, Full> {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
+        let bytes = list.as_ref().map_or(0, |list| list.bytes.len());
         let Some((list, place)) = list.and_then(|list| list.find(old).map(|place| (list, place)))
         else {
-            return self.try_put(key, new, bounds);
+            return self.try_put(key, new, bounds).map(|()| bytes);
         };
         if new.len() > old.len() {
             let more = Held {
@@ -121,7 +130,7 @@ impl Memory {
         }
         list.replace(place, old.len(), new);
         self.held.bytes = self.held.bytes - old.len() as u64 + new.len() as u64;
-        Ok(())
+        Ok(bytes)
     }
 
     /// All keys with their values, in no order.
@@ -141,21 +150,24 @@ impl Memory {
     /// Applies one operation that was just taken from `batch`, and answers it there. For stores
     /// that put something around this one; [`Store`] shows one.
     pub fn answer(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
+        // What is around it may have taken any time.
+        batch.took_unknown_time();
+        self.answer_at_once(operation, batch);
+    }
+
+    fn answer_at_once(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
         let bounds = Bounds {
             size: batch.max_store(),
             values: batch.max_values(),
         };
-        let written = match operation {
-            Operation::Get { key } => return batch.values(self.get(key)),
-            Operation::Put { key, value } => self.try_put(key, value, bounds),
-            Operation::Delete { key } => {
-                self.delete(key);
-                Ok(())
-            }
+        let bytes = match operation {
+            Operation::Get { key } => return batch.values_at_once(self.get(key)),
+            Operation::Put { key, value } => self.try_put(key, value, bounds).map(|()| 0),
+            Operation::Delete { key } => Ok(self.remove(key)),
             Operation::Update { key, old, new } => self.try_update(key, old, new, bounds),
         };
-        match written {
-            Ok(()) => batch.done(),
+        match bytes {
+            Ok(bytes) => batch.done_after(bytes),
             Err(Full::Store) => batch.store_full(),
             Err(Full::Values) => batch.values_full(),
         }
@@ -196,7 +208,7 @@ impl Bounds {
 impl Store for Memory {
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
         while let Some(operation) = batch.take() {
-            self.answer(operation, batch);
+            self.answer_at_once(operation, batch);
         }
         Ok(())
     }

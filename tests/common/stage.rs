@@ -24,7 +24,7 @@ const EARSHOT: usize = 4 << 20;
 pub struct Stage<S: Store> {
     running: Pin<Box<dyn Future<Output = S>>>,
     woken: Arc<Woken>,
-    handle: Handle,
+    pub handle: Handle,
 }
 
 struct Woken(AtomicBool);

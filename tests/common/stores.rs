@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::stage::Actor;
 use futures_lite::future;
 use keywire::{
     Clock, Error,
@@ -142,6 +143,50 @@ impl Store for Undoing {
 
     fn held(&self) -> Held {
         self.memory.held()
+    }
+}
+
+/// Each `Update` takes some time by its clock. In the middle of one of them, a client asks for a
+/// key, and the store counts the updates until it is asked.
+pub struct Costly {
+    pub memory: Memory,
+    /// It takes at most so many commands at a time.
+    pub most: usize,
+    pub clock: HandClock,
+    pub updates: usize,
+    pub asking: Arc<Mutex<Option<Actor>>>,
+    pub updates_before_get: Option<usize>,
+}
+
+impl Costly {
+    pub const UPDATE: Duration = Duration::from_millis(4);
+
+    /// The client asks during the update of this number.
+    const ASKS: usize = 50;
+}
+
+impl Store for Costly {
+    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+        for _ in 0..self.most {
+            let Some(operation) = batch.take() else { break };
+            match operation {
+                Operation::Update { .. } => {
+                    self.updates += 1;
+                    self.clock.pass(Self::UPDATE);
+                    if let (Self::ASKS, Some(client)) =
+                        (self.updates, &mut *self.asking.lock().unwrap())
+                    {
+                        client.say("Get:k\n");
+                    }
+                }
+                Operation::Get { .. } => {
+                    self.updates_before_get = Some(self.updates - Self::ASKS);
+                }
+                _ => {}
+            }
+            self.memory.answer(operation, batch);
+        }
+        Ok(())
     }
 }
 

@@ -60,6 +60,7 @@ impl Coordinator {
             watcher: None,
             progress: Progress::default(),
             pending: None,
+            long: false,
             gone: false,
             place,
             _session: self.executor.spawn(session),
@@ -72,13 +73,13 @@ impl Coordinator {
                 if let Some(entry) = self.clients.get_mut(client) {
                     let refuse = self.closing;
                     entry.pending = Some(Pending { block, refuse });
-                    self.queue.push_back(client);
+                    self.enqueue(client);
                     self.stats.paced += u64::from(paced);
                 }
             }
             Message::Resume => {
                 self.tell_missed(client);
-                self.queue.push_back(client);
+                self.enqueue(client);
             }
             Message::LetIn { line } => {
                 self.stats.commands += 1;
@@ -186,7 +187,7 @@ impl Coordinator {
         }
         client.gone = true;
         if client.pending.is_some() {
-            self.queue.push_back(key);
+            self.enqueue(key);
         } else {
             self.remove(key);
         }

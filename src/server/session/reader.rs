@@ -24,6 +24,10 @@ use crate::{
 /// The most that one read takes. It bounds what a client can have applied in one batch.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
+/// Reads of one client after the server began to close. Together they take more than the system
+/// keeps for a socket, so this stops only a peer that goes on sending.
+const CLOSING_READS: usize = 128;
+
 thread_local! {
     /// One a thread is enough: a buffer is in use only while a read is tried, so a client that
     /// waits holds none.
@@ -112,10 +116,10 @@ impl Session {
             }
             self.time_line(&mut line, &lines, true);
         }
+        // Once the server closes, what has come is refused, line by line, and not just cut off:
+        // up to the first read that would have to wait.
+        let mut closing_reads = 0;
         loop {
-            // One read more after the server began to close: what has come is refused, line by
-            // line, and not just cut off.
-            let last = closing;
             let input = self.next_input(reader, &mut lines, &mut line, pace.is_some());
             let input = input.await?;
             let new_line = !matches!(input, Input::None);
@@ -131,8 +135,11 @@ impl Session {
                 Input::End(end) => return Ok(end),
                 input => closing = self.hand_over(input, &mut pace).await?,
             }
-            if last {
-                return Ok(End::Closing);
+            if closing {
+                closing_reads += 1;
+                if closing_reads > CLOSING_READS {
+                    return Ok(End::Closing);
+                }
             }
             self.time_line(&mut line, &lines, new_line);
         }

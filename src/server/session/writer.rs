@@ -96,6 +96,8 @@ impl Session {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             rest = &rest[written..];
+            // A client that reads slowly has room for more before it has read the last byte.
+            self.outbox.count_written(written);
             self.note_move();
         }
         match future::poll_once(writer.flush()).await {
