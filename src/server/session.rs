@@ -4,6 +4,7 @@
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
 mod entry;
+mod foreign;
 mod parting;
 mod reader;
 mod writer;
@@ -26,6 +27,7 @@ use futures_lite::{
 };
 
 pub(super) use entry::ENTRY_TIME;
+pub(super) use foreign::Foreign;
 
 use super::{
     Control, Limits, Overflow,

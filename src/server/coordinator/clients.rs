@@ -10,6 +10,7 @@ use crate::{
         event::{End, Event, Message},
         outbox::{Chunk, Chunks, Content, Load, Outbox, Then},
         session::{self, ENTRY_TIME, Transport},
+        waiting::Refusal,
     },
 };
 
@@ -85,12 +86,14 @@ impl Coordinator {
                 self.stats.auths += 1;
                 if let Some(entry) = self.clients.get_mut(client) {
                     entry.progress.line = line;
+                    entry.progress.knows_control_lines = true;
                 }
                 self.publish();
             }
             Message::NotLetIn(refused) => {
                 self.stats.unauthorized += 1;
-                if let Some(entry) = self.clients.get(client) {
+                if let Some(entry) = self.clients.get_mut(client) {
+                    entry.progress.knows_control_lines |= refused.wrong;
                     self.journal.unauthorized(entry.number);
                     let outbox = entry.outbox.clone();
                     let words = refused.words();
@@ -130,6 +133,7 @@ impl Coordinator {
         self.journal.ended(client.number, end);
         let outbox = client.outbox.clone();
         let line = client.progress.line + 1;
+        let knows_control_lines = client.progress.knows_control_lines;
         let watcher = client.watcher.take();
         if let Some(watcher) = watcher {
             // Nothing follows, so this is the last it can be told.
@@ -140,6 +144,12 @@ impl Coordinator {
         }
         let limits = &self.control.limits;
         let (line, code, words): (_, _, Cow<'_, str>) = match end {
+            // The last line says why the connection ends, to a client that knows such lines.
+            End::Closing if knows_control_lines => (
+                0,
+                Code::Closing,
+                Refusal::Closing.words(limits).to_string().into(),
+            ),
             End::Eof | End::Closing => {
                 outbox.try_send(Chunks::new(), Content::default(), Then::Finish, limits);
                 return self.publish();
@@ -153,6 +163,7 @@ impl Coordinator {
                 let words = format!("the line took longer than {:?}", limits.line_time);
                 (line, Code::TooLong, words.into())
             }
+            End::Foreign { foreign, line } => (line, Code::Malformed, foreign.words().into()),
             End::Unread => {
                 self.stats.idle += 1;
                 return self.publish();

@@ -12,7 +12,7 @@ use std::{
 
 use futures_lite::{AsyncRead, future};
 
-use super::{Reader, Session};
+use super::{Reader, Session, foreign::Opening};
 use crate::{
     protocol::{Block, Lines},
     server::{
@@ -49,12 +49,12 @@ pub(super) fn poll_read(
 }
 
 /// What came of a read. It holds no lines by value, since an idle client would hold room for them.
-enum Input {
+pub(super) enum Input {
     /// No whole line.
     None,
     /// Lines; the coordinator has them.
     Told,
-    /// Lines that have to keep to a pace.
+    /// Lines that have to keep to a pace, or to be looked at first.
     Held(Box<Block>),
     End(End),
 }
@@ -92,6 +92,7 @@ impl Session {
         // What few need is boxed: an idle client would have to hold room for it.
         let mut line: Option<Box<LineTimer>> = None;
         let mut pace = self.surroundings.pace();
+        let mut opening = Some(Opening::default());
         let mut closing = false;
         if let Some(secret) = &self.surroundings.limits.secret {
             let let_in = async {
@@ -110,17 +111,33 @@ impl Session {
                 Ok(closes) => closing = closes,
                 Err(end) => return Ok(end),
             }
+            // The secret was a valid command.
+            opening = None;
             self.time_line(&mut line, &lines, true);
         }
         loop {
             // One read more after the server began to close: what has come is refused, line by
             // line, and not just cut off.
             let last = closing;
-            let input = self.next_input(reader, &mut lines, &mut line, pace.is_some());
+            let holds = pace.is_some() || opening.is_some();
+            let input = self.next_input(reader, &mut lines, &mut line, holds);
             let input = input.await?;
             let new_line = !matches!(input, Input::None);
             match input {
+                Input::Held(block) if opening.is_some() => {
+                    let first = self.hand_over_first(*block, &mut opening, &mut pace);
+                    match Box::pin(first).await? {
+                        Ok(closes) => closing = closes,
+                        Err(end) => return Ok(end),
+                    }
+                }
                 Input::None => {
+                    if let Some(foreign) = opening
+                        .as_mut()
+                        .and_then(|it| it.first_bytes(lines.partial()))
+                    {
+                        return Ok(End::Foreign { foreign, line: 1 });
+                    }
                     // Where there is always more to read, nobody waits for the alarm.
                     if line.as_ref().is_some_and(|line| self.is_late(line)) {
                         return Ok(End::SlowLine);
@@ -161,12 +178,12 @@ impl Session {
         reader: &mut Reader,
         lines: &mut Lines,
         line: &mut Option<Box<LineTimer>>,
-        paced: bool,
+        holds: bool,
     ) -> impl Future<Output = io::Result<Input>> {
         poll_fn(move |cx| {
             let mut input = Input::None;
             let read = poll_read(reader, cx, READ_BYTES, |bytes| {
-                input = self.take(lines.push(bytes), paced);
+                input = self.take(lines.push(bytes), holds);
             });
             match (read, &mut *line) {
                 (Poll::Ready(Ok(0)), _) if lines.is_partial() => {
@@ -191,20 +208,25 @@ impl Session {
         })
     }
 
-    /// Lines → the coordinator, at once, unless they have to keep to a pace.
-    fn take(&self, block: Block, paced: bool) -> Input {
+    /// Lines → the coordinator, at once, unless they have to be held.
+    pub(super) fn take(&self, block: Block, holds: bool) -> Input {
         if block.is_empty() {
             return Input::None;
-        } else if paced {
+        } else if holds {
             return Input::Held(Box::new(block));
         }
         self.waits.store(true, Ordering::Relaxed);
+        let paced = false;
         self.tell(Message::Lines { block, paced });
         Input::Told
     }
 
     /// Waits until the coordinator is through with the lines. Says whether the server is closing.
-    async fn hand_over(&self, input: Input, pace: &mut Option<Box<Pace>>) -> io::Result<bool> {
+    pub(super) async fn hand_over(
+        &self,
+        input: Input,
+        pace: &mut Option<Box<Pace>>,
+    ) -> io::Result<bool> {
         let closing = match (input, pace) {
             (Input::Held(block), Some(pace)) => {
                 Box::pin(self.hand_over_slowly(*block, pace)).await?
