@@ -9,13 +9,19 @@ use crate::{
         admission::{Crowded, Newcomer},
         event::{End, Event, Message},
         outbox::{Chunk, Chunks, Content, Load, Outbox, Then},
+        peer::Peer,
         session::{self, ENTRY_TIME, Transport},
         waiting::Refusal,
     },
 };
 
 impl Coordinator {
-    pub(super) fn join(&mut self, Newcomer { transport, address }: Newcomer) {
+    pub(super) fn join(&mut self, newcomer: Newcomer) {
+        let Newcomer {
+            transport,
+            address,
+            peer,
+        } = newcomer;
         let from = address;
         match self.admission.admit(address, &self.control.limits) {
             Ok(address) => {
@@ -23,7 +29,7 @@ impl Coordinator {
                 self.came += 1;
                 self.journal.joined(self.came, from);
                 self.enter(
-                    transport,
+                    (transport, peer),
                     Arc::new(Outbox::new()),
                     Place::Client { address },
                 );
@@ -41,15 +47,20 @@ impl Coordinator {
         crowded.count(&mut self.stats);
         if self.admission.begin_parting() {
             let outbox = Arc::new(Outbox::new());
-            self.enter(transport, outbox.clone(), Place::None);
+            self.enter((transport, None), outbox.clone(), Place::None);
             self.send_error(&outbox, 0, Code::Full, crowded.words(), Then::Finish);
         }
     }
 
-    fn enter(&mut self, transport: Box<dyn Transport>, outbox: Arc<Outbox>, place: Place) {
+    fn enter(
+        &mut self,
+        connection: (Box<dyn Transport>, Option<Arc<Peer>>),
+        outbox: Arc<Outbox>,
+        place: Place,
+    ) {
         let entry = self.clients.vacant_entry();
         let session = session::run(
-            transport,
+            connection,
             entry.key(),
             outbox.clone(),
             self.surroundings.clone(),

@@ -178,7 +178,7 @@ impl Session {
                             return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
                         }
                         Some(0) => return Ok(Err(End::Eof)),
-                        Some(_) => self.note_move(),
+                        Some(_) => self.note_read(),
                         None => return Ok(Err(End::Closing)),
                     }
                 }

@@ -191,7 +191,7 @@ impl Session {
                 }
                 (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::End(End::Eof))),
                 (Poll::Ready(Ok(_)), _) => {
-                    self.note_move();
+                    self.note_read();
                     Poll::Ready(Ok(input))
                 }
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),

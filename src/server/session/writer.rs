@@ -96,7 +96,7 @@ impl Session {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             rest = &rest[written..];
-            self.note_move();
+            self.note_write();
         }
         match future::poll_once(writer.flush()).await {
             Some(result) => result,
