@@ -20,8 +20,9 @@ use std::{
 use async_io::Timer;
 use async_net::{AsyncToSocketAddrs, TcpStream};
 use futures_lite::{AsyncRead, AsyncWrite, future};
+use socket2::SockRef;
 
-use crate::{Error, Secret, Stats, protocol::Command};
+use crate::{Error, Secret, Stats, protocol::Command, server::keepalive};
 use connection::{Link, Transport};
 use flow::{Answer, Answers, Ask};
 use watch::Subject;
@@ -88,9 +89,16 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// # When the connection ends
 ///
 /// Every call that waits fails, and every later one, with what ended it:
-/// [`Error::Disconnected`], [`Error::OutOfStep`], or [`Error::Refused`] where the server refused the
-/// connection as a whole. The client does not come back of itself: see
+/// [`Error::Disconnected`], [`Error::OutOfStep`], or [`Error::Refused`] if the server said why it
+/// ended the connection: such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or
+/// the last of several refusals. A write that was sent and not confirmed is
+/// [`Error::Unconfirmed`] then. The client does not come back of itself: see
 /// [`reconnect`](Self::reconnect).
+///
+/// If the server's machine is gone, a watcher that waits, and any call that waits behind what has
+/// arrived, hears so after two minutes, by TCP keepalive ([`connect`](Self::connect) sets it; a
+/// stream of your own needs its own). What has not arrived at all is sent again by the system for a
+/// quarter of an hour: see [`with_time_limit`](Self::with_time_limit).
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -408,6 +416,8 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
     let stream = TcpStream::connect(addresses).await?;
     // A command is written whole; holding it back would only delay it.
     stream.set_nodelay(true)?;
+    // Nobody else tells whoever waits that the server's machine is gone.
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
     Ok(Box::new(stream))
 }
 

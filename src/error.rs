@@ -7,12 +7,16 @@ use crate::protocol::Code;
 /// Nothing that a client sends ends up here on the server's side: a client's mistakes are answered
 /// on its connection, where [`Client`](crate::Client) makes errors of them again.
 ///
+/// `Display` is one line with the cause in it, so that `{error}` says all there is to say.
+/// `source()` goes on behind that cause, so that a printed chain says nothing twice. The cause
+/// itself is in the variant.
+///
 /// ```
 /// use std::error::Error as _;
 ///
 /// let error = keywire::Error::store("the disk is full");
 /// assert_eq!(error.to_string(), "the store failed: the disk is full");
-/// assert!(error.source().is_some());
+/// assert!(error.source().is_none());
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
@@ -120,15 +124,80 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
+    /// What is behind the cause that `Display` shows.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Error::Listen(source) => Some(source),
-            Error::Store(source) => Some(&**source),
-            Error::Connect(source) => Some(source),
-            Error::Disconnected(Some(source)) => Some(&**source),
+            Error::Listen(cause) | Error::Connect(cause) => cause.source(),
+            Error::Store(cause) => cause.source(),
+            Error::Disconnected(Some(cause)) => cause.source(),
             #[cfg(feature = "tls")]
-            Error::Tls { source, .. } => Some(&**source),
+            Error::Tls { source, .. } => source.source(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error with a cause, each of which says only its own part.
+    #[derive(Debug)]
+    struct Level(&'static str, Option<Box<Level>>);
+
+    impl fmt::Display for Level {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Level {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    /// As one prints it for a person, with everything that is behind it.
+    fn chain(error: &Error) -> String {
+        let mut all = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(error) = next {
+            all.push(error.to_string());
+            next = error.source();
+        }
+        all.join(": ")
+    }
+
+    #[test]
+    fn a_printed_chain_says_everything_once() {
+        let cause = || Level("upper", Some(Box::new(Level("lower", None))));
+        let io = || io::Error::other(cause());
+        let errors = [
+            (Error::Listen(io()), "can't listen: upper: lower"),
+            (Error::Connect(io()), "can't connect: upper: lower"),
+            (Error::store(cause()), "the store failed: upper: lower"),
+            (
+                Error::Disconnected(Some(Arc::new(io()))),
+                "the connection is over: upper: lower",
+            ),
+            #[cfg(feature = "tls")]
+            (
+                Error::Tls {
+                    what: "a key".into(),
+                    source: Box::new(cause()),
+                },
+                "a key: upper: lower",
+            ),
+            (Error::Closed, "the server is closed"),
+        ];
+        for (error, expected) in errors {
+            assert_eq!(chain(&error), expected);
+        }
+        let plain = io::Error::from(io::ErrorKind::AddrInUse);
+        let words = plain.to_string();
+        assert_eq!(
+            chain(&Error::Listen(plain)),
+            format!("can't listen: {words}")
+        );
     }
 }

@@ -37,6 +37,20 @@
 //! counting every line of the connection, blank ones too, or 0 where no line is to blame.
 //! [`Code`] lists the codes.
 //!
+//! The wire can grow. A client ignores a control line of a kind that it does not know, wherever it
+//! comes, also between the lines of a reply. It takes an error code that it does not know as an
+//! error of that line. Neither ends its connection. A line that is known and malformed may.
+//!
+//! At its shutdown, a server tells `:error:0:closing:...` as the last line of every connection that
+//! has sent a `Sync`, a `Stats`, a `Watch` or an `Auth`, unless a line of it was refused with
+//! `closing` before. Other connections just end: a client of only the first four commands, which
+//! sends them correctly, never sees a control line.
+//!
+//! One thing ends a connection at once: an HTTP request line or a `Host:` line before its first
+//! valid command, since any web page can send such bytes to a port of its reader's machine. It is
+//! answered with one `malformed`, and nothing behind it is applied. The same goes for a connection
+//! that begins with a TLS handshake, at a port that does not speak TLS.
+//!
 //! Changes of what a connection watches come as control lines too, in the order applied:
 //! `:put:key:value`, `:update:key:old:new`, `:delete:key`. A change is a write that was applied,
 //! whoever sent it; also a `Delete` of a key that had no values. One that matches several watches

@@ -11,6 +11,11 @@ mod journal;
 mod outbox;
 mod pace;
 #[cfg(target_os = "linux")]
+mod peer;
+#[cfg(not(target_os = "linux"))]
+#[path = "server/no_peer.rs"]
+mod peer;
+#[cfg(target_os = "linux")]
 mod poller;
 mod session;
 mod stats;
@@ -24,6 +29,7 @@ use async_channel::Receiver;
 use async_executor::{Executor, Task};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 
+pub(crate) use accept::keepalive;
 pub use accept::{Listener, bind};
 pub use batch::Batch;
 pub use builder::{Builder, Overflow};
@@ -296,7 +302,9 @@ impl Handle {
     /// The doors close at once. Commands that the server has read are applied and answered; what
     /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
     /// [`rate`](Builder::rate); what comes later is not answered.
-    /// Each client gets the replies it has coming, then the end of the stream. When `grace` is over,
+    /// Each client gets the replies it has coming, then the end of the stream; before that,
+    /// `:error:0:closing:...`, if it has used `Sync`, `Stats`, `Watch` or `Auth` and no line of it
+    /// was answered `closing`. When `grace` is over,
     /// what is left is cut off.
     ///
     /// Any number of callers may ask for it, any number of times; the shortest grace counts. A

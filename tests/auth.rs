@@ -290,3 +290,62 @@ fn a_client_says_it_and_says_it_again_when_it_comes_back() {
         assert!(!shown.contains("sesame"), "{shown}");
     });
 }
+
+/// A web page that does not know the secret has one try, and an answer at once.
+#[test]
+fn http_and_tls_end_a_connection_before_the_secret_too() {
+    let http = "this is no HTTP server; nothing behind this line is looked at";
+    let tls = "the client seems to speak TLS, and this port does not";
+    for (said, line, words) in [
+        (
+            "\nPOST / HTTP/1.1\r\nHost: x\r\n\r\nAuth:open:sesame\nPut:a:1\n",
+            2,
+            http,
+        ),
+        ("host: x\nAuth:open:sesame\nPut:a:1\n", 1, http),
+        ("\x16\x03\x01", 1, tls),
+    ] {
+        let (mut stage, clock) = guarded();
+        let mut client = stage.join();
+        client.say(said);
+        stage.play();
+        assert_eq!(client.hear(), format!(":error:{line}:malformed:{words}\n"));
+        assert!(client.is_left_alone());
+        pass(&mut stage, &clock, 2 * SECOND);
+        let stats = stage.stats();
+        assert_eq!((stats.active, stats.auths, stats.puts), (0, 0, 0));
+    }
+    // Behind the secret, nobody is taken for a web page.
+    let (mut stage, _) = guarded();
+    let mut client = stage.join();
+    client.say("Auth:open:sesame\nHost: x\nSync\n");
+    let heard = client.hear_all(&mut stage);
+    assert!(heard.starts_with(":error:2:unknown:") && heard.ends_with(":sync:0:\n"));
+}
+
+/// The connection is over with it, and that is what a client hears.
+#[test]
+fn the_third_wrong_line_is_why_the_connection_ends() {
+    let server = TestServer::start(Place::PLAIN, Server::builder().secret(secret()).build());
+    let wrong = Secret::new("sesame").unwrap();
+    future::block_on(async {
+        let client = Client::connect(server.address).await.unwrap();
+        let mut errors = Vec::new();
+        // Each is two wrong lines, with the fence.
+        for _ in 0..2 {
+            errors.push(client.authenticate(&wrong).await.unwrap_err());
+        }
+        errors.push(client.get("k").await.unwrap_err());
+        for error in errors {
+            match error {
+                Error::Refused { code, words } => {
+                    assert_eq!(
+                        (code, &words[..]),
+                        (Code::Unauthorized, "that is not the secret")
+                    );
+                }
+                error => panic!("{error:?}"),
+            }
+        }
+    });
+}

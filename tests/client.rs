@@ -368,6 +368,10 @@ fn a_server_that_shuts_down_is_a_clear_error_to_all() {
                                     code: Code::Closing,
                                     ..
                                 }
+                                | Error::Unconfirmed {
+                                    code: Code::Closing,
+                                    ..
+                                }
                         ),
                         "{error}"
                     );
@@ -383,9 +387,39 @@ fn a_server_that_shuts_down_is_a_clear_error_to_all() {
     assert_eq!(failed.load(Ordering::Relaxed), 4);
     future::block_on(async {
         let error = client.get("k").await.unwrap_err();
-        assert!(matches!(error, Error::Disconnected(_)), "{error}");
+        let closing = Code::Closing;
+        assert!(
+            matches!(error, Error::Disconnected(_))
+                || matches!(error, Error::Refused { code, .. } if code == closing),
+            "{error}"
+        );
         let error = client.reconnect().await.unwrap_err();
         assert!(matches!(error, Error::Connect(_)), "{error}");
+    });
+}
+
+/// Whoever waits for an event waits for ever otherwise.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_system_is_to_ask_within_a_minute_whether_a_silent_server_is_still_there() {
+    let server = TestServer::start(Place::PLAIN, Server::new());
+    let client = future::block_on(connect(&server));
+    let _watcher = future::block_on(client.watch("k")).unwrap();
+    let port = format!(":{:04X}", server.address.port());
+    wait_until("the keepalive timer runs", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut ours = fields.filter(|fields| fields[2].ends_with(&port));
+        // The kind of the timer, and hundredths of a second.
+        ours.any(|fields| match fields[5].split_once(':') {
+            Some(("02", ticks)) => {
+                let ticks = u64::from_str_radix(ticks, 16).unwrap();
+                (3_000..6_100).contains(&ticks)
+            }
+            _ => false,
+        })
     });
 }
 

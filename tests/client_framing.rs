@@ -113,7 +113,10 @@ fn a_loss_belongs_to_the_read_before_its_fence() {
 const NONSENSE: &[(&str, &str)] = &[
     ("what\n", "out of step: a line that is no reply"),
     ("\n:sync:0:TOKEN\n", "out of step: a line that is no reply"),
-    (":nonsense:\n", "out of step: a line that is no reply"),
+    (
+        ":error:x:nonsense:no\n",
+        "out of step: a line that is no reply",
+    ),
     (":sync:0:0\n", "out of step: a Sync's reply out of turn"),
     (
         ":sync:0:TOKEN0\n",
@@ -135,10 +138,6 @@ const NONSENSE: &[(&str, &str)] = &[
     (
         ":error:1:store:no\n:error:1:store:no\n",
         "out of step: an error out of turn",
-    ),
-    (
-        ":error:1:nonsense:no\n",
-        "out of step: a line that is no reply",
     ),
     (":error:0:full:too many\n", "refused (full): too many"),
     ("k:v", ""),
@@ -286,8 +285,112 @@ fn the_last_words_are_read_though_writing_fails() {
     let (client, far) = mute();
     far.go_deaf();
     let error = future::block_on(client.get("k")).unwrap_err();
-    let source = std::error::Error::source(&error).expect("a source");
-    assert!(source.to_string().contains("pipe"), "{source}");
+    let Error::Disconnected(Some(source)) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::BrokenPipe);
+    assert!(error.to_string().contains("pipe"), "{error}");
+}
+
+/// The wire may grow: neither ends the connection.
+#[test]
+fn what_a_newer_server_says_is_no_fault() {
+    let (client, far) = mute();
+    let mut pipeline = Box::pin(client.pipeline().put("a", "1").get("k").send());
+    assert!(poll(pipeline.as_mut()).is_pending());
+    far.say(
+        ":hello\n:error:1:throttled:wait: a while\nk:1\n:set:k:2\nk:2\n:::\n:sync:0:3\n:bye:\n",
+    );
+    let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
+        panic!("no outcomes");
+    };
+    match &outcomes[0] {
+        Err(Error::Refused {
+            code: Code::Other,
+            words,
+        }) => assert_eq!(words, "throttled:wait: a while"),
+        outcome => panic!("{outcome:?}"),
+    }
+    assert_eq!(outcomes[1].as_ref().unwrap(), &[b"1", b"2"]);
+    // A refused fence, and an error of no line.
+    let mut put = Box::pin(client.put("k", "v"));
+    assert!(poll(put.as_mut()).is_pending());
+    far.say(":error:0:news:of the day\n:error:5:later:not now\n");
+    let Poll::Ready(Err(error)) = poll(put.as_mut()) else {
+        panic!("no error");
+    };
+    assert!(
+        matches!(&error, Error::Unconfirmed { code: Code::Other, words } if words == "later:not now"),
+        "{error}"
+    );
+    let mut put = Box::pin(client.put("k", "v"));
+    assert!(poll(put.as_mut()).is_pending());
+    far.say(":sync:0:7\n");
+    assert!(matches!(poll(put.as_mut()), Poll::Ready(Ok(()))));
+}
+
+/// A server that ends a connection says why in its last line.
+#[test]
+fn the_last_refusal_is_why_a_connection_ended() {
+    let (client, far) = mute();
+    let mut calls = Box::pin(
+        client
+            .pipeline()
+            .put("a", "1")
+            .put("b", "2")
+            .put("c", "3")
+            .send(),
+    );
+    assert!(poll(calls.as_mut()).is_pending());
+    far.say(":error:2:unauthorized:that is not the secret\n");
+    far.hang_up();
+    let Poll::Ready(Ok(outcomes)) = poll(calls.as_mut()) else {
+        panic!("no outcomes");
+    };
+    let unauthorized = |error: &Error, sent: bool| match error {
+        Error::Refused { code, words } | Error::Unconfirmed { code, words } => {
+            assert_eq!(*code, Code::Unauthorized);
+            assert_eq!(words, "that is not the secret");
+            assert_eq!(matches!(error, Error::Unconfirmed { .. }), sent, "{error}");
+        }
+        _ => panic!("{error}"),
+    };
+    for (outcome, sent) in outcomes.iter().zip([true, false, true]) {
+        unauthorized(outcome.as_ref().unwrap_err(), sent);
+    }
+    unauthorized(&future::block_on(client.get("k")).unwrap_err(), false);
+
+    // A refusal after which the server went on is not why.
+    for went_on in ["k:v\n", ":sync:0:2\n"] {
+        let (client, far) = mute();
+        let mut call = Box::pin(client.pipeline().get("k").get("k").send());
+        assert!(poll(call.as_mut()).is_pending());
+        far.say(":error:1:unauthorized:first say Auth:secret\n:sync:0:2\n");
+        if went_on != ":sync:0:2\n" {
+            far.say(went_on);
+        }
+        far.hang_up();
+        assert!(poll(call.as_mut()).is_ready());
+        let error = future::block_on(client.get("k")).unwrap_err();
+        assert!(matches!(error, Error::Disconnected(None)), "{error}");
+    }
+}
+
+/// What the server had taken before it refused the rest may be applied; what asks and changes
+/// nothing is just refused.
+#[test]
+fn a_server_that_closes_says_so_to_all_who_wait() {
+    let (client, far) = mute();
+    let mut pipeline = Box::pin(client.pipeline().put("a", "1").get("k").send());
+    assert!(poll(pipeline.as_mut()).is_pending());
+    far.say(":error:0:closing:the server is shutting down\n");
+    far.hang_up();
+    let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
+        panic!("no outcomes");
+    };
+    let closing = Code::Closing;
+    assert!(matches!(&outcomes[0], Err(Error::Unconfirmed { code, .. }) if *code == closing));
+    assert!(matches!(&outcomes[1], Err(Error::Refused { code, .. }) if *code == closing));
 }
 
 /// Says the same for ever.
@@ -355,6 +458,8 @@ fn fragment() -> impl Strategy<Value = String> {
         Just(":watch:k\n".to_string()),
         Just(":put:k:v\n".to_string()),
         Just(":missed:7\n".to_string()),
+        Just(":other:7\n".to_string()),
+        (0..12u64).prop_map(|line| format!(":error:{line}:other:no\n")),
         Just(":stats:active=1\n".to_string()),
         "[k:v\n0-9a-z]{0,12}",
     ]

@@ -362,8 +362,8 @@ fn debug_tells_no_secrets() {
 mod live {
     use super::*;
     use crate::common::{DEADLINE, Place, TestServer};
-    use keywire::Server;
-    use std::collections::VecDeque;
+    use keywire::{Server, protocol::Code};
+    use std::{collections::VecDeque, time::Duration};
 
     async fn next(watcher: &mut Watcher) -> Event {
         watcher.next().await.expect("an event").unwrap()
@@ -495,5 +495,37 @@ mod live {
 
     fn number(value: &[u8]) -> Option<usize> {
         std::str::from_utf8(value).unwrap().parse().ok()
+    }
+
+    /// A graceful end is no crash.
+    #[test]
+    fn whoever_waits_or_is_idle_hears_that_the_server_shut_down() {
+        let server = TestServer::start(Place::PLAIN, Server::new());
+        let closing = |error: Error| match error {
+            Error::Refused { code, words } => {
+                assert_eq!(
+                    (code, &words[..]),
+                    (Code::Closing, "the server is shutting down")
+                );
+            }
+            error => panic!("{error:?}"),
+        };
+        future::block_on(async {
+            let connect = || Client::connect(server.address);
+            let (watching, idle) = (connect().await.unwrap(), connect().await.unwrap());
+            let mut watcher = watching.watch("k").await.unwrap();
+            idle.put("k", 1.to_string()).await.unwrap();
+            assert_eq!(watcher.next().await.unwrap().unwrap(), put("k", 1));
+            let stop = async { server.handle.shutdown(Duration::from_secs(10)).await };
+            let wait = async {
+                closing(watcher.next().await.unwrap().unwrap_err());
+                assert!(watcher.next().await.is_none());
+            };
+            future::zip(stop, wait).await;
+            closing(idle.get("k").await.unwrap_err());
+            for client in [watching, idle] {
+                closing(client.put("k", "v").await.unwrap_err());
+            }
+        });
     }
 }

@@ -293,5 +293,8 @@ fn an_address_in_use_is_an_error_with_its_reason() {
         error.to_string().starts_with("can't listen: Address"),
         "{error}"
     );
-    assert!(std::error::Error::source(&error).is_some());
+    let keywire::Error::Listen(cause) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(cause.kind(), std::io::ErrorKind::AddrInUse);
 }

@@ -39,6 +39,8 @@ fn both_signals_shut_down_gracefully() {
         let mut idle = server.connect();
         idle.sync();
         server.signal(signal);
+        let last = idle.line().expect("a last line");
+        assert_eq!(last, b":error:0:closing:the server is shutting down");
         assert_eq!(idle.line(), None, "the end of the stream, not a reset");
         let (status, printed) = server.wait();
         assert!(status.success());

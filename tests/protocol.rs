@@ -131,18 +131,55 @@ fn what_is_no_reply_is_refused() {
     for line in [
         &b""[..],
         b"x",
-        b":",
-        b"::",
-        b":sync",
         b":sync:",
         b":sync:x:",
         b":sync:-1:",
         b":error:1",
-        b":error:1:nonsense:words",
+        b":error:1:store",
+        b":error:x:nonsense:words",
         b":error:\xff:store:words",
-        b":other:1",
     ] {
         assert_eq!(Reply::parse(line), Err(ReplyError), "{line:?}");
+    }
+}
+
+#[test]
+fn what_a_newer_server_may_say_is_read() {
+    for line in [
+        &b":"[..],
+        b"::",
+        b":sync",
+        b":other:1",
+        b":\xff",
+        b":set:k:v",
+    ] {
+        let reply = Reply::parse(line).unwrap();
+        assert_eq!(reply, Reply::Other(&line[1..]), "{line:?}");
+        let mut encoded = Vec::new();
+        reply.encode(&mut encoded);
+        assert_eq!(encoded.strip_suffix(b"\n"), Some(line));
+    }
+    for words in [
+        &b"throttled:wait a while"[..],
+        b":",
+        b"\xff:",
+        b"other:a:b",
+        b"Store:",
+    ] {
+        let line = [b":error:3:", words].concat();
+        let reply = Reply::parse(&line).unwrap();
+        let (line_number, code) = (3, Code::Other);
+        assert_eq!(
+            reply,
+            Reply::Error {
+                line: line_number,
+                code,
+                words
+            }
+        );
+        let mut encoded = Vec::new();
+        reply.encode(&mut encoded);
+        assert_eq!(encoded.strip_suffix(b"\n"), Some(&line[..]));
     }
 }
 

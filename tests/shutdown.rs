@@ -107,6 +107,8 @@ on_every_executor! {
         let stopping = thread::spawn(move || server.stop(LONG));
         let (lines, dropped) = client.read_to_sync();
         assert_eq!((lines.len(), dropped), (1000, 0));
+        let last = client.line().expect("a last line");
+        assert_eq!(last, b":error:0:closing:the server is shutting down");
         assert_eq!(client.line(), None);
         stopping.join().unwrap();
     }
@@ -347,4 +349,61 @@ fn the_run_future_may_be_dropped_while_workers_help() {
     for polls in 0..60 {
         drop_after(polls, 2);
     }
+}
+
+/// A client that knows control lines is told that the server closes, in its last line; one that
+/// need not know them sees none.
+#[test]
+fn who_knows_control_lines_is_told_of_the_end() {
+    let server = Server::new();
+    let handle = server.handle();
+    let mut stage = Stage::new(server);
+    let said = [
+        ("", ""),
+        ("Put:a:1\nGet:a\nUpdate:a:1:1\nDelete:b\n", "a:1\n"),
+        ("Sync\n", ":sync:0:\n"),
+        ("Stats\n", ":stats:"),
+        ("Watch:k\n", ":watch:k\n"),
+        ("WatchPrefix:\nUnwatchPrefix:\n", ":watchprefix:\n"),
+        ("Auth:x\n", ""),
+        ("Sync\nGet:", ":sync:0:\n"),
+    ];
+    let clients = said.map(|(said, heard)| {
+        let mut client = stage.join();
+        client.say(said);
+        stage.play();
+        assert!(client.hear().starts_with(heard));
+        client
+    });
+    let mut ended = stage.join();
+    ended.say("Sync\n");
+    ended.fall_silent();
+    assert_eq!(ended.hear_all(&mut stage), ":sync:0:\n");
+    let mut shutdown = Box::pin(handle.shutdown(Duration::from_secs(10)));
+    assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
+    stage.play();
+    for (mut client, (said, _)) in clients.into_iter().zip(said) {
+        let last = match said.contains(['S', 'W', 'A']) {
+            true => ":error:0:closing:the server is shutting down\n",
+            false => "",
+        };
+        assert_eq!(client.hear(), last, "after {said:?}");
+        assert!(client.is_left_alone());
+    }
+    // Whoever was refused a line knows it by that.
+    let server = Server::new();
+    let handle = server.handle();
+    let mut stage = Stage::new(server);
+    let mut client = stage.join();
+    client.say("Sync\n");
+    stage.play();
+    client.hear();
+    let mut shutdown = Box::pin(handle.shutdown(Duration::from_secs(10)));
+    assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
+    client.say("Put:a:1\n");
+    stage.play();
+    assert_eq!(
+        client.hear(),
+        ":error:2:closing:the server is shutting down\n"
+    );
 }

@@ -77,7 +77,8 @@ fn what_was_read_before_a_shutdown_is_applied() {
         replies
     };
     let (store, replies) = future::block_on(future::zip(server.run(), talk));
-    assert_eq!(replies, ":sync:0:fence\n");
+    let last = ":error:0:closing:the server is shutting down\n";
+    assert_eq!(replies, format!(":sync:0:fence\n{last}"));
     assert_eq!(store.memory.get(b"k").len(), 1);
 }
 

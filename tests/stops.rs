@@ -75,6 +75,11 @@ fn listen(mut stream: Client, client: usize, heard_by_all: &AtomicUsize) -> Hear
     let mut next_refused = None;
     while let Some(line) = stream.line() {
         let line = String::from_utf8(line).unwrap();
+        if line.starts_with(":error:0:closing:") {
+            // Where no line is refused, the end has no number.
+            assert_eq!((next_refused, stream.line()), (None, None));
+            break;
+        }
         if let Some(error) = line.strip_prefix(":error:") {
             let (number, words) = error.split_once(':').unwrap();
             let number: usize = number.parse().unwrap();

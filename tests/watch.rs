@@ -893,6 +893,8 @@ on_every_executor! {
         server.stop(Duration::from_secs(10));
         for mut watcher in watchers {
             assert!(watcher.texts(400).iter().all(|line| line == ":put:k:1"));
+            let last = watcher.line().expect("a last line");
+            assert_eq!(last, b":error:0:closing:the server is shutting down");
             assert_eq!(watcher.line(), None);
         }
         let stats = handle.stats();

@@ -2,8 +2,13 @@
 
 mod common;
 
-use common::{script::converse, transcript};
+use common::{
+    model::{Model, assert_answers},
+    script::converse,
+    transcript,
+};
 use keywire::Server;
+use proptest::prelude::*;
 
 fn plain(commands: &str, replies: &str) {
     transcript(Server::new, commands.as_bytes(), replies);
@@ -169,5 +174,144 @@ fn any_bytes_are_keys_and_values() {
     for cut in 0..commands.len() {
         let (first, second) = commands.split_at(cut);
         assert_eq!(converse(Server::new(), [first, second]).0, reply);
+    }
+}
+
+/// What a web page can send to a port of the machine that it is read on.
+const POST: &str =
+    "POST / HTTP/1.1\r\nHost: 127.0.0.1:9999\r\nContent-Length: 14\r\n\r\nPut:user:evil\n";
+
+const NO_HTTP: &str = "this is no HTTP server; nothing behind this line is looked at";
+
+/// Gives all that came back, and that nothing is in the store.
+fn applies_nothing(server: Server, input: &[u8], size: usize) -> String {
+    let (output, store) = converse(server, input.chunks(size));
+    assert_eq!(store.iter().count(), 0, "{input:?} was applied");
+    String::from_utf8(output).unwrap()
+}
+
+#[test]
+fn http_is_refused_once_and_nothing_behind_it_is_applied() {
+    let answer = |line: u64| format!(":error:{line}:malformed:{NO_HTTP}\n");
+    for size in [1, 7, POST.len()] {
+        let said = applies_nothing(Server::new(), POST.as_bytes(), size);
+        assert_eq!(said, answer(1), "in pieces of {size}");
+        // Blank lines are no commands.
+        let said = applies_nothing(Server::new(), format!("\n\r\n{POST}").as_bytes(), size);
+        assert_eq!(said, answer(3));
+        let said = applies_nothing(
+            Server::builder().rate(1000).build(),
+            format!("\n{POST}").as_bytes(),
+            size,
+        );
+        assert_eq!(said, answer(2));
+        for host in ["Host: x", "host:", "HOST:x:1"] {
+            let said =
+                applies_nothing(Server::new(), format!("{host}\nPut:a:1\n").as_bytes(), size);
+            assert_eq!(said, answer(1));
+        }
+    }
+}
+
+#[test]
+fn a_request_line_too_long_to_look_at_does_not_hide_http() {
+    let input = POST.replacen('/', &format!("/{}", "x".repeat(100)), 1);
+    for max_line in [3, 64] {
+        for size in [1, 40, input.len()] {
+            let server = Server::builder().max_line(max_line).build();
+            let said = applies_nothing(server, input.as_bytes(), size);
+            let (first, rest) = said.split_once('\n').unwrap();
+            assert_eq!(
+                first,
+                format!(":error:1:too-long:the line is longer than {max_line} bytes")
+            );
+            assert_eq!(rest, format!(":error:2:malformed:{NO_HTTP}\n"));
+        }
+    }
+}
+
+/// From the first command on, only what is a command matters.
+#[test]
+fn what_looks_like_http_behind_a_command_is_a_mistake_like_any() {
+    let unknown = "unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
+                   Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth";
+    plain(
+        "Get:k\nGET / HTTP/1.1\nHost: x\nPut:k:v\nGet:k\n",
+        &format!(":error:2:{unknown}\n:error:3:{unknown}\nk:v\n"),
+    );
+    // Nor is every line with such words a request.
+    let lines = [
+        "GET /",
+        "GET / HTTP",
+        " / HTTP/1.1",
+        "HTTP/1.1 200 OK",
+        "ghost: x",
+        "x:y / HTTP/1.1",
+    ];
+    let mut replies = String::new();
+    for line in 1..=lines.len() {
+        replies += &format!(":error:{line}:{unknown}\n");
+    }
+    plain(
+        &format!("{}\nPut:k:v\nGet:k\n", lines.join("\n")),
+        &(replies + "k:v\n"),
+    );
+    plain("Put:k:a HTTP/1.1\nGet:k\n", "k:a HTTP/1.1\n");
+}
+
+#[test]
+fn a_client_that_speaks_tls_hears_that_this_port_does_not() {
+    let words = "the client seems to speak TLS, and this port does not";
+    for hello in [
+        &b"\x16\x03\x01\x02\x00no end"[..],
+        b"\x16\x03\n\nPut:k:v\n",
+        b"\x16\x03",
+    ] {
+        for size in [1, 2, 100] {
+            let said = applies_nothing(Server::new(), hello, size);
+            assert_eq!(said, format!(":error:1:malformed:{words}\n"));
+        }
+    }
+}
+
+/// Pieces of lines that may be a command, or show another protocol.
+fn opening() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: &[&[u8]] = &[
+        b"Put:k:v",
+        b"Get:k",
+        b"Sync",
+        b"Watch:k",
+        b"GET ",
+        b"/",
+        b" HTTP/",
+        b"1.1",
+        b"hOst",
+        b"Host:",
+        b"\x16",
+        b"\x03",
+        b":",
+        b" ",
+        b"\n",
+        b"\n",
+        b"\r\n",
+        b"0123456789",
+    ];
+    let word = prop::sample::select(WORDS);
+    prop::collection::vec(word, 0..12).prop_map(|words| words.concat())
+}
+
+proptest! {
+    /// However it is cut into reads, with and without a rate.
+    #[test]
+    fn other_protocols_are_told_from_commands_as_the_model_tells_them(
+        input in opening(), max_line in 0..24usize, size in 1..20usize, paced: bool,
+    ) {
+        let rate = if paced { 1_000_000 } else { u32::MAX };
+        let server = Server::builder().max_line(max_line).rate(rate).build();
+        let mut model = Model::alone(max_line, 1000);
+        let expected = model.converse(&input);
+        let (output, store) = converse(server, input.chunks(size));
+        assert_answers(&output, &expected);
+        prop_assert_eq!(store.iter().count(), model.lists.values().filter(|list| !list.is_empty()).count());
     }
 }

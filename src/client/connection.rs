@@ -63,7 +63,8 @@ impl Fault {
         }
     }
 
-    /// Where it is a refusal, and not of the command itself but of what was to confirm it.
+    /// Where it is a refusal, and not of the command itself but of what was to confirm it, or of
+    /// all that may come.
     pub(super) fn unconfirmed(&self) -> Error {
         match self {
             Fault::Refused { code, words } => Error::Unconfirmed {
@@ -219,7 +220,7 @@ impl Driver {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
                 Err(fault) => {
-                    let _ = self.fault.set(fault);
+                    let _ = self.fault.set(self.flow.reason(fault));
                     return Poll::Ready(());
                 }
             }

@@ -133,6 +133,10 @@ pub(super) struct Flow {
     last_fence: u64,
     unfenced: usize,
     coming: Coming,
+    /// What the server said last, where that was a refusal.
+    refusal: Option<Fault>,
+    /// It never let this connection in.
+    shut_out: bool,
     watches: Watches,
 }
 
@@ -270,6 +274,13 @@ impl Flow {
     /// Takes a line of the server. After an error, nothing that comes has a meaning.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
         let reply = Reply::parse(line).map_err(|_| Fault::OutOfStep("a line that is no reply"))?;
+        if matches!(
+            reply,
+            Reply::Value { .. } | Reply::Sync { .. } | Reply::Stats(_) | Reply::Watch(_)
+        ) {
+            // It goes on.
+            self.refusal = None;
+        }
         match reply {
             Reply::Value { key, value } => self.value(key, value),
             Reply::Sync { dropped, token } => {
@@ -314,6 +325,8 @@ impl Flow {
                 self.watches.missed(changes);
                 Ok(())
             }
+            // A newer server may say more than this client understands.
+            Reply::Other(_) => Ok(()),
         }
     }
 
@@ -341,8 +354,16 @@ impl Flow {
 
     fn error(&mut self, line: u64, code: Code, words: String) -> Result<(), Fault> {
         let refusal = Fault::Refused { code, words };
+        // After the other codes, a server goes on.
+        let may_end = !matches!(code, Code::Unknown | Code::Store | Code::Full);
+        self.refusal = may_end.then(|| refusal.clone());
         if line == 0 {
-            return Err(refusal);
+            self.shut_out = matches!(code, Code::Full | Code::Unauthorized);
+            // Of one that is not known it can't be told what it ends, if anything.
+            return match code {
+                Code::Other => Ok(()),
+                _ => Err(refusal),
+            };
         }
         let last = self.coming.errors.back().map_or(0, |(line, _)| *line);
         let group = self.groups.front().filter(|group| line >= group.first);
@@ -410,8 +431,29 @@ impl Flow {
         }
     }
 
+    /// Why the connection has ended. A server that ends it says why in its last line.
+    pub(super) fn reason(&mut self, fault: Fault) -> Fault {
+        match (fault, self.refusal.take()) {
+            (Fault::Disconnected(_), Some(refusal)) => refusal,
+            (fault, _) => fault,
+        }
+    }
+
     /// The connection is over: everything that waits for it hears so.
     pub(super) fn end(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::OutOfStep(_)) {
+            // Then nobody knows what any of its words answered.
+            self.coming.errors.clear();
+        }
+        while let Some(line) = self.in_flight.pop_front() {
+            let own = self.coming.errors.front();
+            let error = match own.filter(|(first, _)| *first == line) {
+                Some(_) => self.coming.errors.pop_front().map(|(_, error)| error),
+                None if self.may_be_applied(line) => Some(fault.unconfirmed()),
+                None => None,
+            };
+            self.deliver(Err(error.unwrap_or_else(|| fault.to_error())));
+        }
         self.groups.clear();
         for mut batch in self.batches.drain(..) {
             let rest = batch.sent - batch.answers.len() + batch.rest.len();
@@ -421,6 +463,14 @@ impl Flow {
             batch.finish();
         }
         self.watches.end(fault);
+    }
+
+    /// Whether a command that was sent and has no answer may be applied. That the server refuses
+    /// the connection says nothing of the lines that it had taken before.
+    fn may_be_applied(&self, line: u64) -> bool {
+        let is_query =
+            |group: &Group| line + 1 == group.fence && !matches!(group.query, Query::None);
+        line > 0 && !self.shut_out && !self.groups.iter().any(is_query)
     }
 }
 

@@ -103,8 +103,9 @@ impl fmt::Debug for Event {
 
 /// A stream of changes, from [`Client::watch`](crate::Client::watch) and its like.
 ///
-/// It ends with an error when its connection ends, after the events that had come; a new
-/// connection knows nothing of it, so watch again there. Dropping it ends the watch.
+/// It ends with an error when its connection ends, after the events that had come: with
+/// [`Error::Refused`] and [`Code::Closing`](crate::protocol::Code::Closing) when the server shuts
+/// down. A new connection knows nothing of it, so watch again there. Dropping it ends the watch.
 ///
 /// Polling it drives the connection, for all who share it. While it is not polled and others drive
 /// the connection, 1,024 events (or 4 MiB of them) wait for it, and those of one read more; what

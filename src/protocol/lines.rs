@@ -4,11 +4,14 @@ use std::fmt;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
+/// So much of a line is kept, however low the limit: it may show another protocol by `Host:`.
+const FIRST_BYTES: usize = 5;
+
 /// Cuts a stream of bytes into lines, whatever the sizes of the reads it came in.
 ///
 /// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once.
 /// Of a line longer than the limit it keeps just enough to tell that it was too long, so it never
-/// holds more than the limit and two bytes.
+/// holds more than the limit and a few bytes.
 ///
 /// ```
 /// use keywire::protocol::{Lines, TooLong};
@@ -20,7 +23,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 /// ```
 pub struct Lines {
     max: usize,
-    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes: even when the
+    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even when the
     /// last of them is a CR, the line still shows that it is longer than `max`.
     partial: Vec<u8>,
     /// Whether a CR before the LF belongs to the line.
@@ -77,8 +80,13 @@ impl Lines {
         self.partial.len()
     }
 
+    /// What is kept of that line.
+    pub(crate) fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
-        let room = self.max.saturating_add(2) - self.partial.len();
+        let room = self.max.saturating_add(2).max(FIRST_BYTES) - self.partial.len();
         self.partial
             .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
@@ -154,6 +162,11 @@ impl Block {
             ..*self
         };
         (front, found)
+    }
+
+    /// The lines with their endings.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Gives up the buffer, for something else to be written in it.

@@ -31,10 +31,14 @@ pub enum Code {
     Store,
     /// The server is shutting down, or ends this connection because nothing moved on it.
     Closing,
+    /// A code that this version does not know. The words begin with it: `CODE:words for a person`.
+    ///
+    /// A newer server may send it. It is an error of its line like any other.
+    Other,
 }
 
 impl Code {
-    const ALL: [(Code, &str); 7] = [
+    const KNOWN: [(Code, &str); 7] = [
         (Code::Unknown, "unknown"),
         (Code::Malformed, "malformed"),
         (Code::TooLong, "too-long"),
@@ -44,9 +48,11 @@ impl Code {
         (Code::Closing, "closing"),
     ];
 
-    /// The code as it stands on the wire.
+    /// The code as it stands on the wire; `other` for [`Code::Other`], whose name stands with the
+    /// words.
     pub fn as_str(self) -> &'static str {
-        Self::ALL[self as usize].1
+        let found = Self::KNOWN.iter().find(|(code, _)| *code == self);
+        found.map_or("other", |(_, name)| name)
     }
 }
 
@@ -56,11 +62,12 @@ impl fmt::Display for Code {
     }
 }
 
+/// Reads a known code. Any other name is an error.
 impl std::str::FromStr for Code {
     type Err = ReplyError;
 
     fn from_str(name: &str) -> Result<Self, ReplyError> {
-        let found = Self::ALL.iter().find(|(_, known)| *known == name);
+        let found = Self::KNOWN.iter().find(|(_, known)| *known == name);
         found.map(|(code, _)| *code).ok_or(ReplyError)
     }
 }
@@ -83,6 +90,7 @@ impl std::str::FromStr for Code {
 /// assert_eq!(out, b":error:2:unknown:no such command\n");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reply<'a> {
     /// `key:value`, one value of a `Get`.
     Value {
@@ -109,7 +117,8 @@ pub enum Reply<'a> {
         line: u64,
         /// What kind of error it is, for programs.
         code: Code,
-        /// What went wrong, for a person.
+        /// What went wrong, for a person. With [`Code::Other`], the unknown code and a colon stand
+        /// before it.
         words: &'a [u8],
     },
     /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: every later
@@ -121,6 +130,11 @@ pub enum Reply<'a> {
     Missed(
         /// How many, since the last such line.
         u64,
+    ),
+    /// A control line of a kind that this version does not know. A client ignores it.
+    Other(
+        /// What follows its first colon.
+        &'a [u8],
     ),
 }
 
@@ -196,17 +210,14 @@ impl<'a> Reply<'a> {
                 value: rest,
             });
         }
-        match field().ok_or(ReplyError)? {
+        // A kind that has no colon behind it is none of those below.
+        match field().unwrap_or_default() {
             b"sync" => Ok(Reply::Sync {
                 dropped: number(field())?,
                 token: rest,
             }),
             b"stats" => Ok(Reply::Stats(rest)),
-            b"error" => Ok(Reply::Error {
-                line: number(field())?,
-                code: text(field())?.parse()?,
-                words: rest,
-            }),
+            b"error" => error(rest),
             b"put" => Ok(Reply::Change(Change::Put {
                 key: key(field())?,
                 value: rest,
@@ -225,7 +236,7 @@ impl<'a> Reply<'a> {
                 Ok(Reply::Watch(Topic::Prefix(prefix)))
             }
             b"missed" => Ok(Reply::Missed(number(Some(rest))?)),
-            _ => Err(ReplyError),
+            _ => Ok(Reply::Other(&line[1..])),
         }
     }
 
@@ -247,8 +258,23 @@ impl<'a> Reply<'a> {
             Reply::Watch(topic) => push_watch(out, topic),
             Reply::Change(change) => push_change(out, change),
             Reply::Missed(events) => push_missed(out, events),
+            Reply::Other(rest) => push_parts(out, &[b":", rest]),
         }
     }
+}
+
+/// What follows `:error:`.
+fn error(rest: &[u8]) -> Result<Reply<'_>, ReplyError> {
+    let colon = memchr(b':', rest).ok_or(ReplyError)?;
+    let line = number(Some(&rest[..colon]))?;
+    let rest = &rest[colon + 1..];
+    let colon = memchr(b':', rest).ok_or(ReplyError)?;
+    let code = std::str::from_utf8(&rest[..colon]).ok();
+    let (code, words) = match code.and_then(|code| code.parse().ok()) {
+        Some(code) => (code, &rest[colon + 1..]),
+        None => (Code::Other, rest),
+    };
+    Ok(Reply::Error { line, code, words })
 }
 
 fn without_colon(rest: &[u8]) -> Option<&[u8]> {
@@ -323,7 +349,11 @@ pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, words: impl f
 }
 
 fn push_error_head(out: &mut Vec<u8>, line: u64, code: Code) {
-    push(out, format_args!(":error:{line}:{code}:"));
+    match code {
+        // The words begin with it.
+        Code::Other => push(out, format_args!(":error:{line}:")),
+        code => push(out, format_args!(":error:{line}:{code}:")),
+    }
 }
 
 /// Writing to a `Vec` fails only where a `Display` of someone else's does; what it wrote stands.
@@ -357,6 +387,7 @@ impl fmt::Debug for Reply<'_> {
             Reply::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
             Reply::Change(change) => change.fmt(f),
             Reply::Missed(events) => f.debug_tuple("Missed").field(events).finish(),
+            Reply::Other(rest) => f.debug_tuple("Other").field(&Hidden(rest)).finish(),
         }
     }
 }

@@ -19,12 +19,13 @@ use crate::{Error, clock};
 /// enough to cost nothing, short enough that nobody in the backlog gives up.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How long a TCP client may be silent before the system asks for a sign of life.
+/// How long a TCP peer may be silent before the system asks for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-fn keepalive() -> TcpKeepalive {
+/// Of the sockets of servers and clients.
+pub(crate) fn keepalive() -> TcpKeepalive {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    // With what Linux takes by itself, a dead client would be found out after 11 minutes.
+    // With what Linux takes by itself, a dead peer would be found out after 11 minutes.
     #[cfg(target_os = "linux")]
     let keepalive = keepalive
         .with_interval(Duration::from_secs(15))

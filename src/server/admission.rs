@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
-use super::{Limits, Stats, session::Transport};
+use super::{Limits, Stats, peer::Peer, session::Transport};
 
 /// Connections that are being told why they can't come in. Where there are more, in a flood, they
 /// are just closed.
@@ -17,6 +18,7 @@ const NETWORK_BITS: u32 = 64;
 /// A connection on its way in.
 pub(super) struct Newcomer {
     pub(super) transport: Box<dyn Transport>,
+    pub(super) peer: Option<Arc<Peer>>,
     pub(super) address: Option<IpAddr>,
 }
 

@@ -239,6 +239,14 @@ impl<'a> Batch<'a> {
             if let Ok(command) = &command {
                 self.stats.count(command);
             }
+            match command {
+                Ok(Command::Operation(_) | Command::Unwatch(_)) => {}
+                // Such a client is told why its connection ends.
+                Ok(_) | Err(Refusal::WrongSecret) => turn.progress.knows_control_lines = true,
+                // It has been told.
+                Err(Refusal::Closing) => turn.progress.knows_control_lines = false,
+                Err(_) => {}
+            }
             let what = match command {
                 Ok(Command::Operation(operation)) => {
                     let what = match operation {

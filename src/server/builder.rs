@@ -238,9 +238,15 @@ impl<S: Store> Builder<S> {
     ///
     /// When it is over, the client is told `closing`, and its connection is closed. A client that
     /// only watches can send a blank line now and then. A command that takes long is no idleness.
+    /// On Linux, what is written to a TCP client moves when its system acknowledges it, not when
+    /// ours takes it.
     ///
     /// Even without it a TCP client whose machine is gone is found out, in about two minutes: a
-    /// listener made by [`bind`](crate::bind) has the system ask for signs of life.
+    /// listener made by [`bind`](crate::bind) has the system ask for signs of life (keepalive). With
+    /// data on the way to the client, keepalive is silent; then, on Linux, the server itself looks
+    /// for the client's last acknowledgement, with the same patience. A client that does not read is
+    /// not taken for gone as long as its system answers. One that had not read for minutes before it
+    /// went takes up to four minutes more, since its system is asked that seldom.
     #[must_use]
     pub fn idle(mut self, time: Duration) -> Self {
         // It is counted in milliseconds.

@@ -86,10 +86,18 @@ impl Control {
         address: Option<IpAddr>,
     ) -> Result<(), Error> {
         #[cfg(target_os = "linux")]
+        let peer = self.poller.peers.adopt(&transport);
+        #[cfg(not(target_os = "linux"))]
+        let peer = None;
+        #[cfg(target_os = "linux")]
         let transport = self.poller.adopt(transport);
         #[cfg(not(target_os = "linux"))]
         let transport = Box::new(transport);
-        let join = self.joins.send(Newcomer { transport, address });
+        let join = self.joins.send(Newcomer {
+            transport,
+            address,
+            peer,
+        });
         join.await.map_err(|_| Error::Closed)
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::session::Foreign;
 use crate::protocol::Block;
 
 /// News of one client for the coordinator.
@@ -68,6 +69,8 @@ pub(super) enum End {
     Unread,
     /// A line took too long.
     SlowLine,
+    /// The peer speaks another protocol.
+    Foreign { foreign: Foreign, line: u64 },
     /// The last chance to say the secret was missed.
     NotLetIn(NotLetIn),
     /// The time for the secret is over.

@@ -125,6 +125,9 @@ impl Journal {
             End::SlowLine => {
                 tell!(self, Ended, INFO, client, "a line took too long");
             }
+            End::Foreign { .. } => {
+                tell!(self, Ended, INFO, client, "it speaks another protocol");
+            }
             End::Idle | End::Unread => {
                 tell!(self, Ended, INFO, client, "idle for too long");
             }

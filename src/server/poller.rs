@@ -28,7 +28,7 @@ use rustix::event::{
 use slab::Slab;
 use socket2::SockRef;
 
-use super::session::Transport;
+use super::{peer::Peers, session::Transport};
 
 /// Sockets that one look brings news of.
 const LOOK: usize = 256;
@@ -41,6 +41,7 @@ const CALM: usize = 2;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) struct Poller {
+    pub(super) peers: Peers,
     /// Made for the first socket.
     epoll: OnceLock<Async<OwnedFd>>,
     made: Notice,
@@ -86,6 +87,7 @@ impl Readiness {
 impl Poller {
     pub(super) fn new() -> Self {
         Self {
+            peers: Peers::default(),
             epoll: OnceLock::new(),
             made: Notice::new(),
             sockets: Mutex::default(),
@@ -140,8 +142,12 @@ impl Poller {
         }))
     }
 
-    /// Brings the news, as long as it is polled.
+    /// Brings the news and looks after the peers, as long as it is polled.
     pub(super) async fn run(&self) {
+        future::or(self.bring_news(), self.peers.run()).await;
+    }
+
+    async fn bring_news(&self) {
         let epoll = loop {
             let made = self.made.listen();
             if let Some(epoll) = self.epoll.get() {

@@ -4,6 +4,7 @@
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
 mod entry;
+mod foreign;
 mod parting;
 mod reader;
 mod writer;
@@ -26,12 +27,14 @@ use futures_lite::{
 };
 
 pub(super) use entry::ENTRY_TIME;
+pub(super) use foreign::Foreign;
 
 use super::{
     Control, Limits, Overflow,
     event::{Event, Message},
     outbox::Outbox,
     pace::Pace,
+    peer::Peer,
 };
 use crate::{Clock, clock};
 
@@ -90,6 +93,10 @@ struct Session {
     /// When a byte last moved, in milliseconds of the server's time; kept only where idleness has
     /// a limit.
     moved: AtomicU64,
+    /// The same of a write to a peer that the system knows more of. It counts as a move if the peer
+    /// has acknowledged it: the system takes bytes for one that is gone, too.
+    wrote: AtomicU64,
+    peer: Option<Arc<Peer>>,
     /// The reader waits for the server.
     waits: AtomicBool,
     error: Option<io::ErrorKind>,
@@ -97,7 +104,7 @@ struct Session {
 
 /// Serves one client to its end.
 pub(super) fn run(
-    transport: Box<dyn Transport>,
+    (transport, peer): (Box<dyn Transport>, Option<Arc<Peer>>),
     client: usize,
     outbox: Arc<Outbox>,
     surroundings: Arc<Surroundings>,
@@ -107,6 +114,8 @@ pub(super) fn run(
         client,
         outbox,
         moved: AtomicU64::new(surroundings.millis()),
+        wrote: AtomicU64::new(0),
+        peer,
         surroundings,
         waits: AtomicBool::new(false),
         error: None,
@@ -140,6 +149,38 @@ impl Session {
             client: self.client,
             message,
         });
+    }
+
+    /// The client has sent something.
+    fn note_read(&self) {
+        if let Some(peer) = &self.peer {
+            peer.note_read();
+        }
+        self.note_move();
+    }
+
+    /// The transport has taken something.
+    fn note_write(&self) {
+        let Some(peer) = &self.peer else {
+            return self.note_move();
+        };
+        peer.note_write();
+        self.wrote
+            .store(self.surroundings.millis(), Ordering::Relaxed);
+    }
+
+    /// Counts what was written as a move, as far as the peer has acknowledged it. Says whether that
+    /// makes a difference.
+    fn note_acknowledged(&self) -> bool {
+        let wrote = self.wrote.load(Ordering::Relaxed);
+        if wrote <= self.moved.load(Ordering::Relaxed) {
+            return false;
+        }
+        let silence = self.peer.as_ref().and_then(|peer| peer.silence());
+        let silence = silence.map_or(0, |silence| silence.as_millis() as u64);
+        let answered = self.surroundings.millis().saturating_sub(silence);
+        let moved = wrote.min(answered);
+        self.moved.fetch_max(moved, Ordering::Relaxed) < moved
     }
 
     /// A byte has moved.

@@ -63,6 +63,9 @@ pub(super) struct Progress {
     pub(super) line: u64,
     /// Reply lines dropped on this connection since the last Sync.
     pub(super) lost: u64,
+    /// The connection has used a command that is answered by control lines, and no line of it was
+    /// refused because the server is closing.
+    pub(super) knows_control_lines: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,16 +1,18 @@
 //! A connection that does its handshake when it is first read or written.
 
 use std::{
+    any::Any,
     fmt,
     future::Future,
     io,
-    net::IpAddr,
+    net::{IpAddr, TcpStream},
     pin::Pin,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use async_io::Timer;
+use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use futures_rustls::{TlsAcceptor, server};
 
@@ -58,6 +60,9 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct TlsStream<T> {
     state: State<T>,
     address: Option<IpAddr>,
+    /// The TCP socket below it, where it is one that is known.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    socket: Option<Weak<Async<TcpStream>>>,
 }
 
 type Established<T> = server::TlsStream<Wire<T>>;
@@ -81,6 +86,9 @@ where
         time: Duration,
         slot: Slot,
     ) -> Self {
+        let any: &dyn Any = &connection;
+        let socket = any.downcast_ref::<async_net::TcpStream>();
+        let socket = socket.map(|stream| Arc::downgrade(&stream.clone().into()));
         // The time runs from now on, not from the first poll.
         let timer = Timer::after(time);
         let handshake = async move {
@@ -94,7 +102,13 @@ where
         Self {
             state: State::Handshaking(Box::pin(handshake)),
             address,
+            socket,
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn socket(&self) -> Option<Weak<Async<TcpStream>>> {
+        self.socket.clone()
     }
 
     /// Where it comes from, if the other listener knows.

@@ -29,6 +29,10 @@ pub struct Model {
     alone: bool,
     /// Lines of the connection so far.
     lines: u64,
+    /// Whether one of them was a command.
+    opened: bool,
+    /// It was refused as a whole.
+    closed: bool,
 }
 
 impl Model {
@@ -42,6 +46,8 @@ impl Model {
             prefixes: BTreeSet::new(),
             alone: false,
             lines: 0,
+            opened: false,
+            closed: false,
         }
     }
 
@@ -58,9 +64,17 @@ impl Model {
     /// line.
     pub fn converse(&mut self, input: &[u8]) -> Vec<Expected> {
         let mut answers = Vec::new();
+        if self.closed {
+            return answers;
+        }
         for line in input.split_inclusive(|&byte| byte == b'\n') {
             self.lines += 1;
             let number = self.lines;
+            self.closed |= !self.opened && self.is_foreign(line);
+            if self.closed {
+                answers.push(Expected::Error(number, "malformed"));
+                break;
+            }
             match line.strip_suffix(b"\n") {
                 Some(line) => self.line(number, line, &mut answers),
                 None => answers.push(Expected::Error(number, "malformed")),
@@ -69,11 +83,46 @@ impl Model {
         answers
     }
 
+    /// Whether another protocol begins so: TLS with its first bytes, HTTP with a line.
+    fn is_foreign(&self, line: &[u8]) -> bool {
+        if self.lines == 1 && line.starts_with(b"\x16\x03") {
+            return true;
+        }
+        let Some(line) = line.strip_suffix(b"\n") else {
+            return false;
+        };
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.to_ascii_lowercase().starts_with(b"host:") {
+            return true;
+        }
+        let Some(space) = line.iter().position(|&byte| byte == b' ') else {
+            return false;
+        };
+        let is_method = |&byte: &u8| byte.is_ascii_graphic() && byte != b':';
+        line.len() <= self.max_line
+            && space > 0
+            && line[..space].iter().all(is_method)
+            && line[space + 1..].windows(6).any(|six| six == b" HTTP/")
+    }
+
     fn line(&mut self, number: u64, line: &[u8], answers: &mut Vec<Expected>) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > self.max_line {
             return answers.push(Expected::Error(number, "too-long"));
         }
+        let before = answers.len();
+        self.command(number, line, answers);
+        let no_command = [
+            Expected::Error(number, "malformed"),
+            Expected::Error(number, "unknown"),
+        ];
+        let is_one = !answers[before..]
+            .iter()
+            .any(|answer| no_command.contains(answer));
+        self.opened |= !line.is_empty() && is_one;
+    }
+
+    fn command(&mut self, number: u64, line: &[u8], answers: &mut Vec<Expected>) {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
         // The rest of the line from this field on, colons and all.
         let from = |field: usize| {

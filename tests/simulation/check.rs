@@ -233,7 +233,11 @@ impl<'a> Check<'a> {
                     lost: self.losses.iter().map(|(_, lines)| lines).sum(),
                 });
             }
-            Reply::Error { line: 0, code, .. } => self.ended(code.as_str(), &text),
+            Reply::Error { line: 0, code, .. } => {
+                self.ended(code.as_str(), &text, line);
+                let last = number + 1 == self.down.lines.len();
+                assert!(last, "client {client}: more behind {text}");
+            }
             Reply::Error { .. } if limits::slow(&line.text).is_some() => {
                 self.skip_to(limits::slow(&line.text).unwrap_or_default());
             }
@@ -262,20 +266,35 @@ impl<'a> Check<'a> {
                 assert!(missed > 0, "client {client} missed nothing");
                 self.marks.push(Mark::Missed(missed));
             }
+            _ => panic!("client {client}: {text} is a new kind of line"),
         }
         1
     }
 
     /// The server says why it ends the connection.
-    fn ended(&self, code: &str, text: &str) {
+    fn ended(&self, code: &str, text: &str, line: &Line) {
         let expected = match code {
             "full" => self.entry.turned_away,
             "unauthorized" => self.entry.late,
-            "closing" => self.settings.idle < Duration::MAX && limits::is_idle(text.as_bytes()),
+            "closing" if limits::is_idle(text.as_bytes()) => self.settings.idle < Duration::MAX,
+            "closing" => {
+                line.text == limits::END
+                    && line.written > self.settings.stopped
+                    && self.closing.is_empty()
+                    && self.knows_control_lines()
+            }
             _ => false,
         };
         let client = self.client;
         assert!(expected, "client {client}: {text}");
+    }
+
+    /// It has sent a command that is answered by control lines.
+    pub(crate) fn knows_control_lines(&self) -> bool {
+        self.up.lines.iter().any(|line| {
+            let words: [&[u8]; 4] = [b"Sync", b"Stats", b"Watch", b"Auth:"];
+            words.iter().any(|word| line.text.starts_with(word))
+        })
     }
 
     fn change(&mut self, change: Change<'_>, line: &Line, text: &str) {

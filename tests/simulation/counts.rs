@@ -180,6 +180,16 @@ impl Ledger<'_> {
         (told, told + self.doubtful())
     }
 
+    /// Those who were told that the server closes, in no answer to a line.
+    fn told_of_the_end(&self) -> Range {
+        let told = |check: &Check<'_>| limits::is_told_of_the_end(check.down);
+        let may = |check: &Check<'_>| told(check) || !check.clean && check.knows_control_lines();
+        (
+            self.sum(|check| u64::from(told(check))),
+            self.sum(|check| u64::from(may(check))),
+        )
+    }
+
     /// Those who may have been told so, and were not there any more.
     fn doubtful(&self) -> u64 {
         let strict = self.settings.is_strict();
@@ -371,7 +381,7 @@ impl Ledger<'_> {
         });
         let spans: Vec<Span> = spans.collect();
         let halves = self.sum(|check| u64::from(!check.up.rest.is_empty()));
-        let parted = (0, self.parted().1);
+        let parted = (0, self.parted().1 + self.told_of_the_end().1);
         self.check_lines(stats, &spans, entries, (0, halves), parted);
         self.check_others(stats, false);
         let is_line = |text: &[u8]| !is_event(text) && !text.starts_with(b":missed:");
@@ -527,7 +537,9 @@ impl Ledger<'_> {
                 u64::from(told(check) || may)
             }),
         );
-        self.check_lines(stats, &spans, entries, halves, self.parted());
+        let (parted, closing) = (self.parted(), self.told_of_the_end());
+        let parted = (parted.0 + closing.0, parted.1 + closing.1);
+        self.check_lines(stats, &spans, entries, halves, parted);
         self.check_others(stats, true);
         within("full_clients", stats.full_clients, self.turned_away());
         assert!(stats.refused >= stats.full_clients, "{stats:?}");

@@ -13,6 +13,9 @@ use crate::{
 const SLOW: &[u8] = b":too-long:the line took longer than ";
 const IDLE: &[u8] = b":error:0:closing:nothing has moved here for ";
 
+/// What a server says last that is shut down.
+pub(crate) const END: &[u8] = b":error:0:closing:the server is shutting down";
+
 /// The server keeps the time of the last move in these.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -35,6 +38,10 @@ pub(crate) fn slow_line(down: &Way) -> Option<usize> {
 
 pub(crate) fn was_idle(down: &Way) -> bool {
     down.lines.iter().any(|line| is_idle(&line.text))
+}
+
+pub(crate) fn is_told_of_the_end(down: &Way) -> bool {
+    down.lines.iter().any(|line| line.text == END)
 }
 
 /// What has stood still since a moment of rest.

@@ -18,6 +18,9 @@ use smol::net::{TcpListener, TcpStream};
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// What a client that knows control lines is told last.
+const END: &str = ":error:0:closing:the server is shutting down";
+
 /// One that speaks this version alone.
 fn of_version(
     authority: &Authority,
@@ -185,11 +188,13 @@ fn a_shutdown_delivers_everything_and_says_that_it_was_all() {
         let handle = served.handle.clone();
         let stopping = smol::spawn(served.stop(LONG));
         for mut client in clients {
+            assert_eq!(client.text().await, END);
             assert_eq!(client.line().await, None);
         }
         for _ in 1..60 {
             assert_eq!(busy.text().await, first);
         }
+        assert_eq!(busy.text().await, END);
         assert_eq!(busy.line().await, None);
         drop(busy);
         stopping.await;

@@ -9,12 +9,19 @@ use crate::{
         admission::{Crowded, Newcomer},
         event::{End, Event, Message},
         outbox::{Chunk, Chunks, Content, Load, Outbox, Then},
+        peer::Peer,
         session::{self, ENTRY_TIME, Transport},
+        waiting::Refusal,
     },
 };
 
 impl Coordinator {
-    pub(super) fn join(&mut self, Newcomer { transport, address }: Newcomer) {
+    pub(super) fn join(&mut self, newcomer: Newcomer) {
+        let Newcomer {
+            transport,
+            address,
+            peer,
+        } = newcomer;
         let from = address;
         match self.admission.admit(address, &self.control.limits) {
             Ok(address) => {
@@ -22,7 +29,7 @@ impl Coordinator {
                 self.came += 1;
                 self.journal.joined(self.came, from);
                 self.enter(
-                    transport,
+                    (transport, peer),
                     Arc::new(Outbox::new()),
                     Place::Client { address },
                 );
@@ -40,15 +47,20 @@ impl Coordinator {
         crowded.count(&mut self.stats);
         if self.admission.begin_parting() {
             let outbox = Arc::new(Outbox::new());
-            self.enter(transport, outbox.clone(), Place::None);
+            self.enter((transport, None), outbox.clone(), Place::None);
             self.send_error(&outbox, 0, Code::Full, crowded.words(), Then::Finish);
         }
     }
 
-    fn enter(&mut self, transport: Box<dyn Transport>, outbox: Arc<Outbox>, place: Place) {
+    fn enter(
+        &mut self,
+        connection: (Box<dyn Transport>, Option<Arc<Peer>>),
+        outbox: Arc<Outbox>,
+        place: Place,
+    ) {
         let entry = self.clients.vacant_entry();
         let session = session::run(
-            transport,
+            connection,
             entry.key(),
             outbox.clone(),
             self.surroundings.clone(),
@@ -86,12 +98,14 @@ impl Coordinator {
                 self.stats.auths += 1;
                 if let Some(entry) = self.clients.get_mut(client) {
                     entry.progress.line = line;
+                    entry.progress.knows_control_lines = true;
                 }
                 self.publish();
             }
             Message::NotLetIn(refused) => {
                 self.stats.unauthorized += 1;
-                if let Some(entry) = self.clients.get(client) {
+                if let Some(entry) = self.clients.get_mut(client) {
+                    entry.progress.knows_control_lines |= refused.wrong;
                     self.journal.unauthorized(entry.number);
                     let outbox = entry.outbox.clone();
                     let words = refused.words();
@@ -131,6 +145,7 @@ impl Coordinator {
         self.journal.ended(client.number, end);
         let outbox = client.outbox.clone();
         let line = client.progress.line + 1;
+        let knows_control_lines = client.progress.knows_control_lines;
         let watcher = client.watcher.take();
         if let Some(watcher) = watcher {
             // Nothing follows, so this is the last it can be told.
@@ -141,6 +156,12 @@ impl Coordinator {
         }
         let limits = &self.control.limits;
         let (line, code, words): (_, _, Cow<'_, str>) = match end {
+            // The last line says why the connection ends, to a client that knows such lines.
+            End::Closing if knows_control_lines => (
+                0,
+                Code::Closing,
+                Refusal::Closing.words(limits).to_string().into(),
+            ),
             End::Eof | End::Closing => {
                 outbox.try_send(Chunks::new(), Content::default(), Then::Finish, limits);
                 return self.publish();
@@ -154,6 +175,7 @@ impl Coordinator {
                 let words = format!("the line took longer than {:?}", limits.line_time);
                 (line, Code::TooLong, words.into())
             }
+            End::Foreign { foreign, line } => (line, Code::Malformed, foreign.words().into()),
             End::Unread => {
                 self.stats.idle += 1;
                 return self.publish();

@@ -5,7 +5,7 @@ use std::{future::poll_fn, io, sync::atomic::Ordering, task::Poll, time::Duratio
 use futures_lite::future;
 use memchr::memchr;
 
-use super::{Reader, Session, reader::poll_read};
+use super::{Foreign, Reader, Session, foreign::Opening, reader::poll_read};
 use crate::{
     Secret,
     server::event::{End, Message, NotLetIn},
@@ -29,6 +29,7 @@ struct Entry<'a> {
     held: Vec<u8>,
     lines: u64,
     failures: u32,
+    opening: Opening,
 }
 
 enum Verdict {
@@ -43,6 +44,8 @@ enum Verdict {
         /// The connection has had its chance.
         last: bool,
     },
+    /// The peer speaks another protocol.
+    Foreign { foreign: Foreign, line: u64 },
 }
 
 impl<'a> Entry<'a> {
@@ -52,6 +55,7 @@ impl<'a> Entry<'a> {
             held: Vec::new(),
             lines: 0,
             failures: 0,
+            opening: Opening::default(),
         }
     }
 
@@ -71,6 +75,9 @@ impl<'a> Entry<'a> {
 
     /// Looks at the next line that is not blank.
     fn next(&mut self) -> Verdict {
+        if let Some(foreign) = self.opening.first_bytes(&self.held) {
+            return Verdict::Foreign { foreign, line: 1 };
+        }
         while let Some(end) = memchr(b'\n', &self.held) {
             let mut line: Vec<u8> = self.held.drain(..=end).collect();
             line.pop();
@@ -82,6 +89,9 @@ impl<'a> Entry<'a> {
             if guess.is_some_and(|guess| self.secret.is(guess)) {
                 let rest = std::mem::take(&mut self.held);
                 return Verdict::LetIn { rest };
+            } else if let Some(foreign) = Foreign::of_line(&line) {
+                let line = self.lines;
+                return Verdict::Foreign { foreign, line };
             } else if !line.is_empty() {
                 self.failures += 1;
                 return Verdict::Refused {
@@ -144,6 +154,9 @@ impl Session {
                         return Ok(Err(End::Closing));
                     }
                 }
+                Verdict::Foreign { foreign, line } => {
+                    return Ok(Err(End::Foreign { foreign, line }));
+                }
                 Verdict::Unknown => {
                     // Others get their turn, and the clock is looked at, also where there is always
                     // more to read. What was read has been looked at by now: the coordinator has
@@ -165,7 +178,7 @@ impl Session {
                             return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
                         }
                         Some(0) => return Ok(Err(End::Eof)),
-                        Some(_) => self.note_move(),
+                        Some(_) => self.note_read(),
                         None => return Ok(Err(End::Closing)),
                     }
                 }

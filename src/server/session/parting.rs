@@ -31,7 +31,7 @@ impl Session {
                 clock.sleep(until).await;
             } else if self.waits.load(Ordering::Relaxed) && self.outbox.is_empty() {
                 self.note_move();
-            } else {
+            } else if !self.note_acknowledged() {
                 return;
             }
         }

@@ -12,7 +12,7 @@ use std::{
 
 use futures_lite::{AsyncRead, future};
 
-use super::{Reader, Session};
+use super::{Reader, Session, foreign::Opening};
 use crate::{
     protocol::{Block, Lines},
     server::{
@@ -24,9 +24,8 @@ use crate::{
 /// The most that one read takes. It bounds what a client can have applied in one batch.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// Reads of one client after the server began to close. Together they take more than the system
-/// keeps for a socket, so this stops only a peer that goes on sending.
-const CLOSING_READS: usize = 128;
+/// Bytes that are read once the server closes, if the system can't say how many there are.
+const CLOSING_BYTES: usize = 1 << 20;
 
 thread_local! {
     /// One a thread is enough: a buffer is in use only while a read is tried, so a client that
@@ -53,12 +52,12 @@ pub(super) fn poll_read(
 }
 
 /// What came of a read. It holds no lines by value, since an idle client would hold room for them.
-enum Input {
+pub(super) enum Input {
     /// No whole line.
     None,
     /// Lines; the coordinator has them.
     Told,
-    /// Lines that have to keep to a pace.
+    /// Lines that have to keep to a pace, or to be looked at first.
     Held(Box<Block>),
     End(End),
 }
@@ -96,6 +95,7 @@ impl Session {
         // What few need is boxed: an idle client would have to hold room for it.
         let mut line: Option<Box<LineTimer>> = None;
         let mut pace = self.surroundings.pace();
+        let mut opening = Some(Opening::default());
         let mut closing = false;
         if let Some(secret) = &self.surroundings.limits.secret {
             let let_in = async {
@@ -114,17 +114,33 @@ impl Session {
                 Ok(closes) => closing = closes,
                 Err(end) => return Ok(end),
             }
+            // The secret was a valid command.
+            opening = None;
             self.time_line(&mut line, &lines, true);
         }
-        // Once the server closes, what has come is refused, line by line, and not just cut off:
-        // up to the first read that would have to wait.
-        let mut closing_reads = 0;
+        // Once the server closes, what stands in the socket by then is refused, line by line, and
+        // not just cut off. This is how much of it is left.
+        let mut unread = None;
         loop {
-            let input = self.next_input(reader, &mut lines, &mut line, pace.is_some());
+            let holds = pace.is_some() || opening.is_some();
+            let input = self.next_input(reader, &mut lines, &mut line, holds, &mut unread);
             let input = input.await?;
             let new_line = !matches!(input, Input::None);
             match input {
+                Input::Held(block) if opening.is_some() => {
+                    let first = self.hand_over_first(*block, &mut opening, &mut pace);
+                    match Box::pin(first).await? {
+                        Ok(closes) => closing = closes,
+                        Err(end) => return Ok(end),
+                    }
+                }
                 Input::None => {
+                    if let Some(foreign) = opening
+                        .as_mut()
+                        .and_then(|it| it.first_bytes(lines.partial()))
+                    {
+                        return Ok(End::Foreign { foreign, line: 1 });
+                    }
                     // Where there is always more to read, nobody waits for the alarm.
                     if line.as_ref().is_some_and(|line| self.is_late(line)) {
                         return Ok(End::SlowLine);
@@ -135,11 +151,11 @@ impl Session {
                 Input::End(end) => return Ok(end),
                 input => closing = self.hand_over(input, &mut pace).await?,
             }
-            if closing {
-                closing_reads += 1;
-                if closing_reads > CLOSING_READS {
-                    return Ok(End::Closing);
-                }
+            if unread == Some(0) {
+                return Ok(End::Closing);
+            } else if closing && unread.is_none() {
+                let all = self.peer.as_ref().and_then(|peer| peer.unread());
+                unread = Some(all.unwrap_or(CLOSING_BYTES));
             }
             self.time_line(&mut line, &lines, new_line);
         }
@@ -168,20 +184,24 @@ impl Session {
         reader: &mut Reader,
         lines: &mut Lines,
         line: &mut Option<Box<LineTimer>>,
-        paced: bool,
+        holds: bool,
+        unread: &mut Option<usize>,
     ) -> impl Future<Output = io::Result<Input>> {
         poll_fn(move |cx| {
             let mut input = Input::None;
             let read = poll_read(reader, cx, READ_BYTES, |bytes| {
-                input = self.take(lines.push(bytes), paced);
+                input = self.take(lines.push(bytes), holds);
             });
             match (read, &mut *line) {
                 (Poll::Ready(Ok(0)), _) if lines.is_partial() => {
                     Poll::Ready(Ok(Input::End(End::Partial)))
                 }
                 (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::End(End::Eof))),
-                (Poll::Ready(Ok(_)), _) => {
-                    self.note_move();
+                (Poll::Ready(Ok(bytes)), _) => {
+                    if let Some(unread) = unread {
+                        *unread = unread.saturating_sub(bytes);
+                    }
+                    self.note_read();
                     Poll::Ready(Ok(input))
                 }
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
@@ -198,20 +218,25 @@ impl Session {
         })
     }
 
-    /// Lines → the coordinator, at once, unless they have to keep to a pace.
-    fn take(&self, block: Block, paced: bool) -> Input {
+    /// Lines → the coordinator, at once, unless they have to be held.
+    pub(super) fn take(&self, block: Block, holds: bool) -> Input {
         if block.is_empty() {
             return Input::None;
-        } else if paced {
+        } else if holds {
             return Input::Held(Box::new(block));
         }
         self.waits.store(true, Ordering::Relaxed);
+        let paced = false;
         self.tell(Message::Lines { block, paced });
         Input::Told
     }
 
     /// Waits until the coordinator is through with the lines. Says whether the server is closing.
-    async fn hand_over(&self, input: Input, pace: &mut Option<Box<Pace>>) -> io::Result<bool> {
+    pub(super) async fn hand_over(
+        &self,
+        input: Input,
+        pace: &mut Option<Box<Pace>>,
+    ) -> io::Result<bool> {
         let closing = match (input, pace) {
             (Input::Held(block), Some(pace)) => {
                 Box::pin(self.hand_over_slowly(*block, pace)).await?

@@ -98,7 +98,7 @@ impl Session {
             rest = &rest[written..];
             // A client that reads slowly has room for more before it has read the last byte.
             self.outbox.count_written(written);
-            self.note_move();
+            self.note_write();
         }
         match future::poll_once(writer.flush()).await {
             Some(result) => result,
