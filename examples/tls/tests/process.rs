@@ -158,7 +158,7 @@ fn the_server_and_the_client_speak_tls() {
         &client(address, &["get", "k"]),
         2,
         "",
-        "the connection is over",
+        "this port speaks TLS",
     );
     let half = ["get", "k", "--tls-ca", &ca, "--tls-key", &key];
     expect(&client(address, &half), 2, "", "--tls-key needs --tls-cert");
