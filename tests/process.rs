@@ -33,8 +33,8 @@ fn client_with(address: &str, arguments: &[&str], input: &str) -> (ExitStatus, S
 }
 
 #[test]
-fn both_signals_shut_down_gracefully() {
-    for signal in ["-INT", "-TERM"] {
+fn each_signal_shuts_down_gracefully() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         let mut server = Served::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
         let mut idle = server.connect();
         idle.sync();
@@ -66,6 +66,41 @@ fn a_second_signal_shuts_down_at_once() {
     let (status, _) = server.wait();
     assert!(status.success());
     client.await_hang_up();
+}
+
+#[test]
+fn a_terminal_that_goes_away_is_no_reason_to_hurry() {
+    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut client = server.connect();
+    client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+    client.sync();
+    client.send("Get:k\n".repeat(300));
+    client.stream().peek(&mut [0]).unwrap(); // it has begun to answer
+    server.signal("-HUP");
+    let mut line = String::new();
+    server.output.read_line(&mut line).unwrap();
+    assert_eq!(line, "shutting down; once more to do it at once\n");
+    // The shell and the system may both send it, so a second one means nothing.
+    server.signal("-HUP");
+    let replies = std::iter::from_fn(|| client.line()).count();
+    assert_eq!(replies, 300);
+    assert!(server.wait().0.success());
+}
+
+#[test]
+fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
+    let mut command = Command::new("sh");
+    let script = "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0";
+    let command = command.arg("-c").arg(script).arg(example("server"));
+    let mut server = Served::spawn(command);
+    server.signal("-HUP");
+    for _ in 0..10 {
+        server.connect().sync();
+    }
+    server.signal("-TERM");
+    let (status, printed) = server.wait();
+    assert!(status.success());
+    assert!(printed.contains("clients served: 10,"), "{printed}");
 }
 
 #[test]
@@ -190,7 +225,9 @@ fn wrong_options_are_explained() {
         &["--overflow", "explode"],
         &["--listen", "nowhere"],
         &["--stats", "-1"],
-        &["--outbox-bytes", "4M"],
+        &["--listen", "::1:9999"],
+        &["--listen", "[]:9999"],
+        &["--listen", "localhost:65536"],
         &["--listen", "unix:"],
     ] {
         let output = Command::new(example("server"))

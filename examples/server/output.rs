@@ -39,7 +39,6 @@ impl Output {
         })
     }
 
-    /// Waits until everything is written, for a short time at the most.
     pub(crate) fn finish(self) {
         self.out.finish();
         self.err.finish();
@@ -103,7 +102,8 @@ impl Printer {
         let _ = self.lines.send(Line { left_out, text });
     }
 
-    fn finish(self) {
+    /// Waits until everything is written, for a short time at the most.
+    pub(crate) fn finish(self) {
         if self.left_out.get() > 0 {
             self.queue(String::new());
         }
