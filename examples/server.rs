@@ -38,7 +38,7 @@ use futures_lite::{StreamExt as _, future};
 use keywire::{Builder, Handle, Secret, Server};
 use listen::Bound;
 use options::Options;
-use output::{Output, Printer, explain};
+use output::{Output, Printer};
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let code = match serve(&options, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output.err.line(format_args!("error: {}", explain(&*error)));
+            output.err.line(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     };

@@ -8,9 +8,6 @@ mod common;
 #[path = "../examples/server/listen.rs"]
 mod listen;
 #[allow(dead_code)]
-#[path = "../examples/server/output.rs"]
-mod output;
-#[allow(dead_code)]
 #[path = "../examples/server/unix_socket.rs"]
 mod unix_socket;
 
@@ -119,8 +116,7 @@ fn several_addresses_have_one_port_and_one_that_is_in_use_is_an_error() {
     let addresses = [loopback(1, port), loopback(2, port)];
     let (address, error) = listen::bind_all(&addresses, false).unwrap_err();
     assert_eq!(address, addresses[1]);
-    let words = output::explain(&error);
-    assert!(words.contains("in use"), "{words}");
+    assert!(error.to_string().contains("in use"), "{error}");
 }
 
 #[test]

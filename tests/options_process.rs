@@ -67,8 +67,7 @@ fn threads_have_a_limit_and_those_that_can_not_be_are_an_error() {
 
 #[test]
 fn a_start_without_descriptors_says_what_it_needs_them_for() {
-    let mut told = 0;
-    for files in 4..40 {
+    for (told, files) in (4..40).enumerate() {
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(format!(
@@ -98,7 +97,6 @@ fn a_start_without_descriptors_says_what_it_needs_them_for() {
         assert!(words.starts_with("error: "), "with {files}: {words}");
         assert!(words.contains("Too many open files"), "{words}");
         assert!(words.contains("listen"), "{words}");
-        told += 1;
     }
     panic!("it never started");
 }

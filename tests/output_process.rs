@@ -56,15 +56,13 @@ fn a_pipe_that_nobody_reads_holds_up_neither_clients_nor_the_end() {
 
 #[test]
 fn an_error_that_nobody_can_read_still_ends_the_program_with_its_code() {
-    for (arguments, code) in [(["--listen", "unix:/nowhere/at/all"], 1)] {
-        let (stderr, _theirs) = full();
-        let mut child = Command::new(example("server"))
-            .args(arguments)
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        assert_eq!(wait_for(&mut child).code(), Some(code));
-    }
+    let (stderr, _theirs) = full();
+    let mut child = Command::new(example("server"))
+        .args(["--listen", "unix:/nowhere/at/all"])
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    assert_eq!(wait_for(&mut child).code(), Some(1));
 }
 
 #[test]
@@ -132,19 +130,25 @@ fn streams_that_are_full_or_closed_change_nothing() {
 }
 
 #[test]
+fn the_servers_inside_other_programs_do_not_panic_either() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for name in ["tokio", "async_std"] {
+        for (address, code) in [("127.0.0.1:0", 0), ("192.0.2.1:0", 1)] {
+            let mut program = Command::new(example(name));
+            program.arg(address).stdin(Stdio::null());
+            let mut child = program.stdout(full()).stderr(full()).spawn().unwrap();
+            assert_eq!(wait_for(&mut child).code(), Some(code), "{name} {address}");
+        }
+    }
+}
+
+#[test]
 fn an_error_is_printed_with_its_cause_once() {
-    let (code, words) = refused(Command::new(example("server")).args([
-        "--tls-cert",
-        "/nowhere",
-        "--listen",
-        "unix:/nowhere/at/all",
-        "--tls-key",
-        "/nowhere",
-        "--secret-file",
-        "/nowhere/secret",
-    ]));
+    // The address is for documentation, so this machine does not have it.
+    let mut command = Command::new(example("server"));
+    let (code, words) = refused(command.args(["--listen", "192.0.2.1:0", "--open"]));
     assert_eq!(code, 1);
-    assert_eq!(words.matches("No such file").count(), 1, "{words}");
+    assert_eq!(words.matches("os error").count(), 1, "{words}");
 }
 
 /// Gives what is written to it, after each write has been let through.

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd as _};
 /// async-io panics if it can't open these.
 const WAITING: usize = 3;
 /// A pair of sockets, and one for each of three signals.
-const SIGNALS: usize = 5 + 1;
+const SIGNALS: usize = 2 + 3;
 /// The epoll of the clients, and a client.
 const CLIENTS: usize = 2;
 

@@ -11,10 +11,7 @@ use keywire::Error;
 use rustix::io::Errno;
 use smol::net::{TcpListener, unix::UnixListener};
 
-use crate::{
-    output::explain,
-    unix_socket::{self, SocketFile},
-};
+use crate::unix_socket::{self, SocketFile};
 
 /// How many free ports are tried, if one address has the port free and another has not.
 const PORT_TRIES: usize = 100;
@@ -93,10 +90,8 @@ impl Address {
                          or --open to let everyone in; localhost:PORT is this machine only"
                     ));
                 }
-                let listeners =
-                    bind_all(&addresses, host.is_none()).map_err(|(address, error)| {
-                        format!("{text:?}: {address}: {}", explain(&error))
-                    })?;
+                let listeners = bind_all(&addresses, host.is_none())
+                    .map_err(|(address, error)| format!("{text:?}: {address}: {error}"))?;
                 Ok(listeners.into_iter().map(Bound::Tcp).collect())
             }
         }

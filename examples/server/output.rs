@@ -6,7 +6,6 @@
 use std::{
     cell::Cell,
     convert::Infallible,
-    error::Error,
     fmt::Display,
     io::{self, Write},
     sync::{
@@ -125,19 +124,4 @@ impl Line {
         stream.write_all(text.as_bytes())?;
         stream.flush()
     }
-}
-
-/// An error and what caused it, as one line.
-pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        // Some errors name their cause themselves.
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
 }

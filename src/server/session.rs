@@ -92,7 +92,7 @@ struct Session {
     moved: AtomicU64,
     /// The reader waits for the server.
     waits: AtomicBool,
-    error: Option<io::ErrorKind>,
+    error: Option<io::Error>,
 }
 
 /// Serves one client to its end.
@@ -119,7 +119,7 @@ pub(super) fn run(
             let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
             clock::in_turn(&session.surroundings.clock, pin!(both)).await
         };
-        session.error = ended.err().map(|error| error.kind());
+        session.error = ended.err();
         drop(session);
     }
 }
@@ -128,7 +128,7 @@ pub(super) fn run(
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.outbox.leave();
-        let error = self.error;
+        let error = self.error.take();
         self.tell(Message::Left { error });
     }
 }
