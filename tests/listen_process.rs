@@ -14,7 +14,7 @@ mod unix_socket;
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs as _},
     os::unix::{
         fs::PermissionsExt as _,
         net::{UnixListener, UnixStream},
@@ -156,14 +156,17 @@ fn a_port_alone_means_all_interfaces_of_both_families() {
 
 #[test]
 fn an_address_may_have_a_zone() {
-    // The interface that a link-local address belongs to, as the system lists them.
+    // Link-local addresses and their interfaces, as the system lists them. The one with the lowest
+    // number has been there since the start.
     let table = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    let local = table.lines().find_map(|line| {
+    let local = table.lines().filter_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let address = u128::from_str_radix(fields[0], 16).ok()?;
-        (fields[3] == "20").then(|| (Ipv6Addr::from(address), fields[5].to_owned()))
+        let address = u128::from_str_radix(fields[0], 16).ok()?.into();
+        let number = u32::from_str_radix(fields[1], 16).ok()?;
+        let bindable = TcpListener::bind(SocketAddrV6::new(address, 0, 0, number)).is_ok();
+        (fields[3] == "20" && bindable).then(|| (number, address, fields[5].to_owned()))
     });
-    if let Some((address, interface)) = local {
+    if let Some((_, address, interface)) = local.min() {
         let address = format!("[{address}%{interface}]:0");
         let served = Served::start(&["--listen", &address, "--open"]);
         served.connect().sync();

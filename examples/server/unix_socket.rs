@@ -18,7 +18,7 @@ use rustix::{
 };
 use smol::net::unix::UnixListener;
 
-/// How long another server may hold the lock of the folder. It needs it for a few system calls.
+/// How long another server may hold the lock of the directory. It needs it for a few system calls.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 
 /// Our socket in the file system. Removes it at the end, unless another has taken its place.
@@ -44,7 +44,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Without the lock it could be replaced between the look and the removal.
-        let Ok(_lock) = lock_folder(&self.path) else {
+        let Ok(_lock) = lock_directory(&self.path) else {
             return;
         };
         if self.identity.is_some() && identity(&self.path) == self.identity {
@@ -65,7 +65,7 @@ fn identity(path: &Path) -> Option<Identity> {
 pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // With the lock, no other server is between `bind` and `listen`, where its socket looks
     // abandoned, nor between its look at an abandoned one and the removal.
-    let _lock = lock_folder(path)?;
+    let _lock = lock_directory(path)?;
     let mut bound = bind_private(path);
     if matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse) && is_abandoned(path) {
         fs::remove_file(path)?;
@@ -87,14 +87,14 @@ fn is_abandoned(path: &Path) -> bool {
             .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Locks the folder itself: a file for the lock would have to be removed, which is a race again.
+/// Locks the directory itself: a file for the lock would have to be removed, which is a race again.
 /// The lock goes with the descriptor.
-fn lock_folder(path: &Path) -> io::Result<File> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let file = File::open(folder)?;
+    let file = File::open(directory)?;
     let began = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -104,7 +104,7 @@ fn lock_folder(path: &Path) -> io::Result<File> {
             }
             Err(error) => {
                 let error = io::Error::from(error);
-                let words = format!("can't lock the folder {}: {error}", folder.display());
+                let words = format!("can't lock the directory {}: {error}", directory.display());
                 return Err(io::Error::new(error.kind(), words));
             }
         }
