@@ -5,16 +5,20 @@
 //! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
 //! ```
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
-use async_std::{io, task};
+use async_std::task;
 use keywire::Server;
 
 fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -23,7 +27,9 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     let listener = keywire::bind(address.parse()?)?;
-    println!(
+    // Unlike `println`, it does not panic if nothing takes the line.
+    let _ = writeln!(
+        io::stdout(),
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?
     );
@@ -35,10 +41,14 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         let serving = task::spawn(server.run());
         let helping = task::spawn(handle.worker());
         // The program's own work goes here. This one waits for a line from the terminal.
-        io::stdin().read_line(&mut String::new()).await?;
+        async_std::io::stdin().read_line(&mut String::new()).await?;
         handle.shutdown(Duration::from_secs(1)).await;
         helping.await;
-        println!("{} keys at the end", serving.await.iter().count());
+        let _ = writeln!(
+            io::stdout(),
+            "{} keys at the end",
+            serving.await.iter().count()
+        );
         Ok(())
     })
 }

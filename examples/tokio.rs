@@ -8,7 +8,11 @@
 //! The server's sockets belong to async-io, which wakes tokio's threads from a thread of its own:
 //! once for all the sockets that have news, and on a busy server not at all.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use keywire::Server;
 
@@ -16,7 +20,7 @@ fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -25,7 +29,9 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     let listener = keywire::bind(address.parse()?)?;
-    println!(
+    // Unlike `println`, it does not panic if nothing takes the line.
+    let _ = writeln!(
+        io::stdout(),
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?
     );
@@ -37,10 +43,10 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     runtime.block_on(async {
         let serving = tokio::spawn(server.run());
         // The program's own work goes here. This one waits for a line from the terminal.
-        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
+        tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new())).await??;
         handle.shutdown(Duration::from_secs(1)).await;
         let store = serving.await?;
-        println!("{} keys at the end", store.iter().count());
+        let _ = writeln!(io::stdout(), "{} keys at the end", store.iter().count());
         Ok(())
     })
 }

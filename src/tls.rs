@@ -40,6 +40,9 @@
 //! connection. While [as many as may be](TlsListener::max_handshakes) are under way, the next
 //! connections wait in the system's backlog.
 //!
+//! A client whose first byte is text, and so speaks no TLS, is told so in a line that it can read,
+//! `:error:0:malformed:this port speaks TLS`, and nothing that it sends is applied.
+//!
 //! # The end of the input
 //!
 //! TLS can tell the end of what a client has to say from a connection that broke: the client says

@@ -4,12 +4,15 @@ mod common;
 
 use std::{
     fmt::{Debug, Write as _},
+    io,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use common::{stage::Stage, stores::HandClock};
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
+use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use keywire::{Overflow, Secret, Server};
 use tracing::{
     Event, Metadata, Subscriber,
@@ -61,6 +64,49 @@ impl Visit for Line<'_> {
         }
         .unwrap();
     }
+}
+
+/// Fails in its own words, as a TLS handshake does.
+struct Broken;
+
+impl AsyncRead for Broken {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let words = "the client speaks no TLS";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)))
+    }
+}
+
+impl AsyncWrite for Broken {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_is_told_in_the_words_of_its_transport() {
+    let listener = Listener::default();
+    with_default(listener.clone(), || {
+        let mut stage = Stage::new(Server::new());
+        stage.bring(Broken);
+        stage.play_until("it is gone", |stats| stats.dropped == 1);
+        assert_eq!(
+            listener.heard(),
+            "DEBUG client joined client=1\n\
+             DEBUG client left client=1 error=the client speaks no TLS\n"
+        );
+    });
 }
 
 #[test]

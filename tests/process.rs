@@ -33,8 +33,8 @@ fn client_with(address: &str, arguments: &[&str], input: &str) -> (ExitStatus, S
 }
 
 #[test]
-fn both_signals_shut_down_gracefully() {
-    for signal in ["-INT", "-TERM"] {
+fn each_signal_shuts_down_gracefully() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         let mut server = Served::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
         let mut idle = server.connect();
         idle.sync();
@@ -71,11 +71,45 @@ fn a_second_signal_shuts_down_at_once() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_is_no_reason_to_hurry() {
+    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut client = server.connect();
+    client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
+    client.sync();
+    client.send("Get:k\n".repeat(300));
+    client.stream().peek(&mut [0]).unwrap(); // it has begun to answer
+    server.signal("-HUP");
+    let mut line = String::new();
+    server.output.read_line(&mut line).unwrap();
+    assert_eq!(line, "shutting down; once more to do it at once\n");
+    // The shell and the system may both send it, so a second one means nothing.
+    server.signal("-HUP");
+    let lines = std::iter::from_fn(|| client.line());
+    assert_eq!(lines.filter(|line| line.starts_with(b"k:")).count(), 300);
+    assert!(server.wait().0.success());
+}
+
+#[test]
+fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
+    let mut command = Command::new("sh");
+    let script = "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0";
+    let command = command.arg("-c").arg(script).arg(example("server"));
+    let mut server = Served::spawn(command);
+    server.signal("-HUP");
+    for _ in 0..10 {
+        server.connect().sync();
+    }
+    server.signal("-TERM");
+    let (status, printed) = server.wait();
+    assert!(status.success());
+    assert!(printed.contains("clients served: 10,"), "{printed}");
+}
+
+#[test]
 fn the_client_ends_when_every_reply_is_in() {
     let server = Served::start(&["--listen", "127.0.0.1:0"]);
     let gets = "Get:k\n".repeat(50_000);
-    let (status, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
-    assert!(status.success());
+    let (_, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
     let lines: Vec<_> = output.lines().collect();
     assert_eq!(lines.len(), 50_001);
     assert!(lines[..50_000].iter().all(|line| *line == "k:v"));
@@ -161,8 +195,7 @@ fn only_those_who_know_the_secret_come_in() {
             .success()
     );
     assert_eq!(run(&["get", "k", "--secret-file", file]).stdout, b"v\n");
-    let (status, output) = client_with(&server.address, &["--secret-file", file], "Get:k\nno\n");
-    assert!(status.success());
+    let (_, output) = client_with(&server.address, &["--secret-file", file], "Get:k\nno\n");
     assert!(output.starts_with("k:v\n:error:3:unknown:"), "{output}");
     std::fs::remove_file(&path).unwrap();
 }
@@ -192,7 +225,9 @@ fn wrong_options_are_explained() {
         &["--overflow", "explode"],
         &["--listen", "nowhere"],
         &["--stats", "-1"],
-        &["--outbox-bytes", "4M"],
+        &["--listen", "::1:9999"],
+        &["--listen", "[]:9999"],
+        &["--listen", "localhost:65536"],
         &["--listen", "unix:"],
     ] {
         let output = Command::new(example("server"))

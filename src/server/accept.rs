@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -106,7 +106,8 @@ impl Listener for async_net::unix::UnixListener {
 ///
 /// The backlog is what this function is for: std's listener takes 128 connections that nobody has
 /// accepted yet, and in a burst the next ones wait a second for their SYN to be sent again. Any
-/// other [`async_net::TcpListener`] will do as well. Port 0 is any free port.
+/// other [`async_net::TcpListener`] will do as well. Port 0 is any free port. The address `[::]`
+/// is all interfaces, for IPv4 too if the system can.
 ///
 /// ```
 /// let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
@@ -126,6 +127,10 @@ pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
         socket.set_reuse_address(true)?;
         // Connections have it from their listener, so it costs no call for each.
         socket.set_tcp_keepalive(&keepalive())?;
+        if address.ip() == Ipv6Addr::UNSPECIFIED {
+            // Systems differ in what they take by themselves. One that can't has no such option.
+            let _ = socket.set_only_v6(false);
+        }
         socket.bind(&address.into())?;
         // The system cuts it to its own maximum.
         socket.listen(i32::MAX)?;

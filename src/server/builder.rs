@@ -256,6 +256,8 @@ impl<S: Store> Builder<S> {
 
     /// Lines a second from one client; no limit unless set. At least 1.
     ///
+    /// It counts lines, and a call of a [`Client`](crate::Client) is two: its command and a `Sync`.
+    ///
     /// What is more is not refused, it waits; so its sender waits, too. A client that has sent
     /// nothing for a second may send a second's lines at once; so may one that has just come, so
     /// bound [clients an address](Self::max_clients_per_address), too. One that leaves keeps its

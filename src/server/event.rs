@@ -32,7 +32,7 @@ pub(super) enum Message {
     /// The session is over and the connection closed.
     Left {
         /// What broke it.
-        error: Option<io::ErrorKind>,
+        error: Option<io::Error>,
     },
 }
 

@@ -160,7 +160,7 @@ impl Journal {
         }
     }
 
-    pub(super) fn left(&mut self, client: u64, error: Option<io::ErrorKind>) {
+    pub(super) fn left(&mut self, client: u64, error: Option<io::Error>) {
         tell!(
             self,
             Left,

@@ -99,7 +99,7 @@ struct Session {
     peer: Option<Arc<Peer>>,
     /// The reader waits for the server.
     waits: AtomicBool,
-    error: Option<io::ErrorKind>,
+    error: Option<io::Error>,
 }
 
 /// Serves one client to its end.
@@ -128,7 +128,7 @@ pub(super) fn run(
             let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
             clock::in_turn(&session.surroundings.clock, pin!(both)).await
         };
-        session.error = ended.err().map(|error| error.kind());
+        session.error = ended.err();
         drop(session);
     }
 }
@@ -137,7 +137,7 @@ pub(super) fn run(
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.outbox.leave();
-        let error = self.error;
+        let error = self.error.take();
         self.tell(Message::Left { error });
     }
 }

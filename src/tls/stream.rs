@@ -26,6 +26,9 @@ const HELD_BYTES: usize = 16 * 1024;
 /// before others have their turn.
 const PACE_BYTES: usize = 64 * 1024;
 
+/// To a client whose first byte is text. An alert would tell it nothing.
+const NOT_TLS: &[u8] = b":error:0:malformed:this port speaks TLS\n";
+
 /// How long the client has to read why its handshake failed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -143,6 +146,7 @@ where
     let wire = Wire {
         inner: connection,
         pace: 0,
+        first: None,
     };
     let accepted = acceptor.accept_with(wire, |tls| tls.set_buffer_limit(Some(HELD_BYTES)));
     let accepted = accepted.into_fallible().await;
@@ -150,11 +154,17 @@ where
     drop(slot);
     match accepted {
         Ok(stream) => Ok(stream),
-        Err((error, wire)) => {
+        Err((error, mut wire)) => {
             let late = async {
                 Timer::after(LINGER).await;
             };
-            future::or(part(wire), late).await;
+            let tell = async {
+                if wire.is_text() {
+                    let _ = wire.write_all(NOT_TLS).await;
+                }
+                part(wire).await;
+            };
+            future::or(tell, late).await;
             Err(error)
         }
     }
@@ -237,6 +247,16 @@ struct Wire<T> {
     inner: T,
     /// Bytes read since others had their turn.
     pace: usize,
+    /// The first byte read.
+    first: Option<u8>,
+}
+
+impl<T> Wire<T> {
+    /// Whether the other side speaks text: no TLS record begins so, nor anything that is meant to
+    /// be one.
+    fn is_text(&self) -> bool {
+        matches!(self.first, Some(b'\t' | b'\n' | b'\r' | b' '..=b'~'))
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
@@ -251,8 +271,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
             return Poll::Pending;
         }
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
-        if let Ok(n) = read {
+        if let Ok(n @ 1..) = read {
             self.pace += n;
+            if self.first.is_none() {
+                self.first = Some(buffer[0]);
+                if self.is_text() {
+                    // TLS must not see it, or it would answer with an alert.
+                    let words = "the client speaks no TLS";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)));
+                }
+            }
         }
         Poll::Ready(read)
     }

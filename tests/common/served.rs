@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, example};
+use super::{Client, example, wait_until};
 
 /// What processor time is counted in here: a hundredth of a second, on every Linux.
 const TICK: Duration = Duration::from_millis(10);
@@ -16,6 +16,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub struct Served {
     pub child: Child,
     pub output: BufReader<ChildStdout>,
+    /// Several are joined by " and ".
     pub address: String,
 }
 
@@ -103,6 +104,28 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a server says that can't start, and its exit code. Nothing else has been said, and nothing
+/// has panicked.
+#[track_caller]
+pub fn refused(command: &mut Command) -> (i32, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.starts_with("error: "), "{words}");
+    assert!(!words.contains("panicked"), "{words}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    (output.status.code().unwrap(), words)
+}
+
+/// Waits for its end, whether or not anyone reads what it prints.
+pub fn wait_for(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until("the process ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
 }
 
 /// Sends a signal, by its name with a dash.

@@ -106,19 +106,25 @@ fn what_is_no_tls_is_told_so_and_ended() {
         let hello = client_hello(&served);
         let mut damaged = hello.clone();
         damaged[20..].fill(0xff);
-        let cases: [&[u8]; 5] = [
-            b"Put:k:v\nGet:k\n",
-            &[0xff; 5000],
-            &[0; 30],
-            b"GET / HTTP/1.1\r\n\r\n",
-            &damaged,
+        let text: &[u8] = b":error:0:malformed:this port speaks TLS\n";
+        let alert: &[u8] = &[0x15];
+        let cases: [(&[u8], &[u8]); 8] = [
+            (b"Put:k:v\nGet:k\n", text),
+            (b"Auth:open:sesame\n", text),
+            (b"\r\n", text),
+            (b"P", text),
+            (&[0xff; 5000], alert),
+            (&[0; 30], alert),
+            (b"GET / HTTP/1.1\r\n\r\n", text),
+            (&damaged, alert),
         ];
-        for (number, words) in cases.iter().enumerate() {
+        for (number, (words, answer)) in cases.into_iter().enumerate() {
             let mut stream = served.plain().await;
             stream.write_all(words).await.unwrap();
             // The client still has its end open; the server hangs up on its own side, politely.
-            let alert = await_hang_up(stream.clone()).await.unwrap();
-            assert_eq!(alert.first(), Some(&0x15), "{alert:?}");
+            let told = await_hang_up(stream.clone()).await.unwrap();
+            assert!(told.starts_with(answer), "{told:?}");
+            assert!(told.len() == answer.len() || answer == alert, "{told:?}");
             drop(stream);
             served.await_counts(0, number as u64 + 1).await;
         }

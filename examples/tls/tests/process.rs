@@ -154,12 +154,7 @@ fn the_server_and_the_client_speak_tls() {
         "",
         "UnknownIssuer",
     );
-    expect(
-        &client(address, &["get", "k"]),
-        2,
-        "",
-        "the connection is over",
-    );
+    expect(&client(address, &["get", "k"]), 2, "", "TLS");
     let half = ["get", "k", "--tls-ca", &ca, "--tls-key", &key];
     expect(&client(address, &half), 2, "", "--tls-key needs --tls-cert");
     expect(

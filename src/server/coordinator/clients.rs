@@ -200,7 +200,7 @@ impl Coordinator {
     }
 
     /// The session has ended. Commands that it had read are still applied.
-    fn leave(&mut self, key: usize, error: Option<io::ErrorKind>) {
+    fn leave(&mut self, key: usize, error: Option<io::Error>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };

@@ -1,0 +1,182 @@
+//! Where the server listens: an address as it is written, and its sockets.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use keywire::Error;
+use rustix::io::Errno;
+use smol::net::{TcpListener, unix::UnixListener};
+
+use crate::unix_socket::{self, SocketFile};
+
+/// How many free ports are tried, if one address has the port free and another has not.
+const PORT_TRIES: usize = 100;
+
+/// `HOST:PORT`, `:PORT`, `PORT` or `unix:PATH`.
+#[derive(Clone)]
+pub(crate) struct Address {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// Without a host it means all interfaces.
+    Tcp(Option<String>, u16),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let kind = match text.strip_prefix("unix:") {
+            Some("") => return Err("the path is empty"),
+            Some(path) => Kind::Unix(path.into()),
+            None => {
+                let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+                let port = port.parse().map_err(
+                    |_| "expected HOST:PORT, :PORT or PORT, with a port up to 65535, or unix:PATH",
+                )?;
+                Kind::Tcp(host_of(host)?, port)
+            }
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            kind,
+        })
+    }
+}
+
+fn host_of(host: &str) -> Result<Option<String>, &'static str> {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    match bare {
+        Some("") => Err("there is no address between the brackets"),
+        Some(bare) => Ok(Some(bare.to_owned())),
+        None if host.contains([':', '[', ']']) => {
+            Err("an IPv6 address stands in brackets: [ADDRESS]:PORT")
+        }
+        None if host.is_empty() => Ok(None),
+        None => Ok(Some(host.to_owned())),
+    }
+}
+
+pub(crate) enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+impl Address {
+    /// Listens on all that the address stands for. If the server is not `guarded` by a secret, that
+    /// may only be this machine.
+    pub(crate) fn bind(&self, guarded: bool) -> Result<Vec<Bound>, String> {
+        let text = &self.text;
+        match &self.kind {
+            Kind::Unix(path) => unix_socket::bind(path)
+                .map(|(listener, file)| vec![Bound::Unix(listener, file)])
+                .map_err(|error| format!("can't listen on {text:?}: {error}")),
+            Kind::Tcp(host, port) => {
+                let addresses = resolve(host.as_deref(), *port)
+                    .map_err(|error| format!("{text:?}: {error}"))?;
+                if !(guarded || addresses.iter().all(is_this_machine)) {
+                    return Err(format!(
+                        "{text:?}: others than this machine could come in; it takes --secret-file, \
+                         or --open to let everyone in; localhost:PORT is this machine only"
+                    ));
+                }
+                let listeners = bind_all(&addresses, host.is_none())
+                    .map_err(|(address, error)| format!("{text:?}: {address}: {error}"))?;
+                Ok(listeners.into_iter().map(Bound::Tcp).collect())
+            }
+        }
+    }
+}
+
+fn is_this_machine(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// All addresses of a name, each once. The system knows what stands behind a `%`.
+fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let Some(host) = host else {
+        // The first serves both families, so the second is for machines that have only IPv4.
+        let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+        return Ok(any.map(|any| (any, port).into()).into());
+    };
+    let mut addresses = Vec::new();
+    for address in (host, port).to_socket_addrs()? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// Listens on these addresses, or only on the `first` that this machine has. Those of a family
+/// that it does not have don't count, if another is left. If the port is to be any free one, it is
+/// the same for all.
+pub(crate) fn bind_all(
+    addresses: &[SocketAddr],
+    first: bool,
+) -> Result<Vec<TcpListener>, (SocketAddr, Error)> {
+    let mut tries = 1;
+    loop {
+        match bind_once(addresses, first) {
+            Err((address, Error::Listen(error)))
+                if error.kind() == ErrorKind::AddrInUse
+                    && address.port() == 0
+                    && tries < PORT_TRIES =>
+            {
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn bind_once(
+    addresses: &[SocketAddr],
+    first: bool,
+) -> Result<Vec<TcpListener>, (SocketAddr, Error)> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut missing = None;
+    for &wanted in addresses {
+        let mut address = wanted;
+        if let (0, Some(listener)) = (wanted.port(), listeners.first()) {
+            let bound = listener.local_addr();
+            address.set_port(
+                bound
+                    .map_err(|error| (wanted, Error::Listen(error)))?
+                    .port(),
+            );
+        }
+        match keywire::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(Error::Listen(error)) if is_missing_family(&address, &error) => {
+                missing.get_or_insert((wanted, Error::Listen(error)));
+            }
+            Err(error) => return Err((wanted, error)),
+        }
+        if first && !listeners.is_empty() {
+            break;
+        }
+    }
+    match missing {
+        Some(missing) if listeners.is_empty() => Err(missing),
+        _ => Ok(listeners),
+    }
+}
+
+/// Without IPv6 the system knows either no such sockets or none of the addresses.
+fn is_missing_family(address: &SocketAddr, error: &io::Error) -> bool {
+    let no_family = [Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT];
+    let of = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    no_family.into_iter().any(of)
+        || address.is_ipv6() && error.kind() == ErrorKind::AddrNotAvailable
+}

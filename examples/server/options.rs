@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use keywire::Overflow;
+
+use crate::listen::Address;
+
+/// More threads than this serve no faster on any machine, and each has a stack of its own.
+const MAX_THREADS: usize = 1024;
+
+/// A key-value server that speaks lines: Put:key:value, Get:key, Delete:key, Update:key:old:new.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "BYTES may end in K, M or G: 1024, 1024² and 1024³ bytes."
+)]
+pub(crate) struct Options {
+    /// Where to listen: HOST:PORT, all addresses of a name; :PORT or PORT, all interfaces; or
+    /// unix:PATH. May be given more than once
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    pub(crate) listen: Vec<Address>,
+    /// Threads that serve
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
+    pub(crate) threads: usize,
+    /// Reply lines that may wait for a client
+    #[arg(long, value_name = "LINES", default_value_t = 500, value_parser = at_least_one)]
+    pub(crate) outbox: usize,
+    /// Bytes of replies that may wait for a client
+    #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = some_bytes)]
+    pub(crate) outbox_bytes: usize,
+    /// What to do when a client does not read and its outbox is full
+    #[arg(long, value_enum, default_value = "drop")]
+    pub(crate) overflow: OnOverflow,
+    /// How long a client's socket may take no bytes before it counts as not reading
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, allow_negative_numbers = true)]
+    pub(crate) stall: Duration,
+    /// The longest line that a client may send
+    #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = some_bytes)]
+    pub(crate) max_line: usize,
+    /// The longest reply to one Get
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = some_bytes)]
+    pub(crate) max_reply: usize,
+    /// Keys and prefixes that a client may watch
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) max_watches: usize,
+    /// Clients at a time
+    #[arg(long, value_name = "N", default_value_t = 1 << 16, value_parser = at_least_one)]
+    pub(crate) max_clients: usize,
+    /// Clients at a time from one address; no limit unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_clients_per_address: Option<usize>,
+    /// How long a line may take from its first byte to its end
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
+    pub(crate) line_time: Duration,
+    /// How long a connection may last on which nothing moves; no limit unless given
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub(crate) idle: Option<Duration>,
+    /// Lines a second from one client, what is more waits; no limit unless given. It counts lines,
+    /// and a call of keywire's own Client sends two: the command and a Sync
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Bytes that the store may hold, and 64 for each key and 8 for each value; no limit unless given
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) max_store: Option<u64>,
+    /// Values that a key may have; no limit unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_values: Option<usize>,
+    /// A file with the secret that clients have to say, Auth:SECRET, before anything else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Listen beyond this machine although there is no secret
+    #[arg(long)]
+    pub(crate) open: bool,
+    /// Print clients and rates every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub(crate) stats: Option<Duration>,
+    /// Speak TLS, with the certificate in this PEM file, and those behind it that vouch for it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key that belongs to the certificate, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate that an authority in this PEM file vouches for
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum OnOverflow {
+    /// Drop the reply and count it
+    Drop,
+    /// Disconnect the client
+    Disconnect,
+    /// Let the client's own commands wait until it reads
+    Wait,
+}
+
+impl From<OnOverflow> for Overflow {
+    fn from(overflow: OnOverflow) -> Self {
+        match overflow {
+            OnOverflow::Drop => Overflow::Drop,
+            OnOverflow::Disconnect => Overflow::Disconnect,
+            OnOverflow::Wait => Overflow::Wait,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("it has to be a whole number, at least 1".into()),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=MAX_THREADS) => Ok(number),
+        _ => Err(format!(
+            "it has to be a whole number from 1 to {MAX_THREADS}"
+        )),
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    number
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(unit))
+        .ok_or_else(|| "it has to be a whole number of bytes, or of K, M or G".into())
+}
+
+fn some_bytes(text: &str) -> Result<usize, String> {
+    match bytes(text)?.try_into() {
+        Ok(number @ 1..) => Ok(number),
+        Ok(_) => Err("it has to be at least 1".into()),
+        Err(_) => Err("it is more than this machine can address".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.001..=1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
+}
