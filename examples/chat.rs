@@ -16,15 +16,19 @@
 //! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
 //! its way to him, and is told how many messages he missed.
 
+#[path = "common/say.rs"]
+mod say;
+
 use std::{
     error::Error,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
 use keywire::{Client, Event};
+use say::{say, shown};
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
     match smol::block_on(chat(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}: {error}", options.connect);
+            say(format_args!("error: {}: {error}", options.connect));
             ExitCode::FAILURE
         }
     }
@@ -92,7 +96,11 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn show(message: impl AsRef<[u8]>) -> io::Result<()> {
-    // Bytes from others, on a terminal: what could steer it is left out.
-    let text = String::from_utf8_lossy(message.as_ref()).replace(char::is_control, "");
-    writeln!(io::stdout(), "{text}")
+    // Bytes from others: what could steer a terminal is escaped.
+    let mut line = match io::stdout().is_terminal() {
+        true => shown(message.as_ref()).into_bytes(),
+        false => message.as_ref().to_vec(),
+    };
+    line.push(b'\n');
+    io::stdout().write_all(&line)
 }

@@ -8,16 +8,20 @@
 //! It asks for the server's counters once a second, and comes back by itself where the server was
 //! away. `q` or Ctrl-C leaves. The counters contain what this program asks.
 
+#[path = "tools/arguments.rs"]
+mod arguments;
 #[path = "tools/panel.rs"]
 mod panel;
+#[path = "common/say.rs"]
+mod say;
 #[path = "tools/stream.rs"]
 mod stream;
 
 use std::{
     error::Error,
     io::{self, IsTerminal as _},
-    process::ExitCode,
-    sync::mpsc::{self, Receiver, Sender, TryRecvError},
+    process::{self, ExitCode},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -29,8 +33,13 @@ use keywire::{Client, Stats};
 use panel::Panel;
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+    crossterm::{
+        event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+        terminal::disable_raw_mode,
+    },
 };
+use rustix::event::{PollFd, PollFlags, poll};
+use say::{say, shown};
 use smol::Timer;
 use stream::Target;
 
@@ -40,8 +49,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A server that takes longer to answer counts as away.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How soon a key or news of the server is seen.
-const GLANCE: Duration = Duration::from_millis(50);
+/// A terminal that takes longer to be put right is left as it is.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// Shows what a keywire server does: clients, rates, losses, sizes. `q` leaves.
 #[derive(Parser)]
@@ -54,15 +63,16 @@ struct Options {
 enum News {
     Counters(Instant, Box<Stats>),
     Away(String),
+    Input(Event),
     Quit,
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options: Options = arguments::parse();
     match run(options.target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::from(2)
         }
     }
@@ -77,6 +87,13 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     let panel = Panel::new(target.address.clone());
     // Also puts the terminal right where this program panics.
     let terminal = ratatui::try_init()?;
+    // The reader of events never comes back from a terminal that is gone, so nobody waits for it.
+    let (input, end) = (sender.clone(), sender.clone());
+    thread::spawn(move || read(&input));
+    thread::spawn(move || {
+        await_hang_up();
+        leave(&end);
+    });
     thread::spawn(move || {
         let told = sender.clone();
         smol::block_on(future::or(follow(&target, &sender), quit(signals, &told)));
@@ -88,6 +105,31 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
 
 async fn quit(mut signals: Signals, news: &Sender<News>) {
     signals.next().await;
+    leave(news);
+}
+
+/// Ends the program, also if it is stuck because the terminal takes nothing.
+fn leave(news: &Sender<News>) {
+    let _ = news.send(News::Quit);
+    thread::sleep(LEAVE);
+    let _ = disable_raw_mode();
+    process::exit(0);
+}
+
+/// Returns when the terminal is gone.
+fn await_hang_up() {
+    let output = io::stdout();
+    // Nothing is asked for, so only an error or a hang-up ends the wait.
+    let mut watched = [PollFd::new(&output, PollFlags::empty())];
+    while poll(&mut watched, None).is_err() {}
+}
+
+fn read(news: &Sender<News>) {
+    while let Ok(event) = event::read() {
+        if news.send(News::Input(event)).is_err() {
+            return;
+        }
+    }
     let _ = news.send(News::Quit);
 }
 
@@ -131,33 +173,31 @@ fn show(
     mut panel: Panel,
     news: &Receiver<News>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut changed = true;
     loop {
-        loop {
-            match news.try_recv() {
-                Ok(News::Counters(at, stats)) => panel.update(at, *stats),
-                Ok(News::Away(reason)) => panel.lose(reason),
-                Ok(News::Quit) => return Ok(()),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Err("it stopped asking".into()),
+        terminal.draw(|frame| panel.draw(frame))?;
+        // What has come together is shown together.
+        let mut next = Some(news.recv()?);
+        while let Some(new) = next {
+            match new {
+                News::Counters(at, stats) => panel.update(at, *stats),
+                News::Away(reason) => panel.lose(shown(reason.as_bytes())),
+                News::Input(event) if !leaves(&event) => {}
+                News::Input(_) | News::Quit => return Ok(()),
             }
-            changed = true;
-        }
-        if std::mem::take(&mut changed) {
-            terminal.draw(|frame| panel.draw(frame))?;
-        }
-        if event::poll(GLANCE)? {
-            match event::read()? {
-                Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
-                    KeyCode::Char('q' | 'Q') | KeyCode::Esc => return Ok(()),
-                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                        return Ok(());
-                    }
-                    _ => {}
-                },
-                Event::Resize(..) => changed = true,
-                _ => {}
-            }
+            next = news.try_recv().ok();
         }
     }
+}
+
+/// Whether this key ends the program.
+fn leaves(event: &Event) -> bool {
+    let Event::Key(key) = event else {
+        return false;
+    };
+    let asked = match key.code {
+        KeyCode::Char('q' | 'Q') | KeyCode::Esc => true,
+        KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
+        _ => false,
+    };
+    asked && key.kind == KeyEventKind::Press
 }

@@ -26,7 +26,10 @@ pub(crate) use with::Tls;
 
 #[cfg(feature = "tls")]
 mod with {
-    use keywire::tls::{Pem, TlsConnector, client_config, rustls::pki_types::ServerName};
+    use keywire::tls::{
+        Pem, TlsConnector, client_config,
+        rustls::{self, pki_types::ServerName},
+    };
 
     use super::{Stream, Target, io};
 
@@ -67,8 +70,19 @@ mod with {
         }
 
         pub(crate) async fn over(self, stream: Stream) -> io::Result<Stream> {
-            let stream = self.connector.connect(self.name, stream).await?;
-            Ok(Box::new(stream))
+            let stream = self.connector.connect(self.name, stream).await;
+            Ok(Box::new(stream.map_err(explain)?))
+        }
+    }
+
+    /// Says what is probably wrong if what came is no TLS at all.
+    fn explain(error: io::Error) -> io::Error {
+        use rustls::{Error::InvalidMessage, InvalidMessage::InvalidContentType};
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(InvalidMessage(InvalidContentType)) => {
+                io::Error::other("the server does not seem to speak TLS; leave --tls-ca out")
+            }
+            _ => error,
         }
     }
 
