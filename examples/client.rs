@@ -26,6 +26,8 @@
 mod arguments;
 #[path = "tools/converse.rs"]
 mod converse;
+#[path = "tools/leave.rs"]
+mod leave;
 #[path = "tools/replies.rs"]
 mod replies;
 #[path = "common/say.rs"]
@@ -43,12 +45,11 @@ use std::{
     time::Duration,
 };
 
-use async_signal::{Signal, Signals};
+use async_signal::Signal;
 use clap::{Parser, Subcommand};
 use converse::Line;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
 use keywire::{Client, Error, Event, Secret, Stats, Watcher};
-use rustix::event::{PollFd, PollFlags, poll};
 use say::{say, shown};
 use smol::Unblock;
 use stream::Target;
@@ -210,8 +211,8 @@ fn table(stats: &Stats) -> Vec<String> {
 
 /// Prints events until a signal, the end of the connection, or the end of whoever reads them.
 async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result<(), String> {
-    let signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup]);
-    let mut signals = signals.map_err(|error| format!("signals: {error}"))?;
+    let signals = [Signal::Int, Signal::Term, Signal::Hup];
+    let signalled = leave::signalled(signals, 0, || {})?;
     if io::stderr().is_terminal() {
         say("watching; Ctrl-C ends");
     }
@@ -241,11 +242,11 @@ async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result
         }
     };
     let interrupted = async {
-        signals.next().await;
+        signalled.await;
         Ok(())
     };
     let unread = async {
-        smol::unblock(await_broken_output).await;
+        smol::unblock(leave::await_broken_output).await;
         Ok(())
     };
     future::or(printing, future::or(interrupted, unread)).await
@@ -270,12 +271,4 @@ fn to_line(event: Event, seen: bool) -> Vec<u8> {
         }
     };
     ended(&fields.join(&b':'), seen)
-}
-
-/// Returns when nobody can read standard output any more. Where it is no pipe, that may be never.
-fn await_broken_output() {
-    let output = io::stdout();
-    // Nothing is asked for, so only an error or a hang-up ends the wait.
-    let mut watched = [PollFd::new(&output, PollFlags::empty())];
-    while poll(&mut watched, None).is_err() {}
 }

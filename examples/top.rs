@@ -10,6 +10,8 @@
 
 #[path = "tools/arguments.rs"]
 mod arguments;
+#[path = "tools/leave.rs"]
+mod leave;
 #[path = "tools/panel.rs"]
 mod panel;
 #[path = "common/say.rs"]
@@ -20,13 +22,13 @@ mod stream;
 use std::{
     error::Error,
     io::{self, IsTerminal as _},
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
 
-use async_signal::{Signal, Signals};
+use async_signal::Signal;
 use clap::Parser;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Stats};
@@ -38,7 +40,6 @@ use ratatui::{
         terminal::disable_raw_mode,
     },
 };
-use rustix::event::{PollFd, PollFlags, poll};
 use say::{say, shown};
 use smol::Timer;
 use stream::Target;
@@ -48,9 +49,6 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A server that takes longer to answer counts as away.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// A terminal that takes longer to be put right is left as it is.
-const LEAVE: Duration = Duration::from_secs(1);
 
 /// Shows what a keywire server does: clients, rates, losses, sizes. `q` leaves.
 #[derive(Parser)]
@@ -82,7 +80,8 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     if !io::stdout().is_terminal() {
         return Err("standard output is no terminal; `client stats` prints the counters".into());
     }
-    let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+    let signals = [Signal::Term, Signal::Int, Signal::Hup];
+    let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;
     let (sender, news) = mpsc::channel();
     let panel = Panel::new(target.address.clone());
     // Also puts the terminal right where this program panics.
@@ -91,37 +90,20 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     let (input, end) = (sender.clone(), sender.clone());
     thread::spawn(move || read(&input));
     thread::spawn(move || {
-        await_hang_up();
-        leave(&end);
+        leave::await_broken_output();
+        end.send(News::Quit)
     });
     thread::spawn(move || {
         let told = sender.clone();
-        smol::block_on(future::or(follow(&target, &sender), quit(signals, &told)));
+        let quit = async {
+            signalled.await;
+            let _ = told.send(News::Quit);
+        };
+        smol::block_on(future::or(follow(&target, &sender), quit));
     });
     let shown = show(terminal, panel, &news);
     let restored = ratatui::try_restore();
     shown.and(restored.map_err(Into::into))
-}
-
-async fn quit(mut signals: Signals, news: &Sender<News>) {
-    signals.next().await;
-    leave(news);
-}
-
-/// Ends the program, also if it is stuck because the terminal takes nothing.
-fn leave(news: &Sender<News>) {
-    let _ = news.send(News::Quit);
-    thread::sleep(LEAVE);
-    let _ = disable_raw_mode();
-    process::exit(0);
-}
-
-/// Returns when the terminal is gone.
-fn await_hang_up() {
-    let output = io::stdout();
-    // Nothing is asked for, so only an error or a hang-up ends the wait.
-    let mut watched = [PollFd::new(&output, PollFlags::empty())];
-    while poll(&mut watched, None).is_err() {}
 }
 
 fn read(news: &Sender<News>) {

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_signal::{Signal, Signals};
+use async_signal::Signal;
 use futures_lite::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future, io::split,
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future, io::split,
 };
 use smol::{Timer, Unblock};
 
 use crate::{
-    on_output,
+    leave, on_output,
     replies::Replies,
     say::say,
     stream::Stream,
@@ -56,10 +56,9 @@ pub(crate) async fn converse(line: Line<'_>) -> Result<(), String> {
     if !edited {
         return conversation.await;
     }
-    let signals = Signals::new([Signal::Term, Signal::Hup]);
-    let mut signals = signals.map_err(|error| format!("signals: {error}"))?;
+    let signalled = leave::signalled([Signal::Term, Signal::Hup], 2, || {})?;
     let killed = async {
-        signals.next().await;
+        signalled.await;
         Err("ended by a signal".into())
     };
     let ended = future::or(conversation, killed).await;

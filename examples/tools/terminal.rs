@@ -34,6 +34,7 @@ pub(crate) fn editor() -> Option<(Typed, Screen)> {
     // The editor can't tell when a program of several threads has been stopped, and would come back
     // with the terminal in the wrong mode.
     editor.bind_sequence(KeyEvent::ctrl('z'), Cmd::Noop);
+    let raw = Raw::new().ok()?;
     let shared = Arc::new(Shared::default());
     let mut printer = editor.create_external_printer().ok()?;
     editor.set_helper(Some(Prompt(shared.clone())));
@@ -50,11 +51,11 @@ pub(crate) fn editor() -> Option<(Typed, Screen)> {
         let shared = shared.clone();
         move |text| shared.show(text)
     });
-    let rest = VecDeque::new();
     let typed = Typed {
         editor,
-        rest,
+        rest: VecDeque::new(),
         shared,
+        raw: Some(raw),
     };
     Some((typed, screen))
 }
@@ -182,6 +183,7 @@ pub(crate) struct Typed {
     editor: Editor<Prompt, MemHistory>,
     rest: VecDeque<u8>,
     shared: Arc<Shared>,
+    raw: Option<Raw>,
 }
 
 impl Read for Typed {
@@ -195,9 +197,15 @@ impl Read for Typed {
                     self.rest.extend(line.into_bytes());
                     self.rest.push_back(b'\n');
                 }
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(0),
-                Err(ReadlineError::Io(error)) => return Err(error),
-                Err(error) => return Err(io::Error::other(error)),
+                end => {
+                    // From here on Ctrl-C is a signal again.
+                    self.raw = None;
+                    return match end {
+                        Err(ReadlineError::Io(error)) => Err(error),
+                        Err(ReadlineError::Eof | ReadlineError::Interrupted) | Ok(_) => Ok(0),
+                        Err(error) => Err(io::Error::other(error)),
+                    };
+                }
             }
         }
         self.rest.read(buffer)
@@ -265,6 +273,29 @@ impl Write for Screen {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The terminal hands over each key as it is, also between two lines: one typed ahead then would
+/// else be taken for the end of a line, or of the input, before the editor sees it.
+struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    fn new() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut modes = before.clone();
+        modes.make_raw();
+        modes.output_modes = before.output_modes;
+        tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
