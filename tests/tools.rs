@@ -70,6 +70,66 @@ fn bytes_are_passed_as_they_are() {
 }
 
 #[test]
+fn keys_and_values_that_look_like_options_are_what_they_are() {
+    let server = start();
+    let odd = [
+        "-h",
+        "--help",
+        "--timeout",
+        "--timeout=x",
+        "--",
+        "-",
+        "-V",
+        "--version",
+        "get",
+    ];
+    for value in odd {
+        expect(client(&server, &["put", "k", value]), 0, "");
+        expect(client(&server, &["get", "k"]), 0, format!("{value}\n"));
+        expect(client(&server, &["update", "k", value, "--connect"]), 0, "");
+        expect(client(&server, &["update", "k", "--connect", value]), 0, "");
+        expect(
+            client(&server, &["--timeout", "30", "get", "k"]),
+            0,
+            format!("{value}\n"),
+        );
+        expect(client(&server, &["delete", "k"]), 0, "");
+    }
+    for key in odd.into_iter().chain(["--prefix"]) {
+        expect(
+            client(&server, &["put", key, "v", "--timeout", "30"]),
+            0,
+            "",
+        );
+        expect(client(&server, &["get", key]), 0, "v\n");
+        expect(client(&server, &["delete", key]), 0, "");
+        expect(client(&server, &["get", key]), 1, "");
+        if key == "--prefix" {
+            // Behind this command's name it is the flag.
+            continue;
+        }
+        let mut exact = watch(&server, &["watch", key]);
+        let mut begin = watch(&server, &["watch", "--prefix", key]);
+        expect(client(&server, &["put", key, "v"]), 0, "");
+        assert_eq!(exact.line(), format!("put:{key}:v\n"));
+        assert_eq!(begin.line(), format!("put:{key}:v\n"));
+    }
+    // Help is to be had all the same.
+    for asked in [&["help", "put"][..], &["put", "--help"], &["--help"]] {
+        let help = Command::new(example("client"))
+            .args(asked)
+            .output()
+            .unwrap();
+        assert!(
+            String::from_utf8(help.stdout)
+                .unwrap()
+                .contains("Usage: client")
+        );
+        assert_eq!(help.status.code(), Some(0));
+    }
+}
+
+#[test]
 fn errors_are_explained_and_have_a_code_of_their_own() {
     let server = start();
     for (arguments, reason) in [
@@ -161,7 +221,8 @@ fn lines_from_a_pipe_are_passed_on() {
     assert!(lines.line().starts_with(":error:3:unknown:"));
     assert_eq!(lines.line(), ":sync:0:end\n");
     assert_eq!(lines.line(), "");
-    assert_eq!(lines.end(), Some(0));
+    assert_eq!(lines.end(), Some(2));
+    assert!(lines.errors().ends_with("the server sent 1 error\n"));
 }
 
 #[test]
@@ -203,4 +264,67 @@ fn chat_tells_a_slow_reader_what_it_missed() {
     });
     bob.signal("-CONT");
     wait_until("bob is told", || bob.line().starts_with("* you missed "));
+}
+
+/// Runs a shell's line, in which CLIENT and the like stand for the programs; gives the exit code.
+fn shell(server: &TestServer, line: &str) -> i32 {
+    let mut line = line.replace("ADDRESS", &server.address.to_string());
+    for name in ["client", "chat", "squarer", "top"] {
+        let program = example(name);
+        line = line.replace(&name.to_uppercase(), program.to_str().unwrap());
+    }
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    output.status.code().unwrap()
+}
+
+#[test]
+fn the_exit_code_does_not_depend_on_whether_anybody_can_be_told_why() {
+    let server = start();
+    client(&server, &["put", "k", "v"]);
+    for errors in ["", "2>/dev/full", "2>&-", "2>&1 >/dev/full"] {
+        for (line, code) in [
+            ("CLIENT put k v --connect ADDRESS", 0),
+            ("CLIENT get none --connect ADDRESS", 1),
+            ("CLIENT put a:b c --connect ADDRESS", 2),
+            ("CLIENT explode", 2),
+            ("CLIENT get k --connect 127.0.0.1:1", 2),
+            ("echo nonsense | CLIENT --connect ADDRESS", 2),
+            ("CLIENT get k --connect ADDRESS >/dev/full", 2),
+            ("CLIENT get k --connect ADDRESS >&-", 0),
+            ("CLIENT --help >/dev/full", 2),
+            ("CLIENT --version >/dev/full", 2),
+            ("TOP >/dev/null", 2),
+            ("TOP --explode", 2),
+            ("CHAT ann --connect 127.0.0.1:1", 1),
+            ("CHAT", 2),
+            ("printf 'x\\n\\377\\n' | SQUARER", 0),
+            ("echo 2 | SQUARER >/dev/full", 1),
+        ] {
+            let line = format!("{{ {line}; }} {errors}");
+            assert_eq!(shell(&server, &line), code, "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_system_is_to_ask_within_a_minute_whether_the_server_is_still_there() {
+    let server = start();
+    let _watch = watch(&server, &["watch", "k"]);
+    let port = format!(":{:04X}", server.address.port());
+    wait_until("the keepalive timer runs", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut sockets = table.lines().map(|line| line.split_whitespace());
+        // The client's end is the one whose peer is the server.
+        let mut ours = sockets.find(|fields| {
+            let peer = fields.clone().nth(2);
+            peer.is_some_and(|peer| peer.ends_with(&port) && peer != "00000000:0000")
+        });
+        let timer = ours
+            .as_mut()
+            .and_then(|fields| fields.nth(5)?.split_once(':'));
+        timer.is_some_and(|(kind, ticks)| {
+            let ticks = u64::from_str_radix(ticks, 16).unwrap();
+            kind == "02" && (3_000..=6_100).contains(&ticks)
+        })
+    });
 }

@@ -56,11 +56,13 @@ fn find_command<'a>(program: &'a Command, arguments: &[OsString]) -> Option<(usi
     let mut at = 1;
     loop {
         let argument = arguments.get(at)?;
+        if !argument.as_encoded_bytes().starts_with(b"-") {
+            return program
+                .find_subcommand(argument)
+                .map(|command| (at, command));
+        }
         if argument == "--" {
             return None;
-        }
-        if let Some(command) = program.find_subcommand(argument) {
-            return Some((at, command));
         }
         let option = find_option(program, argument);
         at += match option.is_some_and(|option| option.get_action().takes_values()) {

@@ -125,9 +125,7 @@ async fn exchange(
         (End::Closed, Sent::Whole) => {
             Some("the server closed the connection, and replies are owed".into())
         }
-        (End::Closed, Sent::Cut) => Some(
-            "the last line of the input has no line feed, so the server did not take it".into(),
-        ),
+        (End::Closed, Sent::Cut) => Some("the input ends within a line".into()),
     };
     faults.splice(0..0, fault);
     match faults.is_empty() {
