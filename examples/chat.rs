@@ -28,7 +28,7 @@ use std::{
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
 use keywire::{Client, Event};
-use say::{say, shown};
+use say::{reason, say, shown};
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
@@ -49,7 +49,11 @@ fn main() -> ExitCode {
     match smol::block_on(chat(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(format_args!("error: {}: {error}", options.connect));
+            say(format_args!(
+                "error: {}: {}",
+                options.connect,
+                reason(&*error)
+            ));
             ExitCode::FAILURE
         }
     }

@@ -142,7 +142,7 @@ async fn run(options: Options) -> Result<bool, String> {
     let failed = |error| match error {
         // It says what is wrong with the arguments; there was one command only.
         Error::Unsendable { reason, .. } => reason.to_string(),
-        error => format!("{address}: {error}"),
+        error => format!("{address}: {}", say::reason(&error)),
     };
     if let Some(secret) = secret {
         client.authenticate(&secret).await.map_err(failed)?;

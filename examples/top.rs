@@ -40,7 +40,7 @@ use ratatui::{
         terminal::disable_raw_mode,
     },
 };
-use say::{say, shown};
+use say::{reason, say, shown};
 use smol::Timer;
 use stream::Target;
 
@@ -122,10 +122,8 @@ async fn follow(target: &Target, news: &Sender<News>) {
             return;
         };
         // The address is on the screen already.
-        let reason = error
-            .rsplit_once(": ")
-            .map_or(&*error, |(_, reason)| reason);
-        if news.send(News::Away(reason.into())).is_err() {
+        let words = error.rsplit_once(": ").map_or(&*error, |(_, words)| words);
+        if news.send(News::Away(words.into())).is_err() {
             return;
         }
         Timer::after(EVERY).await;
@@ -137,12 +135,12 @@ async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
     let client = Client::over(stream).with_time_limit(PATIENCE);
     if let Some(secret) = target.secret()? {
         let let_in = client.authenticate(&secret).await;
-        let_in.map_err(|error| error.to_string())?;
+        let_in.map_err(|error| reason(&error))?;
     }
     let mut ticks = Timer::interval_at(Instant::now(), EVERY);
     loop {
         ticks.next().await;
-        let stats = client.stats().await.map_err(|error| error.to_string())?;
+        let stats = client.stats().await.map_err(|error| reason(&error))?;
         let counters = News::Counters(Instant::now(), Box::new(stats));
         if news.send(counters).is_err() {
             return Ok(());

@@ -4,6 +4,10 @@
 
 mod common;
 
+#[allow(dead_code)]
+#[path = "../examples/common/say.rs"]
+mod say;
+
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, process::Command};
 
 use common::{
@@ -40,6 +44,33 @@ fn each_command_does_what_it_says() {
     expect(client(&server, &["get", "user"]), 0, "bob\n-5:a\n\n");
     expect(client(&server, &["delete", "user"]), 0, "");
     expect(client(&server, &["get", "user"]), 1, "");
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_escaped_and_all_else_stays() {
+    for same in [
+        "",
+        "plain",
+        "tab\t",
+        "äöü 中文 🦀 e\u{301}",
+        "a\\b",
+        "\u{a0}\u{200d}",
+    ] {
+        assert_eq!(say::shown(same.as_bytes()), same);
+    }
+    for (raw, shown) in [
+        (&b"\x00\x07\x1b\r\n\x7f"[..], r"\x00\x07\x1b\x0d\x0a\x7f"),
+        (b"\x9b2J", r"\x9b2J"),
+        ("\u{80}\u{9b}\u{9f}".as_bytes(), r"\u{80}\u{9b}\u{9f}"),
+        (b"a\xff\xc3", r"a\xff\xc3"),
+        (
+            "\u{202e}x\u{2066}\u{200f}\u{61c}".as_bytes(),
+            r"\u{202e}x\u{2066}\u{200f}\u{61c}",
+        ),
+        ("\u{2028}\u{2029}".as_bytes(), r"\u{2028}\u{2029}"),
+    ] {
+        assert_eq!(say::shown(raw), shown);
+    }
 }
 
 #[test]

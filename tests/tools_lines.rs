@@ -54,7 +54,7 @@ fn answer(replies: &'static str) -> (SocketAddr, JoinHandle<()>) {
         let token = sent
             .lines()
             .filter_map(|line| line.strip_prefix("Sync:"))
-            .last();
+            .next_back();
         let replies = replies.replace("TOKEN", token.unwrap_or_default());
         stream.write_all(replies.as_bytes()).unwrap();
     })

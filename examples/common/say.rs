@@ -1,6 +1,7 @@
 //! Text for a person: what goes to standard error, and bytes that others chose on a terminal.
 
 use std::{
+    error::Error,
     fmt::{Display, Write as _},
     io::{self, IsTerminal as _, Write as _},
 };
@@ -13,6 +14,20 @@ pub(crate) fn say(text: impl Display) {
     }
     line.push('\n');
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// An error with all its causes, each said once.
+pub(crate) fn reason(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.extend([": ", &words]);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// One line as a terminal may see it: what is printable as it is, all else escaped.

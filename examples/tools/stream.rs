@@ -15,6 +15,8 @@ use smol::{
 };
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::say::reason;
+
 #[path = "plain.rs"]
 mod plain;
 #[path = "tls.rs"]
@@ -71,7 +73,7 @@ impl Target {
     /// What the server wants to hear first.
     pub(crate) fn secret(&self) -> Result<Option<Secret>, String> {
         let secret = self.secret_file.as_ref().map(Secret::file).transpose();
-        secret.map_err(|error| error.to_string())
+        secret.map_err(|error| reason(&error))
     }
 }
 

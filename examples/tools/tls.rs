@@ -32,6 +32,7 @@ mod with {
     };
 
     use super::{Stream, Target, io};
+    use crate::say::reason;
 
     pub(crate) struct Tls {
         connector: TlsConnector,
@@ -45,14 +46,14 @@ mod with {
             }
             let read = |file: &Option<_>| {
                 let pem = file.as_ref().map(Pem::file).transpose();
-                pem.map_err(|error| error.to_string())
+                pem.map_err(|error| reason(&error))
             };
             let (ca, certificate) = (read(&target.tls_ca)?, read(&target.tls_cert)?);
             let (Some(ca), key) = (ca, read(&target.tls_key)?) else {
                 return Ok(None);
             };
             let config = client_config(&ca, certificate.as_ref().zip(key.as_ref()));
-            let config = config.map_err(|error| error.to_string())?;
+            let config = config.map_err(|error| reason(&error))?;
             let name = match &target.tls_name {
                 Some(name) => name,
                 None if target.address.starts_with("unix:") => {
