@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{
-    Place, TestServer, example,
+    DEADLINE, Place, TestServer, example,
     tools::{Running, command, expect},
 };
 use keywire::Server;
@@ -25,8 +25,11 @@ fn start() -> TestServer {
 
 /// What the client makes of these lines.
 fn lines(address: SocketAddr, options: &[&str], input: &str) -> Output {
-    let mut command = Command::new(example("client"));
+    // One that does not end is killed, and has another exit code then.
+    let mut command = Command::new("timeout");
     command
+        .arg(DEADLINE.as_secs().to_string())
+        .arg(example("client"))
         .args(["--connect", &address.to_string()])
         .args(options);
     command
