@@ -47,7 +47,7 @@ use std::{
 
 use async_signal::Signal;
 use clap::{Parser, Subcommand};
-use converse::Line;
+use converse::Conversation;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
 use keywire::{Client, Error, Event, Secret, Stats, Watcher};
 use say::{say, shown};
@@ -127,13 +127,13 @@ async fn run(options: Options) -> Result<bool, String> {
     let stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {
         let line = |secret: Secret| [b"Auth:", secret.expose(), b"\n"].concat();
-        let line = Line {
+        let conversation = Conversation {
             address,
             stream,
             first: secret.map(line).unwrap_or_default(),
             limit: options.timeout,
         };
-        return converse::converse(line).await.map(|()| true);
+        return converse::converse(conversation).await.map(|()| true);
     };
     let mut client = Client::over(stream);
     if let Some(limit) = options.timeout {

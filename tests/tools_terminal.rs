@@ -210,6 +210,19 @@ fn every_tool_ends_when_its_terminal_is_gone() {
 }
 
 #[test]
+fn ctrl_c_ends_the_wait_for_the_last_replies() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut client = Terminal::start(Has::All, "client", &["--connect", &address]);
+    client.await_shown("> ");
+    client.press("Get:k\r\x04");
+    wait_until("the input has ended", || client.is_cooked());
+    client.press("\x03");
+    assert_eq!(client.end(), Some(2));
+    assert!(client.is_cooked());
+}
+
+#[test]
 fn signals_end_a_tool_also_if_its_terminal_takes_nothing() {
     let server = start();
     for (program, arguments, shows, code) in [

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A connection, and how it is used.
-pub(crate) struct Line<'a> {
+pub(crate) struct Conversation<'a> {
     pub(crate) address: &'a str,
     pub(crate) stream: Stream,
     /// What is sent before all that is typed.
@@ -31,10 +31,10 @@ pub(crate) struct Line<'a> {
 }
 
 /// With editing where a person sits at both ends, plain otherwise.
-pub(crate) async fn converse(line: Line<'_>) -> Result<(), String> {
+pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
     let (typed, seen) = (io::stdin().is_terminal(), io::stdout().is_terminal());
     if typed {
-        let address = line.address;
+        let address = with.address;
         say(format_args!(
             "connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends"
         ));
@@ -52,11 +52,12 @@ pub(crate) async fn converse(line: Line<'_>) -> Result<(), String> {
         None => (Box::new(io::stdin()), Box::new(io::stdout())),
     };
     let (input, output) = (Unblock::new(Input::new(input)), Unblock::new(output));
-    let conversation = exchange(line, input, output, seen);
+    let conversation = exchange(with, input, output, seen);
     if !edited {
         return conversation.await;
     }
-    let signalled = leave::signalled([Signal::Term, Signal::Hup], 2, || {})?;
+    // While a line is edited, the editor takes an interrupt for Ctrl-C.
+    let signalled = leave::signalled([Signal::Int, Signal::Term, Signal::Hup], 2, || {})?;
     let killed = async {
         signalled.await;
         Err("ended by a signal".into())
@@ -88,21 +89,21 @@ enum End {
 
 /// Copies both ways until the server has said everything.
 async fn exchange(
-    line: Line<'_>,
+    with: Conversation<'_>,
     input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
     seen: bool,
 ) -> Result<(), String> {
-    let (from_server, to_server) = split(line.stream);
+    let (from_server, to_server) = split(with.stream);
     let mut replies = Replies::new();
     let (fence, sent, patience) = (replies.fence(), Cell::new(Sent::Open), Patience::new());
     let sending = async {
-        let all = send(&line.first, input, to_server, &fence, &patience).await;
+        let all = send(&with.first, input, to_server, &fence, &patience).await;
         sent.set(all.map_err(|error| format!("standard input: {error}"))?);
         future::pending().await
     };
     let waiting = async {
-        patience.end(line.limit).await;
+        patience.end(with.limit).await;
         Ok(End::Late)
     };
     let receiving = receive(from_server, &mut output, &mut replies, &patience);
@@ -130,7 +131,7 @@ async fn exchange(
     faults.splice(0..0, fault);
     match faults.is_empty() {
         true => Ok(()),
-        false => Err(format!("{}: {}", line.address, faults.join("; "))),
+        false => Err(format!("{}: {}", with.address, faults.join("; "))),
     }
 }
 
