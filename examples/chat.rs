@@ -21,14 +21,14 @@ mod say;
 
 use std::{
     error::Error,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
 use keywire::{Client, Event};
-use say::{reason, say, shown};
+use say::{line, reason, say};
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
@@ -49,11 +49,8 @@ fn main() -> ExitCode {
     match smol::block_on(chat(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(format_args!(
-                "error: {}: {}",
-                options.connect,
-                reason(&*error)
-            ));
+            let reason = reason(&*error);
+            say(format_args!("error: {}: {reason}", options.connect));
             ExitCode::FAILURE
         }
     }
@@ -86,12 +83,8 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         while let Some(line) = lines.next().await {
             let line = line?;
             if !line.trim_ascii().is_empty() {
-                mouth
-                    .put(
-                        &options.room,
-                        [mine.as_bytes(), line.trim_ascii_end()].concat(),
-                    )
-                    .await?;
+                let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
+                mouth.put(&options.room, message).await?;
             }
         }
         Ok(())
@@ -100,11 +93,5 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn show(message: impl AsRef<[u8]>) -> io::Result<()> {
-    // Bytes from others: what could steer a terminal is escaped.
-    let mut line = match io::stdout().is_terminal() {
-        true => shown(message.as_ref()).into_bytes(),
-        false => message.as_ref().to_vec(),
-    };
-    line.push(b'\n');
-    io::stdout().write_all(&line)
+    io::stdout().write_all(&line(message.as_ref()))
 }

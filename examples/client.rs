@@ -50,7 +50,7 @@ use clap::{Parser, Subcommand};
 use converse::Conversation;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
 use keywire::{Client, Error, Event, Secret, Stats, Watcher};
-use say::{say, shown};
+use say::say;
 use smol::Unblock;
 use stream::Target;
 
@@ -175,23 +175,12 @@ async fn run(options: Options) -> Result<bool, String> {
 }
 
 fn print(lines: &[impl AsRef<[u8]>]) -> Result<(), String> {
-    let seen = io::stdout().is_terminal();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let printed = lines
         .iter()
-        .try_for_each(|line| out.write_all(&ended(line.as_ref(), seen)))
+        .try_for_each(|line| out.write_all(&say::line(line.as_ref())))
         .and_then(|()| out.flush());
     printed.or_else(on_output)
-}
-
-/// A line as it is printed.
-fn ended(line: &[u8], seen: bool) -> Vec<u8> {
-    let mut line = match seen {
-        true => shown(line).into_bytes(),
-        false => line.to_vec(),
-    };
-    line.push(b'\n');
-    line
 }
 
 /// Where the reader of our output has had enough, as `head` has, that is no error.
@@ -216,7 +205,6 @@ async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result
     if io::stderr().is_terminal() {
         say("watching; Ctrl-C ends");
     }
-    let seen = io::stdout().is_terminal();
     // A thread of its own writes, so that a reader who is slow can't hold up the signals.
     let mut out = BufWriter::new(Unblock::new(io::stdout()));
     let printing = async {
@@ -230,7 +218,7 @@ async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result
                 },
             };
             let written = match next {
-                Some(Ok(event)) => out.write_all(&to_line(event, seen)).await,
+                Some(Ok(event)) => out.write_all(&to_line(event)).await,
                 end => {
                     out.flush().await.or_else(on_output)?;
                     return end.map_or(Ok(()), |end| end.map(|_| ()).map_err(failed));
@@ -253,7 +241,7 @@ async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result
 }
 
 /// What goes to standard output; what is no change goes to standard error.
-fn to_line(event: Event, seen: bool) -> Vec<u8> {
+fn to_line(event: Event) -> Vec<u8> {
     let fields: &[&[u8]] = match &event {
         Event::Put { key, value } => &[b"put", key, value],
         Event::Update { key, old, new } => &[b"update", key, old, new],
@@ -270,5 +258,5 @@ fn to_line(event: Event, seen: bool) -> Vec<u8> {
             return Vec::new();
         }
     };
-    ended(&fields.join(&b':'), seen)
+    say::line(&fields.join(&b':'))
 }

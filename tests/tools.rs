@@ -4,7 +4,6 @@
 
 mod common;
 
-#[allow(dead_code)]
 #[path = "../examples/common/say.rs"]
 mod say;
 

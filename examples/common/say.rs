@@ -1,5 +1,8 @@
 //! Text for a person: what goes to standard error, and bytes that others chose on a terminal.
 
+// Each program uses its own part of this.
+#![allow(dead_code)]
+
 use std::{
     error::Error,
     fmt::{Display, Write as _},
@@ -28,6 +31,16 @@ pub(crate) fn reason(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A line of bytes for standard output: as they are, unless that is a terminal.
+pub(crate) fn line(bytes: &[u8]) -> Vec<u8> {
+    let mut line = match io::stdout().is_terminal() {
+        true => shown(bytes).into_bytes(),
+        false => bytes.to_vec(),
+    };
+    line.push(b'\n');
+    line
 }
 
 /// One line as a terminal may see it: what is printable as it is, all else escaped.
