@@ -5,7 +5,7 @@
 //! printf 'Put:a:1\nGet:a\n' | nc -N 127.0.0.1 9999
 //! ```
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use async_std::{io, task};
 use keywire::Server;
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -23,10 +23,11 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     let listener = keywire::bind(address.parse()?)?;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?
-    );
+    )?;
     let mut server = Server::new();
     server.listen(listener);
     let handle = server.handle();
@@ -38,7 +39,11 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         io::stdin().read_line(&mut String::new()).await?;
         handle.shutdown(Duration::from_secs(1)).await;
         helping.await;
-        println!("{} keys at the end", serving.await.iter().count());
+        writeln!(
+            std::io::stdout(),
+            "{} keys at the end",
+            serving.await.iter().count()
+        )?;
         Ok(())
     })
 }

@@ -8,7 +8,7 @@
 //! The server's sockets belong to async-io, which wakes tokio's threads from a thread of its own:
 //! once for all the sockets that have news, and on a busy server not at all.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use keywire::Server;
 
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -25,10 +25,11 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
     let listener = keywire::bind(address.parse()?)?;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "keywire listens on {}; Enter ends it",
         listener.local_addr()?
-    );
+    )?;
     let mut server = Server::new();
     server.listen(listener);
     let handle = server.handle();
@@ -40,7 +41,11 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
         handle.shutdown(Duration::from_secs(1)).await;
         let store = serving.await?;
-        println!("{} keys at the end", store.iter().count());
+        writeln!(
+            std::io::stdout(),
+            "{} keys at the end",
+            store.iter().count()
+        )?;
         Ok(())
     })
 }
