@@ -16,6 +16,9 @@
 //! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
 //! its way to him, and is told how many messages he missed.
 
+#[path = "common/say.rs"]
+mod say;
+
 use std::{
     error::Error,
     io::{self, Write as _},
@@ -25,6 +28,7 @@ use std::{
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
 use keywire::{Client, Event};
+use say::{line, reason, say};
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
@@ -45,7 +49,8 @@ fn main() -> ExitCode {
     match smol::block_on(chat(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}: {error}", options.connect);
+            let reason = reason(&*error);
+            say(format_args!("error: {}: {reason}", options.connect));
             ExitCode::FAILURE
         }
     }
@@ -78,12 +83,8 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         while let Some(line) = lines.next().await {
             let line = line?;
             if !line.trim_ascii().is_empty() {
-                mouth
-                    .put(
-                        &options.room,
-                        [mine.as_bytes(), line.trim_ascii_end()].concat(),
-                    )
-                    .await?;
+                let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
+                mouth.put(&options.room, message).await?;
             }
         }
         Ok(())
@@ -92,7 +93,5 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn show(message: impl AsRef<[u8]>) -> io::Result<()> {
-    // Bytes from others, on a terminal: what could steer it is left out.
-    let text = String::from_utf8_lossy(message.as_ref()).replace(char::is_control, "");
-    writeln!(io::stdout(), "{text}")
+    io::stdout().write_all(&line(message.as_ref()))
 }

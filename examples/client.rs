@@ -10,13 +10,28 @@
 //! ```
 //!
 //! With no command it passes lines from standard input to the server, and replies to standard output
-//! as they come. (With `--secret-file`, the server counts its line as the first.) It ends when its input has ended and every reply is in.
+//! as they come. (With `--secret-file`, the server counts its line as the first.) It ends when its
+//! input has ended and every reply is in; so that it knows, it sends a `Sync` of its own behind the
+//! last line, and keeps the reply to itself.
 //!
-//! The exit code is 0 where it is done, 1 where `get` found nothing, and 2 where something went
-//! wrong: bad usage, no server, or a server that refused or went away.
+//! What follows a command's name is taken as it is, also if it looks like an option: `put k -h`
+//! stores `-h`. Options stand before the command, or behind its arguments. Bytes go into a pipe as
+//! they are; on a terminal, what is not printable is shown escaped.
+//!
+//! The exit code is 0 if all is done, 1 if `get` found nothing, and 2 if something went wrong: bad
+//! usage, no server, a server that refused something, dropped a reply or went away, or replies that
+//! are missing.
 
+#[path = "tools/arguments.rs"]
+mod arguments;
 #[path = "tools/converse.rs"]
 mod converse;
+#[path = "tools/leave.rs"]
+mod leave;
+#[path = "tools/replies.rs"]
+mod replies;
+#[path = "common/say.rs"]
+mod say;
 #[path = "tools/stream.rs"]
 mod stream;
 #[path = "tools/terminal.rs"]
@@ -30,11 +45,12 @@ use std::{
     time::Duration,
 };
 
-use async_signal::{Signal, Signals};
+use async_signal::Signal;
 use clap::{Parser, Subcommand};
+use converse::Conversation;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
-use keywire::{Client, Error, Event, Stats, Watcher};
-use rustix::event::{PollFd, PollFlags, poll};
+use keywire::{Client, Error, Event, Secret, Stats, Watcher};
+use say::say;
 use smol::Unblock;
 use stream::Target;
 
@@ -42,13 +58,18 @@ use stream::Target;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "The exit code is 0 where it is done, 1 where `get` found nothing, \
-    and 2 where something went wrong."
+    after_help = "What follows a command's name is taken as it is, also if it looks like an option; \
+    `client help COMMAND` explains a command. Options stand before the command, or behind its \
+    arguments.\n\nThe exit code is 0 if all is done, 1 if `get` found nothing, and 2 if something \
+    went wrong: with lines, also if one was refused, or replies were dropped or are missing."
 )]
 struct Options {
     #[command(flatten)]
     target: Target,
-    /// How long to wait for a connection, and for the answer [default: no limit]
+    /// How long the server may let us wait for a connection, and for the answer [default: no limit]
+    ///
+    /// Without a command: for a connection, to take more of what is sent, and, once the input has
+    /// ended, for more of the replies.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     timeout: Option<Duration>,
     #[command(subcommand)]
@@ -60,19 +81,13 @@ enum Command {
     /// Print the values of a key, one a line
     Get { key: OsString },
     /// Append a value to a key
-    Put {
-        key: OsString,
-        #[arg(allow_hyphen_values = true)]
-        value: OsString,
-    },
+    Put { key: OsString, value: OsString },
     /// Remove a key and all its values
     Delete { key: OsString },
     /// Replace the first value equal to OLD by NEW, or append NEW where there is none
     Update {
         key: OsString,
-        #[arg(allow_hyphen_values = true)]
         old: OsString,
-        #[arg(allow_hyphen_values = true)]
         new: OsString,
     },
     /// Print every change of a key as it comes: put:KEY:VALUE, update:KEY:OLD:NEW, delete:KEY
@@ -95,11 +110,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    match smol::block_on(run(Options::parse())) {
+    match smol::block_on(run(arguments::parse())) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::from(2)
         }
     }
@@ -109,14 +124,16 @@ fn main() -> ExitCode {
 async fn run(options: Options) -> Result<bool, String> {
     let address = &options.target.address;
     let secret = options.target.secret()?;
-    let mut stream = stream::connect(&options.target, options.timeout).await?;
+    let stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {
-        if let Some(secret) = secret {
-            let line = [b"Auth:", secret.expose(), b"\n"].concat();
-            let said = stream.write_all(&line).await;
-            said.map_err(|error| format!("{address}: {error}"))?;
-        }
-        return converse::converse(address, stream).await.map(|()| true);
+        let line = |secret: Secret| [b"Auth:", secret.expose(), b"\n"].concat();
+        let conversation = Conversation {
+            address,
+            stream,
+            first: secret.map(line).unwrap_or_default(),
+            limit: options.timeout,
+        };
+        return converse::converse(conversation).await.map(|()| true);
     };
     let mut client = Client::over(stream);
     if let Some(limit) = options.timeout {
@@ -125,7 +142,7 @@ async fn run(options: Options) -> Result<bool, String> {
     let failed = |error| match error {
         // It says what is wrong with the arguments; there was one command only.
         Error::Unsendable { reason, .. } => reason.to_string(),
-        error => format!("{address}: {error}"),
+        error => format!("{address}: {}", say::reason(&error)),
     };
     if let Some(secret) = secret {
         client.authenticate(&secret).await.map_err(failed)?;
@@ -161,10 +178,7 @@ fn print(lines: &[impl AsRef<[u8]>]) -> Result<(), String> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let printed = lines
         .iter()
-        .try_for_each(|line| {
-            out.write_all(line.as_ref())?;
-            out.write_all(b"\n")
-        })
+        .try_for_each(|line| out.write_all(&say::line(line.as_ref())))
         .and_then(|()| out.flush());
     printed.or_else(on_output)
 }
@@ -186,10 +200,10 @@ fn table(stats: &Stats) -> Vec<String> {
 
 /// Prints events until a signal, the end of the connection, or the end of whoever reads them.
 async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result<(), String> {
-    let signals = Signals::new([Signal::Int, Signal::Term]);
-    let mut signals = signals.map_err(|error| format!("signals: {error}"))?;
+    let signals = [Signal::Int, Signal::Term, Signal::Hup];
+    let signalled = leave::signalled(signals, 0, || {})?;
     if io::stderr().is_terminal() {
-        eprintln!("watching; Ctrl-C ends");
+        say("watching; Ctrl-C ends");
     }
     // A thread of its own writes, so that a reader who is slow can't hold up the signals.
     let mut out = BufWriter::new(Unblock::new(io::stdout()));
@@ -216,11 +230,11 @@ async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result
         }
     };
     let interrupted = async {
-        signals.next().await;
+        signalled.await;
         Ok(())
     };
     let unread = async {
-        smol::unblock(await_broken_output).await;
+        smol::unblock(leave::await_broken_output).await;
         Ok(())
     };
     future::or(printing, future::or(interrupted, unread)).await
@@ -233,24 +247,16 @@ fn to_line(event: Event) -> Vec<u8> {
         Event::Update { key, old, new } => &[b"update", key, old, new],
         Event::Delete { key } => &[b"delete", key],
         Event::Missed(changes) => {
-            eprintln!("missed {changes} changes, which came faster than they were read");
+            say(format_args!(
+                "missed {changes} changes, which came faster than they were read"
+            ));
             return Vec::new();
         }
         // A later version of the library may know more.
         other => {
-            eprintln!("left out: {other:?}");
+            say(format_args!("left out: {other:?}"));
             return Vec::new();
         }
     };
-    let mut line = fields.join(&b':');
-    line.push(b'\n');
-    line
-}
-
-/// Returns when nobody can read standard output any more. Where it is no pipe, that may be never.
-fn await_broken_output() {
-    let output = io::stdout();
-    // Nothing is asked for, so only an error or a hang-up ends the wait.
-    let mut watched = [PollFd::new(&output, PollFlags::empty())];
-    while poll(&mut watched, None).is_err() {}
+    say::line(&fields.join(&b':'))
 }

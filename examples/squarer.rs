@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
         while let Some(line) = lines.next().await {
             let line = match line {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    eprintln!("a line is left out: {error}");
+                    say(&format!("a line is left out: {error}"));
                     continue;
                 }
                 line => line?,
@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
                         break;
                     }
                 }
-                Err(error) => eprintln!("{line:?} is left out: {error}"),
+                Err(error) => say(&format!("{line:?} is left out: {error}")),
             }
         }
         Ok(()) // `numbers` goes here; that closes the input, and the stage ends behind the last
@@ -50,4 +50,9 @@ fn main() -> io::Result<()> {
     // Any executor will do; here it is the smallest.
     let (result, ((), printed)) = future::block_on(future::zip(feed, future::zip(worker, print)));
     result.and(printed)
+}
+
+/// If nobody can be told, that is no reason to stop.
+fn say(words: &str) {
+    let _ = writeln!(io::stderr(), "{words}");
 }

@@ -8,8 +8,14 @@
 //! It asks for the server's counters once a second, and comes back by itself where the server was
 //! away. `q` or Ctrl-C leaves. The counters contain what this program asks.
 
+#[path = "tools/arguments.rs"]
+mod arguments;
+#[path = "tools/leave.rs"]
+mod leave;
 #[path = "tools/panel.rs"]
 mod panel;
+#[path = "common/say.rs"]
+mod say;
 #[path = "tools/stream.rs"]
 mod stream;
 
@@ -17,20 +23,24 @@ use std::{
     error::Error,
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::mpsc::{self, Receiver, Sender, TryRecvError},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
 
-use async_signal::{Signal, Signals};
+use async_signal::Signal;
 use clap::Parser;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Stats};
 use panel::Panel;
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+    crossterm::{
+        event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+        terminal::disable_raw_mode,
+    },
 };
+use say::{reason, say, shown};
 use smol::Timer;
 use stream::Target;
 
@@ -39,9 +49,6 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A server that takes longer to answer counts as away.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How soon a key or news of the server is seen.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// Shows what a keywire server does: clients, rates, losses, sizes. `q` leaves.
 #[derive(Parser)]
@@ -54,15 +61,16 @@ struct Options {
 enum News {
     Counters(Instant, Box<Stats>),
     Away(String),
+    Input(Event),
     Quit,
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options: Options = arguments::parse();
     match run(options.target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::from(2)
         }
     }
@@ -72,22 +80,38 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     if !io::stdout().is_terminal() {
         return Err("standard output is no terminal; `client stats` prints the counters".into());
     }
-    let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+    let signals = [Signal::Term, Signal::Int, Signal::Hup];
+    let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;
     let (sender, news) = mpsc::channel();
     let panel = Panel::new(target.address.clone());
     // Also puts the terminal right where this program panics.
     let terminal = ratatui::try_init()?;
+    // The reader of events never comes back from a terminal that is gone, so nobody waits for it.
+    let (input, end) = (sender.clone(), sender.clone());
+    thread::spawn(move || read(&input));
+    thread::spawn(move || {
+        leave::await_broken_output();
+        end.send(News::Quit)
+    });
     thread::spawn(move || {
         let told = sender.clone();
-        smol::block_on(future::or(follow(&target, &sender), quit(signals, &told)));
+        let quit = async {
+            signalled.await;
+            let _ = told.send(News::Quit);
+        };
+        smol::block_on(future::or(follow(&target, &sender), quit));
     });
     let shown = show(terminal, panel, &news);
     let restored = ratatui::try_restore();
     shown.and(restored.map_err(Into::into))
 }
 
-async fn quit(mut signals: Signals, news: &Sender<News>) {
-    signals.next().await;
+fn read(news: &Sender<News>) {
+    while let Ok(event) = event::read() {
+        if news.send(News::Input(event)).is_err() {
+            return;
+        }
+    }
     let _ = news.send(News::Quit);
 }
 
@@ -98,10 +122,8 @@ async fn follow(target: &Target, news: &Sender<News>) {
             return;
         };
         // The address is on the screen already.
-        let reason = error
-            .rsplit_once(": ")
-            .map_or(&*error, |(_, reason)| reason);
-        if news.send(News::Away(reason.into())).is_err() {
+        let words = error.rsplit_once(": ").map_or(&*error, |(_, words)| words);
+        if news.send(News::Away(words.into())).is_err() {
             return;
         }
         Timer::after(EVERY).await;
@@ -113,12 +135,12 @@ async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
     let client = Client::over(stream).with_time_limit(PATIENCE);
     if let Some(secret) = target.secret()? {
         let let_in = client.authenticate(&secret).await;
-        let_in.map_err(|error| error.to_string())?;
+        let_in.map_err(|error| reason(&error))?;
     }
     let mut ticks = Timer::interval_at(Instant::now(), EVERY);
     loop {
         ticks.next().await;
-        let stats = client.stats().await.map_err(|error| error.to_string())?;
+        let stats = client.stats().await.map_err(|error| reason(&error))?;
         let counters = News::Counters(Instant::now(), Box::new(stats));
         if news.send(counters).is_err() {
             return Ok(());
@@ -131,33 +153,31 @@ fn show(
     mut panel: Panel,
     news: &Receiver<News>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut changed = true;
     loop {
-        loop {
-            match news.try_recv() {
-                Ok(News::Counters(at, stats)) => panel.update(at, *stats),
-                Ok(News::Away(reason)) => panel.lose(reason),
-                Ok(News::Quit) => return Ok(()),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Err("it stopped asking".into()),
+        terminal.draw(|frame| panel.draw(frame))?;
+        // What has come together is shown together.
+        let mut next = Some(news.recv()?);
+        while let Some(new) = next {
+            match new {
+                News::Counters(at, stats) => panel.update(at, *stats),
+                News::Away(reason) => panel.lose(shown(reason.as_bytes())),
+                News::Input(event) if !leaves(&event) => {}
+                News::Input(_) | News::Quit => return Ok(()),
             }
-            changed = true;
-        }
-        if std::mem::take(&mut changed) {
-            terminal.draw(|frame| panel.draw(frame))?;
-        }
-        if event::poll(GLANCE)? {
-            match event::read()? {
-                Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
-                    KeyCode::Char('q' | 'Q') | KeyCode::Esc => return Ok(()),
-                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                        return Ok(());
-                    }
-                    _ => {}
-                },
-                Event::Resize(..) => changed = true,
-                _ => {}
-            }
+            next = news.try_recv().ok();
         }
     }
+}
+
+/// Whether this key ends the program.
+fn leaves(event: &Event) -> bool {
+    let Event::Key(key) = event else {
+        return false;
+    };
+    let asked = match key.code {
+        KeyCode::Char('q' | 'Q') | KeyCode::Esc => true,
+        KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
+        _ => false,
+    };
+    asked && key.kind == KeyEventKind::Press
 }

@@ -109,7 +109,8 @@ fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
 fn the_client_ends_when_every_reply_is_in() {
     let server = Served::start(&["--listen", "127.0.0.1:0"]);
     let gets = "Get:k\n".repeat(50_000);
-    let (_, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
+    let (status, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
+    assert_eq!(status.code(), Some(2)); // one was refused
     let lines: Vec<_> = output.lines().collect();
     assert_eq!(lines.len(), 50_001);
     assert!(lines[..50_000].iter().all(|line| *line == "k:v"));
@@ -195,7 +196,8 @@ fn only_those_who_know_the_secret_come_in() {
             .success()
     );
     assert_eq!(run(&["get", "k", "--secret-file", file]).stdout, b"v\n");
-    let (_, output) = client_with(&server.address, &["--secret-file", file], "Get:k\nno\n");
+    let (status, output) = client_with(&server.address, &["--secret-file", file], "Get:k\nno\n");
+    assert_eq!(status.code(), Some(2));
     assert!(output.starts_with("k:v\n:error:3:unknown:"), "{output}");
     std::fs::remove_file(&path).unwrap();
 }

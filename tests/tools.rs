@@ -4,123 +4,20 @@
 
 mod common;
 
-use std::{
-    ffi::{OsStr, OsString},
-    io::{BufRead as _, BufReader, Write as _},
-    os::unix::ffi::OsStringExt as _,
-    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
-};
+#[path = "../examples/common/say.rs"]
+mod say;
 
-use common::{DEADLINE, Place, TestServer, example, wait_until};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, process::Command};
+
+use common::{
+    Place, TestServer, example,
+    tools::{Running, client, command, expect},
+    wait_until,
+};
 use keywire::Server;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 fn start() -> TestServer {
     TestServer::start(Place::PLAIN, Server::new())
-}
-
-fn command(server: &TestServer, arguments: &[impl AsRef<OsStr>]) -> Command {
-    let mut command = Command::new(example("client"));
-    command.args(arguments);
-    command.args(["--connect", &server.address.to_string()]);
-    command
-}
-
-fn client(server: &TestServer, arguments: &[impl AsRef<OsStr>]) -> Output {
-    command(server, arguments).output().unwrap()
-}
-
-/// Expects this exit code and this output; gives what is on standard error.
-#[track_caller]
-fn expect(output: Output, code: i32, printed: impl AsRef<[u8]>) -> String {
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{errors}");
-    let (got, printed) = (
-        output.stdout.escape_ascii(),
-        printed.as_ref().escape_ascii(),
-    );
-    assert_eq!(got.to_string(), printed.to_string());
-    assert_eq!(code == 2, errors.starts_with("error: "), "{errors}");
-    errors
-}
-
-/// A child whose output is read line by line. It does not outlive the test.
-struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Option<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        Self {
-            input: child.stdin.take(),
-            output: child.stdout.take().map(BufReader::new),
-            child,
-        }
-    }
-
-    fn line(&mut self) -> String {
-        let output = self.output.as_mut().unwrap();
-        let mut line = Vec::new();
-        while !line.ends_with(b"\n") {
-            if output.buffer().is_empty() {
-                let mut watched = [PollFd::new(output.get_ref(), PollFlags::IN)];
-                let limit = Timespec::try_from(DEADLINE).unwrap();
-                assert_eq!(
-                    poll(&mut watched, Some(&limit)),
-                    Ok(1),
-                    "waited in vain for a line"
-                );
-            }
-            let bytes = output.fill_buf().unwrap();
-            if bytes.is_empty() {
-                break;
-            }
-            let end = bytes.iter().position(|&byte| byte == b'\n');
-            let taken = end.map_or(bytes.len(), |end| end + 1);
-            line.extend_from_slice(&bytes[..taken]);
-            output.consume(taken);
-        }
-        String::from_utf8(line).unwrap()
-    }
-
-    /// Waits for the end; gives the exit code.
-    fn end(&mut self) -> Option<i32> {
-        let mut status = None;
-        wait_until("it has ended", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.and_then(|status| status.code())
-    }
-
-    fn say(&mut self, words: &str) {
-        self.input
-            .as_mut()
-            .unwrap()
-            .write_all(words.as_bytes())
-            .unwrap();
-    }
-
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args([signal, &id]).status();
-        assert!(status.unwrap().success());
-    }
-
-    fn errors(&mut self) -> String {
-        std::io::read_to_string(self.child.stderr.take().unwrap()).unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Begins a watch and waits until the server knows of it.
@@ -149,6 +46,33 @@ fn each_command_does_what_it_says() {
 }
 
 #[test]
+fn what_a_terminal_would_obey_is_escaped_and_all_else_stays() {
+    for same in [
+        "",
+        "plain",
+        "tab\t",
+        "äöü 中文 🦀 e\u{301}",
+        "a\\b",
+        "\u{a0}\u{200d}",
+    ] {
+        assert_eq!(say::shown(same.as_bytes()), same);
+    }
+    for (raw, shown) in [
+        (&b"\x00\x07\x1b\r\n\x7f"[..], r"\x00\x07\x1b\x0d\x0a\x7f"),
+        (b"\x9b2J", r"\x9b2J"),
+        ("\u{80}\u{9b}\u{9f}".as_bytes(), r"\u{80}\u{9b}\u{9f}"),
+        (b"a\xff\xc3", r"a\xff\xc3"),
+        (
+            "\u{202e}x\u{2066}\u{200f}\u{61c}".as_bytes(),
+            r"\u{202e}x\u{2066}\u{200f}\u{61c}",
+        ),
+        ("\u{2028}\u{2029}".as_bytes(), r"\u{2028}\u{2029}"),
+    ] {
+        assert_eq!(say::shown(raw), shown);
+    }
+}
+
+#[test]
 fn the_counters_are_a_line_each() {
     let server = start();
     client(&server, &["put", "k", "v"]);
@@ -173,6 +97,66 @@ fn bytes_are_passed_as_they_are() {
     expect(client(&server, &put), 0, "");
     let get = ["get".into(), raw(b"\xff\xfe")];
     expect(client(&server, &get), 0, b"\x80\x01\n");
+}
+
+#[test]
+fn keys_and_values_that_look_like_options_are_what_they_are() {
+    let server = start();
+    let odd = [
+        "-h",
+        "--help",
+        "--timeout",
+        "--timeout=x",
+        "--",
+        "-",
+        "-V",
+        "--version",
+        "get",
+    ];
+    for value in odd {
+        expect(client(&server, &["put", "k", value]), 0, "");
+        expect(client(&server, &["get", "k"]), 0, format!("{value}\n"));
+        expect(client(&server, &["update", "k", value, "--connect"]), 0, "");
+        expect(client(&server, &["update", "k", "--connect", value]), 0, "");
+        expect(
+            client(&server, &["--timeout", "30", "get", "k"]),
+            0,
+            format!("{value}\n"),
+        );
+        expect(client(&server, &["delete", "k"]), 0, "");
+    }
+    for key in odd.into_iter().chain(["--prefix"]) {
+        expect(
+            client(&server, &["put", key, "v", "--timeout", "30"]),
+            0,
+            "",
+        );
+        expect(client(&server, &["get", key]), 0, "v\n");
+        expect(client(&server, &["delete", key]), 0, "");
+        expect(client(&server, &["get", key]), 1, "");
+        if key == "--prefix" {
+            // Behind this command's name it is the flag.
+            continue;
+        }
+        let mut exact = watch(&server, &["watch", key]);
+        let mut begin = watch(&server, &["watch", "--prefix", key]);
+        expect(client(&server, &["put", key, "v"]), 0, "");
+        assert_eq!(exact.line(), format!("put:{key}:v\n"));
+        assert_eq!(begin.line(), format!("put:{key}:v\n"));
+    }
+    // Help is to be had all the same.
+    for asked in [&["help", "put"][..], &["put", "--help"], &["--help"]] {
+        let help = Command::new(example("client"))
+            .args(asked)
+            .output()
+            .unwrap();
+        assert!(
+            String::from_utf8(help.stdout)
+                .unwrap()
+                .contains("Usage: client")
+        );
+        assert_eq!(help.status.code(), Some(0));
+    }
 }
 
 #[test]
@@ -267,7 +251,8 @@ fn lines_from_a_pipe_are_passed_on() {
     assert!(lines.line().starts_with(":error:3:unknown:"));
     assert_eq!(lines.line(), ":sync:0:end\n");
     assert_eq!(lines.line(), "");
-    assert_eq!(lines.end(), Some(0));
+    assert_eq!(lines.end(), Some(2));
+    assert!(lines.errors().ends_with("the server sent 1 error\n"));
 }
 
 #[test]
@@ -309,4 +294,67 @@ fn chat_tells_a_slow_reader_what_it_missed() {
     });
     bob.signal("-CONT");
     wait_until("bob is told", || bob.line().starts_with("* you missed "));
+}
+
+/// Runs a shell's line, in which CLIENT and the like stand for the programs; gives the exit code.
+fn shell(server: &TestServer, line: &str) -> i32 {
+    let mut line = line.replace("ADDRESS", &server.address.to_string());
+    for name in ["client", "chat", "squarer", "top"] {
+        let program = example(name);
+        line = line.replace(&name.to_uppercase(), program.to_str().unwrap());
+    }
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    output.status.code().unwrap()
+}
+
+#[test]
+fn the_exit_code_does_not_depend_on_whether_anybody_can_be_told_why() {
+    let server = start();
+    client(&server, &["put", "k", "v"]);
+    for errors in ["", "2>/dev/full", "2>&-", "2>&1 >/dev/full"] {
+        for (line, code) in [
+            ("CLIENT put k v --connect ADDRESS", 0),
+            ("CLIENT get none --connect ADDRESS", 1),
+            ("CLIENT put a:b c --connect ADDRESS", 2),
+            ("CLIENT explode", 2),
+            ("CLIENT get k --connect 127.0.0.1:1", 2),
+            ("echo nonsense | CLIENT --connect ADDRESS", 2),
+            ("CLIENT get k --connect ADDRESS >/dev/full", 2),
+            ("CLIENT get k --connect ADDRESS >&-", 0),
+            ("CLIENT --help >/dev/full", 2),
+            ("CLIENT --version >/dev/full", 2),
+            ("TOP >/dev/null", 2),
+            ("TOP --explode", 2),
+            ("CHAT ann --connect 127.0.0.1:1", 1),
+            ("CHAT", 2),
+            ("printf 'x\\n\\377\\n' | SQUARER", 0),
+            ("echo 2 | SQUARER >/dev/full", 1),
+        ] {
+            let line = format!("{{ {line}; }} {errors}");
+            assert_eq!(shell(&server, &line), code, "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_system_is_to_ask_within_a_minute_whether_the_server_is_still_there() {
+    let server = start();
+    let _watch = watch(&server, &["watch", "k"]);
+    let port = format!(":{:04X}", server.address.port());
+    wait_until("the keepalive timer runs", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut sockets = table.lines().map(|line| line.split_whitespace());
+        // The client's end is the one whose peer is the server.
+        let mut ours = sockets.find(|fields| {
+            let peer = fields.clone().nth(2);
+            peer.is_some_and(|peer| peer.ends_with(&port) && peer != "00000000:0000")
+        });
+        let timer = ours
+            .as_mut()
+            .and_then(|fields| fields.nth(5)?.split_once(':'));
+        timer.is_some_and(|(kind, ticks)| {
+            let ticks = u64::from_str_radix(ticks, 16).unwrap();
+            kind == "02" && (3_000..=6_100).contains(&ticks)
+        })
+    });
 }

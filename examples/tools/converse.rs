@@ -1,24 +1,43 @@
 //! The client's line mode.
 
-use std::io::{self, IsTerminal as _, Read, Write};
-
-use async_signal::{Signal, Signals};
-use futures_lite::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future, io::split,
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal as _, Read, Write},
+    time::{Duration, Instant},
 };
-use smol::Unblock;
+
+use async_signal::Signal;
+use futures_lite::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future, io::split,
+};
+use smol::{Timer, Unblock};
 
 use crate::{
-    on_output,
+    leave, on_output,
+    replies::Replies,
+    say::say,
     stream::Stream,
     terminal::{self, Input, Restored, Screen},
 };
 
+/// A connection, and how it is used.
+pub(crate) struct Conversation<'a> {
+    pub(crate) address: &'a str,
+    pub(crate) stream: Stream,
+    /// What is sent before all that is typed.
+    pub(crate) first: Vec<u8>,
+    /// How long the server may let us wait.
+    pub(crate) limit: Option<Duration>,
+}
+
 /// With editing where a person sits at both ends, plain otherwise.
-pub(crate) async fn converse(address: &str, stream: Stream) -> Result<(), String> {
+pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
     let (typed, seen) = (io::stdin().is_terminal(), io::stdout().is_terminal());
     if typed {
-        eprintln!("connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends");
+        let address = with.address;
+        say(format_args!(
+            "connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends"
+        ));
     }
     let restored = Restored::new();
     let editor = if typed && seen {
@@ -29,21 +48,18 @@ pub(crate) async fn converse(address: &str, stream: Stream) -> Result<(), String
     let edited = editor.is_some();
     let (input, output): (Box<dyn Read + Send>, Box<dyn Write + Send>) = match editor {
         Some((typed, screen)) => (Box::new(typed), Box::new(screen)),
-        None if seen => {
-            let show = |text: String| io::stdout().write_all(text.as_bytes());
-            (Box::new(io::stdin()), Box::new(Screen::new(show)))
-        }
+        None if seen => (Box::new(io::stdin()), Box::new(Screen::plain())),
         None => (Box::new(io::stdin()), Box::new(io::stdout())),
     };
     let (input, output) = (Unblock::new(Input::new(input)), Unblock::new(output));
-    let conversation = exchange(address, stream, input, output);
+    let conversation = exchange(with, input, output, seen);
     if !edited {
         return conversation.await;
     }
-    let signals = Signals::new([Signal::Term, Signal::Hup]);
-    let mut signals = signals.map_err(|error| format!("signals: {error}"))?;
+    // While a line is edited, the editor takes an interrupt for Ctrl-C.
+    let signalled = leave::signalled([Signal::Int, Signal::Term, Signal::Hup], 2, || {})?;
     let killed = async {
-        signals.next().await;
+        signalled.await;
         Err("ended by a signal".into())
     };
     let ended = future::or(conversation, killed).await;
@@ -51,59 +67,195 @@ pub(crate) async fn converse(address: &str, stream: Stream) -> Result<(), String
     ended
 }
 
+/// Where the input stands.
+#[derive(Clone, Copy)]
+enum Sent {
+    /// There may be more.
+    Open,
+    /// It ended within a line, which the server does not take.
+    Cut,
+    /// It has ended, and our own `Sync` stands behind it.
+    Whole,
+}
+
+/// How a conversation ends.
+enum End {
+    Closed,
+    Broken(io::Error),
+    Late,
+    /// Nobody reads the replies, as behind `head`.
+    Unread,
+}
+
 /// Copies both ways until the server has said everything.
 async fn exchange(
-    address: &str,
-    stream: Stream,
+    with: Conversation<'_>,
     input: impl AsyncRead + Unpin,
-    output: impl AsyncWrite + Unpin,
+    mut output: impl AsyncWrite + Unpin,
+    seen: bool,
 ) -> Result<(), String> {
-    let (replies, mut commands) = split(stream);
-    let mut ended = false;
+    let (from_server, to_server) = split(with.stream);
+    let mut replies = Replies::new();
+    let (fence, sent, patience) = (replies.fence(), Cell::new(Sent::Open), Patience::new());
     let sending = async {
-        match copy(input, &mut commands).await {
-            Ok(()) => {
-                ended = true;
-                // It fails only where the server has hung up; the replies will tell.
-                let _ = commands.close().await;
-            }
-            Err(Broken::From(error)) => return Err(format!("standard input: {error}")),
-            // The server has hung up. Whatever it had to say first is still worth reading.
-            Err(Broken::To(_)) => {}
-        }
+        let all = send(&with.first, input, to_server, &fence, &patience).await;
+        sent.set(all.map_err(|error| format!("standard input: {error}"))?);
         future::pending().await
     };
-    let receiving = async {
-        match copy(replies, output).await {
-            Ok(()) => Ok(true),
-            Err(Broken::From(error)) => Err(format!("{address}: {error}")),
-            Err(Broken::To(error)) => on_output(error).map(|()| false),
-        }
+    let waiting = async {
+        patience.end(with.limit).await;
+        Ok(End::Late)
     };
-    let heard_all = future::or(receiving, sending).await?;
-    if heard_all && !ended {
-        return Err(format!("{address}: the server closed the connection"));
+    let receiving = receive(from_server, &mut output, &mut replies, &patience);
+    let end = future::or(future::or(receiving, sending), waiting).await?;
+    let mut rest = replies.rest();
+    if seen && replies.is_cut() {
+        rest.push(b'\n');
     }
-    Ok(())
+    let end = match print(&mut output, &rest).await {
+        Ok(()) => end,
+        Err(error) => on_output(error).map(|()| End::Unread)?,
+    };
+    let mut faults = replies.faults();
+    let fault = match (end, sent.get()) {
+        (End::Unread, _) => return Ok(()),
+        _ if replies.is_complete() => None,
+        (End::Broken(error), _) => Some(error.to_string()),
+        (End::Late, _) => Some("the time limit is over, and replies are owed".into()),
+        (End::Closed, Sent::Open) => Some("the server closed the connection".into()),
+        (End::Closed, Sent::Whole) => {
+            Some("the server closed the connection, and replies are owed".into())
+        }
+        (End::Closed, Sent::Cut) => Some("the input ends within a line".into()),
+    };
+    faults.splice(0..0, fault);
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{}: {}", with.address, faults.join("; "))),
+    }
 }
 
-/// Which side of a copy broke.
-enum Broken {
-    From(io::Error),
-    To(io::Error),
+/// Passes on what is typed. Only the input's errors are errors here: if the server has hung up,
+/// what it had to say first is still worth reading.
+async fn send(
+    first: &[u8],
+    mut input: impl AsyncRead + Unpin,
+    mut to_server: impl AsyncWrite + Unpin,
+    fence: &str,
+    patience: &Patience,
+) -> io::Result<Sent> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut whole = true;
+    if !patience.send(&mut to_server, first).await {
+        return Ok(Sent::Open);
+    }
+    loop {
+        let read = input.read(&mut buffer).await?;
+        let Some(last) = buffer[..read].last() else {
+            break;
+        };
+        whole = *last == b'\n';
+        if !patience.send(&mut to_server, &buffer[..read]).await {
+            return Ok(Sent::Open);
+        }
+    }
+    patience.input_ended.set(true);
+    if whole && !patience.send(&mut to_server, fence.as_bytes()).await {
+        return Ok(Sent::Open);
+    }
+    patience.moved();
+    let _ = to_server.close().await;
+    Ok(if whole { Sent::Whole } else { Sent::Cut })
 }
 
-/// Passes bytes on as they come.
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-) -> Result<(), Broken> {
+/// Passes on what the server says.
+async fn receive(
+    mut from_server: impl AsyncRead + Unpin,
+    output: &mut (impl AsyncWrite + Unpin),
+    replies: &mut Replies,
+    patience: &Patience,
+) -> Result<End, String> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        match from.read(&mut buffer).await.map_err(Broken::From)? {
-            0 => return Ok(()),
-            n => to.write_all(&buffer[..n]).await.map_err(Broken::To)?,
+        let read = match from_server.read(&mut buffer).await {
+            Ok(0) => return Ok(End::Closed),
+            Ok(read) => read,
+            Err(error) => return Ok(End::Broken(error)),
+        };
+        let bytes = replies.push(&buffer[..read]);
+        patience.printing.set(true);
+        if let Err(error) = print(output, &bytes).await {
+            return on_output(error).map(|()| End::Unread);
         }
-        to.flush().await.map_err(Broken::To)?;
+        patience.printing.set(false);
+        patience.moved();
+    }
+}
+
+async fn print(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    output.write_all(bytes).await?;
+    output.flush().await
+}
+
+/// How long the server has let us wait.
+struct Patience {
+    /// When bytes moved last, or the wait began.
+    since: Cell<Instant>,
+    sending: Cell<bool>,
+    input_ended: Cell<bool>,
+    /// While whoever reads us takes his time, the server is not to blame.
+    printing: Cell<bool>,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            since: Cell::new(Instant::now()),
+            sending: Cell::new(false),
+            input_ended: Cell::new(false),
+            printing: Cell::new(false),
+        }
+    }
+
+    fn moved(&self) {
+        self.since.set(Instant::now());
+    }
+
+    /// Tells whether the server took it.
+    async fn send(&self, to_server: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> bool {
+        self.moved();
+        self.sending.set(true);
+        while !bytes.is_empty() {
+            match to_server.write(bytes).await {
+                Ok(0) | Err(_) => break,
+                Ok(taken) => bytes = &bytes[taken..],
+            }
+            self.moved();
+        }
+        let taken = bytes.is_empty() && to_server.flush().await.is_ok();
+        self.sending.set(false);
+        taken
+    }
+
+    /// Returns when a wait has taken too long. No wait begins without `moved`, so none is
+    /// overslept.
+    async fn end(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else {
+            return future::pending().await;
+        };
+        loop {
+            let waiting = self.sending.get() || self.input_ended.get();
+            let left = match waiting && !self.printing.get() {
+                true => limit.saturating_sub(self.since.get().elapsed()),
+                false => limit,
+            };
+            if left.is_zero() {
+                return;
+            }
+            Timer::after(left).await;
+        }
     }
 }

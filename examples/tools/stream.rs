@@ -13,9 +13,25 @@ use smol::{
     Timer,
     net::{TcpStream, unix::UnixStream},
 };
+use socket2::{SockRef, TcpKeepalive};
 
+use crate::say::reason;
+
+#[path = "plain.rs"]
+mod plain;
 #[path = "tls.rs"]
 mod tls;
+
+use plain::Plain;
+
+/// How long a server may be silent before the system asks for a sign of life, and how it asks: one
+/// whose machine is gone is found out after two minutes.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4)
+}
 
 /// A connection, whatever it is made of. Closed, it says that no more commands will come; replies
 /// still do.
@@ -57,7 +73,7 @@ impl Target {
     /// What the server wants to hear first.
     pub(crate) fn secret(&self) -> Result<Option<Secret>, String> {
         let secret = self.secret_file.as_ref().map(Secret::file).transpose();
-        secret.map_err(|error| error.to_string())
+        secret.map_err(|error| reason(&error))
     }
 }
 
@@ -72,12 +88,13 @@ pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<
             None => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
                 Box::new(stream)
             }
         };
         match tls {
             Some(tls) => tls.over(stream).await,
-            None => Ok(stream),
+            None => Ok(Box::new(Plain::new(stream))),
         }
     };
     let over = async {

@@ -2,17 +2,26 @@
 //! what is fit for eyes.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     env::var_os,
-    fmt::Write as _,
     io::{self, Read, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
+};
 use rustyline::{
     Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
-    ExternalPrinter, KeyEvent, Movement, RepeatCount, error::ReadlineError, history::MemHistory,
+    ExternalPrinter, Helper, KeyEvent, Movement, RepeatCount, completion::Completer,
+    error::ReadlineError, highlight::Highlighter, hint::Hinter, history::MemHistory,
+    validate::Validator,
 };
+
+use crate::say::shown;
 
 /// Both ends of the terminal; nothing where it can't be edited on, as with TERM=dumb.
 pub(crate) fn editor() -> Option<(Typed, Screen)> {
@@ -21,14 +30,130 @@ pub(crate) fn editor() -> Option<(Typed, Screen)> {
     let mut editor = Editor::with_history(config, history).ok()?;
     let leave = EventHandler::Conditional(Box::new(ClearOrLeave));
     editor.bind_sequence(KeyEvent::ctrl('c'), leave);
+    editor.bind_sequence(KeyEvent::from('\t'), Cmd::SelfInsert(1, '\t'));
     // The editor can't tell when a program of several threads has been stopped, and would come back
     // with the terminal in the wrong mode.
     editor.bind_sequence(KeyEvent::ctrl('z'), Cmd::Noop);
+    let raw = Raw::new().ok()?;
+    let shared = Arc::new(Shared::default());
     let mut printer = editor.create_external_printer().ok()?;
-    let screen = Screen::new(move |text| printer.print(text).map_err(io::Error::other));
-    let rest = VecDeque::new();
-    Some((Typed { editor, rest }, screen))
+    editor.set_helper(Some(Prompt(shared.clone())));
+    let waker = shared.clone();
+    // A thread of its own, as this print waits while the one before it has not been noticed.
+    thread::spawn(move || {
+        waker.await_pending(true);
+        while printer.print(REDRAW.into()).is_ok() {
+            waker.await_pending(false);
+            waker.await_pending(true);
+        }
+    });
+    let screen = Screen::new({
+        let shared = shared.clone();
+        move |text| shared.show(text)
+    });
+    let typed = Typed {
+        editor,
+        rest: VecDeque::new(),
+        shared,
+        raw: Some(raw),
+    };
+    Some((typed, screen))
 }
+
+/// Makes the editor draw its line again, and does nothing else: a row up, and one down.
+const REDRAW: &str = "\x1bM\n";
+
+/// What the editor and the screen have in common. As two write to one terminal, text goes there
+/// either with this locked and no line being edited, or from the editor's own thread.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether a line is being edited.
+    editing: bool,
+    /// What is to be shown above this line.
+    pending: String,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the terminal has it.
+    fn show(&self, text: String) -> io::Result<()> {
+        let mut state = self.lock();
+        if !state.editing {
+            return write(&text);
+        }
+        state.pending = text;
+        self.changed.notify_all();
+        drop(state);
+        self.await_pending(false);
+        Ok(())
+    }
+
+    /// Returns when there is something that the editor has to show, or nothing any more.
+    fn await_pending(&self, pending: bool) {
+        let other = |state: &mut State| state.pending.is_empty() == pending;
+        let waited = self.changed.wait_while(self.lock(), other);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn take_pending(&self) -> String {
+        let text = std::mem::take(&mut self.lock().pending);
+        if !text.is_empty() {
+            self.changed.notify_all();
+        }
+        text
+    }
+
+    fn begin_line(&self) {
+        self.lock().editing = true;
+    }
+
+    /// What the editor left is shown before anything that comes later.
+    fn end_line(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.editing = false;
+        let text = std::mem::take(&mut state.pending);
+        self.changed.notify_all();
+        write(&text)
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// The prompt, which carries what is to be shown above it: the editor draws both in one go, in the
+/// row where its line began.
+struct Prompt(Arc<Shared>);
+
+impl Highlighter for Prompt {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
+        let mut text = self.0.take_pending();
+        text.push_str(prompt);
+        text.into()
+    }
+}
+
+impl Completer for Prompt {
+    type Candidate = String;
+}
+
+impl Hinter for Prompt {
+    type Hint = String;
+}
+
+impl Validator for Prompt {}
+impl Helper for Prompt {}
 
 /// An input that is not asked again once it has ended: a terminal would go on with the next line.
 pub(crate) struct Input<R> {
@@ -55,21 +180,32 @@ impl<R: Read> Read for Input<R> {
 
 /// What is typed, as bytes. It ends with Ctrl-D, or Ctrl-C, on an empty line.
 pub(crate) struct Typed {
-    editor: Editor<(), MemHistory>,
+    editor: Editor<Prompt, MemHistory>,
     rest: VecDeque<u8>,
+    shared: Arc<Shared>,
+    raw: Option<Raw>,
 }
 
 impl Read for Typed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
-            match self.editor.readline("> ") {
+            self.shared.begin_line();
+            let line = self.editor.readline("> ");
+            self.shared.end_line()?;
+            match line {
                 Ok(line) => {
                     self.rest.extend(line.into_bytes());
                     self.rest.push_back(b'\n');
                 }
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(0),
-                Err(ReadlineError::Io(error)) => return Err(error),
-                Err(error) => return Err(io::Error::other(error)),
+                end => {
+                    // From here on Ctrl-C is a signal again.
+                    self.raw = None;
+                    return match end {
+                        Err(ReadlineError::Io(error)) => Err(error),
+                        Err(ReadlineError::Eof | ReadlineError::Interrupted) | Ok(_) => Ok(0),
+                        Err(error) => Err(io::Error::other(error)),
+                    };
+                }
             }
         }
         self.rest.read(buffer)
@@ -95,12 +231,25 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(show: impl FnMut(String) -> io::Result<()> + Send + 'static) -> Self {
+    /// A terminal on which nothing is edited.
+    pub(crate) fn plain() -> Self {
+        Self::new(|text| write(&text))
+    }
+
+    fn new(show: impl FnMut(String) -> io::Result<()> + Send + 'static) -> Self {
         Self {
             show: Box::new(show),
             unfinished: Vec::new(),
             colour: var_os("NO_COLOR").is_none_or(|value| value.is_empty())
                 && var_os("TERM").is_some_and(|value| value != "dumb"),
+        }
+    }
+
+    fn push_line(&self, line: &[u8], text: &mut String) {
+        let line_shown = shown(line);
+        match self.colour && line.starts_with(b":error:") {
+            true => text.extend(["\x1b[31m", &line_shown, "\x1b[0m\n"]),
+            false => text.extend([&line_shown, "\n"]),
         }
     }
 }
@@ -114,14 +263,7 @@ impl Write for Screen {
         self.unfinished.extend_from_slice(&bytes[..end]);
         let mut text = String::new();
         for line in self.unfinished.split(|&byte| byte == b'\n') {
-            if self.colour && line.starts_with(b":error:") {
-                text.push_str("\x1b[31m");
-                push_shown(line, &mut text);
-                text.push_str("\x1b[0m");
-            } else {
-                push_shown(line, &mut text);
-            }
-            text.push('\n');
+            self.push_line(line, &mut text);
         }
         self.unfinished.clear();
         self.unfinished.extend_from_slice(&bytes[end + 1..]);
@@ -134,25 +276,27 @@ impl Write for Screen {
     }
 }
 
-fn push_shown(line: &[u8], text: &mut String) {
-    for part in line.utf8_chunks() {
-        for c in part.valid().chars() {
-            match c {
-                '\t' => text.push(c),
-                c if c.is_ascii_control() => push_hex(c as u8, text),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
-            }
-        }
-        for &byte in part.invalid() {
-            push_hex(byte, text);
-        }
+/// The terminal hands over each key as it is, also between two lines: one typed ahead then would
+/// else be taken for the end of a line, or of the input, before the editor sees it.
+struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    fn new() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut modes = before.clone();
+        modes.make_raw();
+        modes.output_modes = before.output_modes;
+        tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
+        Ok(Self { before })
     }
 }
 
-fn push_hex(byte: u8, text: &mut String) {
-    // Writing to a `String` does not fail.
-    let _ = write!(text, "\\x{byte:02x}");
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
 }
 
 /// Gives the terminal back as it was, also where the prompt still stands.
@@ -169,10 +313,16 @@ impl Drop for Restored {
         let (Some(before), Ok(now)) = (&self.0, tcgetattr(io::stdin())) else {
             return;
         };
-        if now.local_modes != before.local_modes {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
-            // The prompt stands there, and asks for pastes in brackets.
-            let _ = io::stdout().write_all(b"\x1b[?2004l\n");
+        if now.local_modes == before.local_modes {
+            return;
+        }
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        // The prompt stands there, and asks for pastes in brackets. If the terminal takes nothing,
+        // the thread that shows replies may wait for it with standard output locked.
+        let out = io::stdout();
+        let mut watched = [PollFd::new(&out, PollFlags::OUT)];
+        if poll(&mut watched, Some(&Timespec::default())) == Ok(1) {
+            let _ = rustix::io::write(&out, b"\x1b[?2004l\n");
         }
     }
 }

@@ -26,9 +26,13 @@ pub(crate) use with::Tls;
 
 #[cfg(feature = "tls")]
 mod with {
-    use keywire::tls::{Pem, TlsConnector, client_config, rustls::pki_types::ServerName};
+    use keywire::tls::{
+        Pem, TlsConnector, client_config,
+        rustls::{self, pki_types::ServerName},
+    };
 
     use super::{Stream, Target, io};
+    use crate::say::reason;
 
     pub(crate) struct Tls {
         connector: TlsConnector,
@@ -42,14 +46,14 @@ mod with {
             }
             let read = |file: &Option<_>| {
                 let pem = file.as_ref().map(Pem::file).transpose();
-                pem.map_err(|error| error.to_string())
+                pem.map_err(|error| reason(&error))
             };
             let (ca, certificate) = (read(&target.tls_ca)?, read(&target.tls_cert)?);
             let (Some(ca), key) = (ca, read(&target.tls_key)?) else {
                 return Ok(None);
             };
             let config = client_config(&ca, certificate.as_ref().zip(key.as_ref()));
-            let config = config.map_err(|error| error.to_string())?;
+            let config = config.map_err(|error| reason(&error))?;
             let name = match &target.tls_name {
                 Some(name) => name,
                 None if target.address.starts_with("unix:") => {
@@ -67,8 +71,19 @@ mod with {
         }
 
         pub(crate) async fn over(self, stream: Stream) -> io::Result<Stream> {
-            let stream = self.connector.connect(self.name, stream).await?;
-            Ok(Box::new(stream))
+            let stream = self.connector.connect(self.name, stream).await;
+            Ok(Box::new(stream.map_err(explain)?))
+        }
+    }
+
+    /// Says what is probably wrong if what came is no TLS at all.
+    fn explain(error: io::Error) -> io::Error {
+        use rustls::{Error::InvalidMessage, InvalidMessage::InvalidContentType};
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(InvalidMessage(InvalidContentType)) => {
+                io::Error::other("the server does not seem to speak TLS; leave --tls-ca out")
+            }
+            _ => error,
         }
     }
 

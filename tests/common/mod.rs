@@ -13,6 +13,10 @@ pub mod served;
 pub mod stage;
 pub mod stores;
 #[cfg(target_os = "linux")]
+pub mod terminal;
+#[cfg(target_os = "linux")]
+pub mod tools;
+#[cfg(target_os = "linux")]
 pub mod trouble;
 
 use std::{

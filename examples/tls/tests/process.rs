@@ -274,3 +274,42 @@ fn files_that_are_of_no_use_are_named_with_the_reason() {
         expect(&output.unwrap(), 2, "", missing);
     }
 }
+
+#[test]
+fn who_speaks_tls_to_a_plain_server_or_not_to_one_with_it_is_told_what_is_wrong() {
+    let folder = Folder::new("mixed");
+    let authority = Authority::new("ours");
+    let ca = folder.file("ca.pem", &authority.text());
+    let (certificate, key) = folder.identity("server", &authority.vouch());
+    let own = ["--tls-cert", &certificate, "--tls-key", &key];
+    let tls = Served::start(&[&["--listen", "127.0.0.1:0"], &own[..]].concat());
+    let plain = Served::start(&["--listen", "127.0.0.1:0"]);
+    for (address, options, told) in [
+        (
+            &plain.address,
+            &["--tls-ca", &ca][..],
+            "does not seem to speak TLS",
+        ),
+        (&tls.address, &[], "seems to speak TLS; --tls-ca"),
+    ] {
+        for command in [
+            &["get", "k"][..],
+            &["put", "k", "v"],
+            &["watch", "k"],
+            &["stats"],
+        ] {
+            let output = client(address, &[command, options].concat());
+            expect(&output, 2, "", told);
+        }
+        // Lines from a pipe, and none at all.
+        for input in [&b"Put:k:v\nGet:k\n"[..], b""] {
+            let mut lines = Command::new(example("client"));
+            lines.args(["--connect", address]).args(options);
+            lines.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = lines.stderr(Stdio::piped()).spawn().unwrap();
+            // It may have been turned away before it reads this.
+            let _ = child.stdin.take().unwrap().write_all(input);
+            expect(&child.wait_with_output().unwrap(), 2, "", told);
+        }
+    }
+}

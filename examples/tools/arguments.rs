@@ -1,0 +1,80 @@
+//! The command line of the tools.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::ErrorKind,
+    process,
+};
+
+use clap::{Arg, Command, Parser};
+
+/// The options that this program was started with. Help, its version and what is wrong with the
+/// options are printed here, and end the program.
+pub(crate) fn parse<T: Parser>() -> T {
+    let arguments = keep_values(T::command(), env::args_os().collect());
+    T::try_parse_from(arguments).unwrap_or_else(|said| {
+        let code = match said.print() {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => 2,
+            _ => said.exit_code(),
+        };
+        process::exit(code)
+    })
+}
+
+/// Moves what belongs to a command behind a `--`, so that it is taken as it is even if it looks
+/// like an option. That is as many arguments as the command wants, straight behind its name.
+fn keep_values(program: Command, mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let Some((at, command)) = find_command(&program, &arguments) else {
+        return arguments;
+    };
+    let mut rest = arguments.split_off(at + 1);
+    let wanted = command.get_positionals().count();
+    if wanted == 0 || asks_for_help(&rest, wanted) {
+        arguments.append(&mut rest);
+        return arguments;
+    }
+    // A flag of the command itself stands before its key.
+    while rest.len() > wanted && find_option(command, &rest[0]).is_some() {
+        arguments.push(rest.remove(0));
+    }
+    let options = rest.split_off(wanted.min(rest.len()));
+    arguments.extend(options);
+    arguments.push("--".into());
+    arguments.append(&mut rest);
+    arguments
+}
+
+/// A command that wants more than one argument can't be meant where help is all that follows.
+fn asks_for_help(rest: &[OsString], wanted: usize) -> bool {
+    let [only] = rest else { return false };
+    wanted > 1 && (only == "--help" || only == "-h")
+}
+
+/// The command, and where its name stands.
+fn find_command<'a>(program: &'a Command, arguments: &[OsString]) -> Option<(usize, &'a Command)> {
+    let mut at = 1;
+    loop {
+        let argument = arguments.get(at)?;
+        if !argument.as_encoded_bytes().starts_with(b"-") {
+            return program
+                .find_subcommand(argument)
+                .map(|command| (at, command));
+        }
+        if argument == "--" {
+            return None;
+        }
+        let option = find_option(program, argument);
+        at += match option.is_some_and(|option| option.get_action().takes_values()) {
+            true => 2,
+            false => 1,
+        };
+    }
+}
+
+/// The option that is called so. None has a short name.
+fn find_option<'a>(command: &'a Command, argument: &OsStr) -> Option<&'a Arg> {
+    let name = argument.to_str()?.strip_prefix("--")?;
+    let mut options = command.get_arguments();
+    options.find(|option| option.get_long() == Some(name))
+}
