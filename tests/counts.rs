@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::TestServer;
-use futures_lite::future;
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{Server, Stats};
 
 on_every_executor! {
@@ -66,24 +66,32 @@ fn commands_errors_and_lines_are_counted() {
     assert_eq!(stats.lines_dropped, 0);
 }
 
+/// What they have sent is refused by its number, as it is for all others.
 #[test]
-fn who_waits_at_the_door_of_a_server_that_ends_is_refused() {
+fn connections_that_wait_when_the_server_ends_are_clients_to_the_end() {
     let server = Server::new();
     let handle = server.handle();
-    let ours = future::block_on(async {
+    let (stats, replies) = future::block_on(async {
         let mut ours = Vec::new();
         for _ in 0..5 {
-            let (near, far) = async_net::unix::UnixStream::pair().unwrap();
+            let (mut near, far) = async_net::unix::UnixStream::pair().unwrap();
+            near.write_all(b"Get:k\n").await.unwrap();
             handle.attach(far).await.unwrap();
             ours.push(near);
         }
-        handle.shutdown(Duration::MAX).await;
-        server.run().await;
-        ours
+        let shutdown = handle.shutdown(Duration::MAX);
+        future::zip(shutdown, server.run()).await;
+        let mut replies = String::new();
+        for near in &mut ours {
+            near.read_to_string(&mut replies).await.unwrap();
+        }
+        (handle.stats(), replies)
     });
-    let stats = handle.stats();
-    assert_eq!((stats.refused, stats.active, stats.dropped), (5, 0, 0));
-    drop(ours);
+    assert_eq!(
+        replies,
+        ":error:1:closing:the server is shutting down\n".repeat(5)
+    );
+    assert_eq!((stats.refused, stats.active, stats.dropped), (0, 0, 5));
 }
 
 #[test]
