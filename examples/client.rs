@@ -135,13 +135,13 @@ async fn run(options: Options) -> Result<bool, String> {
         };
         return converse::converse(conversation).await.map(|()| true);
     };
-    let mut client = Client::over(stream);
+    let mut client = Client::from_stream(stream);
     if let Some(limit) = options.timeout {
-        client = client.with_time_limit(limit);
+        client = client.with_timeout(limit);
     }
     let failed = |error| match error {
         // It says what is wrong with the arguments; there was one command only.
-        Error::Unsendable { reason, .. } => reason.to_string(),
+        Error::InvalidArgument { reason, .. } => reason.to_string(),
         error => format!("{address}: {}", say::reason(&error)),
     };
     if let Some(secret) = secret {

@@ -127,18 +127,19 @@ fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
 
 fn limited(options: &Options, secret: Option<Secret>) -> Builder {
     let builder = Server::builder()
-        .outbox_lines(options.outbox)
+        .outbox_lines(options.outbox_lines)
         .outbox_bytes(options.outbox_bytes)
         .overflow(options.overflow.into())
-        .stall(options.stall)
+        .stall_timeout(options.stall_timeout)
         .max_line(options.max_line)
         .max_reply(options.max_reply)
         .max_watches(options.max_watches)
+        .max_watch_prefix(options.max_watch_prefix)
         .max_clients(options.max_clients)
         .max_clients_per_address(options.max_clients_per_address.unwrap_or(usize::MAX))
-        .line_time(options.line_time)
-        .idle(options.idle.unwrap_or(Duration::MAX))
-        .rate(options.rate.unwrap_or(u32::MAX))
+        .line_timeout(options.line_timeout)
+        .idle_timeout(options.idle_timeout.unwrap_or(Duration::MAX))
+        .max_line_rate(options.max_line_rate.unwrap_or(u32::MAX))
         .max_store(options.max_store.unwrap_or(u64::MAX))
         .max_values(options.max_values.unwrap_or(usize::MAX));
     match secret {
@@ -154,7 +155,7 @@ fn read_secret(file: &Path, err: &Printer) -> Result<Secret, keywire::Error> {
             "warning: {file}: every user here may read or write it; try chmod 600"
         ));
     }
-    Secret::file(file)
+    Secret::from_file(file)
 }
 
 /// What kind of server it is, for the line that says where it listens.

@@ -132,7 +132,7 @@ async fn follow(target: &Target, news: &Sender<News>) {
 
 async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
     let stream = stream::connect(target, Some(PATIENCE)).await?;
-    let client = Client::over(stream).with_time_limit(PATIENCE);
+    let client = Client::from_stream(stream).with_timeout(PATIENCE);
     if let Some(secret) = target.secret()? {
         let let_in = client.authenticate(&secret).await;
         let_in.map_err(|error| reason(&error))?;

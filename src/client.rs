@@ -63,9 +63,9 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// Every command is followed by a `Sync`, at the end of each write or after each read of a key. So
 /// a write that returned `Ok` is applied (and on disk, where the store is durable); an absent key is
-/// an empty list; a reply that the server dropped is [`Error::Lost`]; and an `:error:` of the server
+/// an empty list; a reply that the server dropped is [`Error::RepliesDropped`]; and an `:error:` of the server
 /// is [`Error::Refused`], with the very command that it refused. Keys and values that no line can
-/// carry are [`Error::Unsendable`], and then nothing was sent: a key is not empty, a key and an
+/// carry are [`Error::InvalidArgument`], and then nothing was sent: a key is not empty, a key and an
 /// `old` hold no colon, nothing holds an LF, and nothing but an `old` ends in a CR.
 ///
 /// # Who does the work
@@ -89,7 +89,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// # When the connection ends
 ///
 /// Every call that waits fails, and every later one, with what ended it:
-/// [`Error::Disconnected`], [`Error::OutOfStep`], or [`Error::Refused`] if the server said why it
+/// [`Error::Disconnected`], [`Error::Protocol`], or [`Error::Refused`] if the server said why it
 /// ended the connection: such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or
 /// the last of several refusals. A write that was sent and not confirmed is
 /// [`Error::Unconfirmed`] then. The client does not come back of itself: see
@@ -98,7 +98,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// If the server's machine is gone, a watcher that waits, and any call that waits behind what has
 /// arrived, hears so after two minutes, by TCP keepalive ([`connect`](Self::connect) sets it; a
 /// stream of your own needs its own). What has not arrived at all is sent again by the system for a
-/// quarter of an hour: see [`with_time_limit`](Self::with_time_limit).
+/// quarter of an hour: see [`with_timeout`](Self::with_timeout).
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -140,7 +140,7 @@ impl Client {
 
     /// A client over anything that carries bytes both ways, such as a Unix socket, a TLS stream or
     /// one end of a pipe.
-    pub fn over<T>(stream: T) -> Self
+    pub fn from_stream<T>(stream: T) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -165,7 +165,7 @@ impl Client {
     /// server has gone silent for good, [`disconnect`](Self::disconnect) and
     /// [`reconnect`](Self::reconnect).
     #[must_use]
-    pub fn with_time_limit(&self, limit: Duration) -> Self {
+    pub fn with_timeout(&self, limit: Duration) -> Self {
         Self {
             shared: self.shared.clone(),
             limit: Some(limit),
@@ -243,7 +243,7 @@ impl Client {
     pub async fn stats(&self) -> Result<Stats, Error> {
         match self.ask_one(Ask::Stats).await? {
             Answer::Stats(stats) => Ok(*stats),
-            _ => Err(Error::OutOfStep("no counters")),
+            _ => Err(Error::Protocol("no counters")),
         }
     }
 
@@ -400,7 +400,7 @@ fn auth(secret: &Secret) -> Ask {
 }
 
 fn unsendable(reason: &'static str) -> Error {
-    Error::Unsendable { command: 0, reason }
+    Error::InvalidArgument { command: 0, reason }
 }
 
 /// There is an answer to each ask.
@@ -410,8 +410,8 @@ fn only(answer: Option<Result<Answer, Error>>) -> Result<Answer, Error> {
 
 async fn dial(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
     if addresses.is_empty() {
-        let words = "there is no address to connect to";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        let message = "there is no address to connect to";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let stream = TcpStream::connect(addresses).await?;
     // A command is written whole; holding it back would only delay it.

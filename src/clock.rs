@@ -42,14 +42,10 @@ pub trait Clock: Send + Sync + 'static {
     /// Is ready when that time has come.
     fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// Whether a task of the server has to wait before its next step. It is asked before each step
-    /// of each task: the coordinator, every client, every door. Who says `true` has to wake the
-    /// task, now or later, and is asked again then.
-    ///
-    /// Nobody is held back unless this is overridden. A server takes its tasks in the order in
-    /// which they were woken; a simulation that wants to see it right under every order chooses
-    /// another one here.
-    fn holds_back(&self, task: &Waker) -> bool {
+    // For the simulation in tests/, which chooses the order of the server's tasks: asked before each
+    // step of each task. If it says `true`, it wakes the task later, and is asked again then.
+    #[doc(hidden)]
+    fn defers(&self, task: &Waker) -> bool {
         let _ = task;
         false
     }
@@ -80,13 +76,13 @@ pub(crate) async fn sleep(clock: &dyn Clock, time: Duration) {
     clock.sleep(later(clock.now(), time)).await;
 }
 
-/// A task of a server, or the part of it that does the work: the clock may hold it back.
-pub(crate) fn in_turn<T>(
+/// A task of a server, or the part of it that does the work, which the clock may defer.
+pub(crate) fn deferrable<T>(
     clock: &Arc<dyn Clock>,
     mut task: impl Future<Output = T> + Unpin,
 ) -> impl Future<Output = T> {
     poll_fn(move |cx| {
-        if clock.holds_back(cx.waker()) {
+        if clock.defers(cx.waker()) {
             return Poll::Pending;
         }
         Pin::new(&mut task).poll(cx)

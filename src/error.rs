@@ -35,7 +35,7 @@ pub enum Error {
     /// A client could not reach its server.
     Connect(io::Error),
     /// A client was given something that no line can carry. Nothing was sent.
-    Unsendable {
+    InvalidArgument {
         /// Which command of the pipeline it was, the first being 0; 0 for a call on its own.
         command: usize,
         /// What is wrong with it.
@@ -47,7 +47,7 @@ pub enum Error {
         /// What kind of refusal it is.
         code: Code,
         /// What the server says of it.
-        words: String,
+        message: String,
     },
     /// The server took a client's command and refused the fence behind it, as it may at its
     /// shutdown. The command may or may not be applied.
@@ -55,11 +55,11 @@ pub enum Error {
         /// What kind of refusal it is.
         code: Code,
         /// What the server says of it.
-        words: String,
+        message: String,
     },
     /// The server dropped replies to a client that did not read in time, so this read has no
     /// answer. That says nothing of the key.
-    Lost {
+    RepliesDropped {
         /// How many lines were dropped.
         lines: u64,
     },
@@ -70,7 +70,7 @@ pub enum Error {
     ),
     /// The server said something that no keywire server says here. The connection is over: what
     /// comes next can't be trusted to be the answer to what was asked.
-    OutOfStep(
+    Protocol(
         /// What it said.
         &'static str,
     ),
@@ -94,6 +94,40 @@ impl Error {
     pub fn store(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Error::Store(reason.into())
     }
+
+    /// Whether the connection of the client is over, or about to be: the server is shutting down.
+    /// Every later call on this client fails as well, so it takes a new one.
+    ///
+    /// ```
+    /// assert!(keywire::Error::Disconnected(None).is_disconnected());
+    /// assert!(!keywire::Error::TimedOut.is_disconnected());
+    /// ```
+    #[must_use]
+    pub fn is_disconnected(&self) -> bool {
+        match self {
+            Error::Disconnected(_) | Error::Protocol(_) => true,
+            Error::Refused { code, .. } | Error::Unconfirmed { code, .. } => *code == Code::Closing,
+            _ => false,
+        }
+    }
+
+    /// Whether a write that failed so may have been applied all the same. If not, it may be repeated
+    /// without the risk that it is applied twice.
+    ///
+    /// ```
+    /// assert!(keywire::Error::TimedOut.may_be_applied());
+    /// assert!(!keywire::Error::Closed.may_be_applied());
+    /// ```
+    #[must_use]
+    pub fn may_be_applied(&self) -> bool {
+        matches!(
+            self,
+            Error::Unconfirmed { .. }
+                | Error::Disconnected(_)
+                | Error::Protocol(_)
+                | Error::TimedOut
+        )
+    }
 }
 
 impl fmt::Display for Error {
@@ -104,18 +138,20 @@ impl fmt::Display for Error {
             Error::Store(source) => write!(f, "the store failed: {source}"),
             Error::Secret(reason) => write!(f, "no secret: {reason}"),
             Error::Connect(source) => write!(f, "can't connect: {source}"),
-            Error::Unsendable { command, reason } => {
+            Error::InvalidArgument { command, reason } => {
                 write!(f, "command {command} can't be sent: {reason}")
             }
-            Error::Refused { code, words } => write!(f, "the server refused ({code}): {words}"),
-            Error::Unconfirmed { code, words } => write!(
+            Error::Refused { code, message } => write!(f, "the server refused ({code}): {message}"),
+            Error::Unconfirmed { code, message } => write!(
                 f,
-                "the server did not confirm it ({code}): {words}; it may or may not be applied"
+                "the server did not confirm it ({code}): {message}; it may or may not be applied"
             ),
-            Error::Lost { lines } => write!(f, "the server dropped {lines} lines of the reply"),
+            Error::RepliesDropped { lines } => {
+                write!(f, "the server dropped {lines} lines of the reply")
+            }
             Error::Disconnected(None) => f.write_str("the connection is over"),
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
-            Error::OutOfStep(what) => write!(f, "the server is out of step: {what}"),
+            Error::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
             Error::TimedOut => f.write_str("the time limit is over"),
             #[cfg(feature = "tls")]
             Error::Tls { what, source } => write!(f, "{what}: {source}"),
@@ -194,10 +230,10 @@ mod tests {
             assert_eq!(chain(&error), expected);
         }
         let plain = io::Error::from(io::ErrorKind::AddrInUse);
-        let words = plain.to_string();
+        let message = plain.to_string();
         assert_eq!(
             chain(&Error::Listen(plain)),
-            format!("can't listen: {words}")
+            format!("can't listen: {message}")
         );
     }
 }

@@ -48,7 +48,7 @@
 //!   go through one coordinator, so every client sees one history.
 //! - The replies to one command are queued whole or dropped whole. They are dropped only where the
 //!   client's outbox is full *and* its socket has been refusing bytes for the
-//!   [stall time](Builder::stall), and then they are counted.
+//!   [stall time](Builder::stall_timeout), and then they are counted.
 //! - Who watches a key hears of every change, in order, or how many it has missed. Nobody waits for
 //!   a watcher.
 //! - [`Handle::shutdown`] returns when every task is gone and every socket closed, and dropping the

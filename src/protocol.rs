@@ -64,13 +64,13 @@
 //! behind the `Auth` tells that it was right; until then every line is answered `unauthorized`, and
 //! the third such line is the last.
 //!
-//! The modules follow the bytes: [`Lines`] cuts what was read into lines, [`Command::parse`] reads
+//! The modules follow the bytes: [`LineDecoder`] cuts what was read into lines, [`Command::parse`] reads
 //! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.
 //!
 //! ```
-//! use keywire::protocol::{Command, Lines, Operation};
+//! use keywire::protocol::{Command, LineDecoder, Operation};
 //!
-//! let mut lines = Lines::new(1024);
+//! let mut lines = LineDecoder::new(1024);
 //! assert!(lines.push(b"Put:user:al").is_empty()); // no whole line yet
 //! let block = lines.push(b"ice\r\nGet:us"); // one line ends here, another begins
 //! let line = block.iter().next().unwrap().unwrap();
@@ -85,7 +85,7 @@ mod lines;
 mod reply;
 
 pub use command::{Command, Operation, ParseError, Topic};
-pub use lines::{Block, Lines, TooLong};
+pub use lines::{LineBlock, LineDecoder, LineTooLong};
 pub use reply::{Change, Code, Reply, ReplyError};
 pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 

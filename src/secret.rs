@@ -59,7 +59,7 @@ impl Secret {
     /// # Errors
     ///
     /// [`Error::Secret`], which names the file, where it can't be read or holds something else.
-    pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let named =
             |reason: &dyn fmt::Display| Error::Secret(format!("{}: {reason}", path.display()));

@@ -167,7 +167,7 @@ impl<S: Store> Server<S> {
         let (events, inbox) = async_channel::unbounded();
         let doors = doors.into_iter().map(|door| {
             let control = core.control.clone();
-            executor.spawn(async move { clock::in_turn(&control.clock, door).await })
+            executor.spawn(async move { clock::deferrable(&control.clock, door).await })
         });
         let doors = doors.collect();
         let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
@@ -301,7 +301,7 @@ impl Handle {
     ///
     /// The doors close at once. Commands that the server has read are applied and answered; what
     /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
-    /// [`rate`](Builder::rate); what comes later is not answered.
+    /// [`rate`](Builder::max_line_rate); what comes later is not answered.
     /// Each client gets the replies it has coming, then the end of the stream; before that,
     /// `:error:0:closing:...`, if it has used `Sync`, `Stats`, `Watch` or `Auth` and no line of it
     /// was answered `closing`. When `grace` is over,

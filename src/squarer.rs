@@ -17,7 +17,7 @@ use event_listener::Event;
 /// (The output channel itself has room for one.) Order is kept. Squares are exact: every `i64` has
 /// its square in an `i128`.
 ///
-/// [`Squarer::new`] returns at once, with this handle, the [`Worker`] that does the work, and the
+/// [`Squarer::new`] returns at once, with this handle, the [`Stage`] that does the work, and the
 /// output. Poll the worker on any executor. It ends, and the output with it, when
 ///
 /// - the input is closed and empty, after giving out what it took;
@@ -57,7 +57,7 @@ pub struct Squarer {
 /// assert!(numbers.is_closed() && output.is_closed());
 /// ```
 #[must_use = "the stage does nothing unless its worker is polled"]
-pub struct Worker {
+pub struct Stage {
     shared: Arc<Shared>,
 }
 
@@ -82,13 +82,13 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Squarer {
     /// Makes the stage, without waiting.
-    pub fn new(input: Receiver<i64>) -> (Self, Worker, Receiver<i128>) {
+    pub fn new(input: Receiver<i64>) -> (Self, Stage, Receiver<i128>) {
         let (sender, output) = async_channel::bounded(1);
         let shared = Arc::new(Shared {
             slot: Mutex::new(Slot::Resting(Box::pin(work(input, sender)), None)),
             gone: Event::new(),
         });
-        let worker = Worker {
+        let worker = Stage {
             shared: shared.clone(),
         };
         (Self { shared }, worker, output)
@@ -181,7 +181,7 @@ impl Shared {
     }
 }
 
-impl Future for Worker {
+impl Future for Stage {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -201,7 +201,7 @@ impl Future for Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for Stage {
     fn drop(&mut self) {
         self.shared.end();
     }
@@ -213,8 +213,8 @@ impl fmt::Debug for Squarer {
     }
 }
 
-impl fmt::Debug for Worker {
+impl fmt::Debug for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").finish_non_exhaustive()
+        f.debug_struct("Stage").finish_non_exhaustive()
     }
 }

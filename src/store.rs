@@ -9,18 +9,18 @@ pub use memory::{Memory, Values};
 use crate::Error;
 pub use crate::server::Batch;
 
-/// How much a store holds. See [`Store::held`].
+/// How much a store holds. See [`Store::size`].
 ///
 /// ```
-/// use keywire::store::{Held, Memory, Store as _};
+/// use keywire::store::{StoreSize, Memory, Store as _};
 ///
 /// let mut store = Memory::new();
 /// store.put(b"user", b"alice");
 /// store.put(b"user", b"bob");
-/// assert_eq!(store.held(), Held { keys: 1, values: 2, bytes: 12 });
+/// assert_eq!(store.size(), StoreSize { keys: 1, values: 2, bytes: 12 });
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct StoreSize {
     /// Keys that have values.
     pub keys: u64,
     /// Values of all keys.
@@ -29,13 +29,13 @@ pub struct Held {
     pub bytes: u64,
 }
 
-/// What a key costs besides its bytes, for [`Held::size`].
+/// What a key costs besides its bytes, for [`StoreSize::charged`].
 pub(crate) const KEY_COST: u64 = 64;
 
 /// What a value costs besides its bytes.
 pub(crate) const VALUE_COST: u64 = 8;
 
-impl Held {
+impl StoreSize {
     /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
     /// and 64 for each key and 8 for each value.
     ///
@@ -43,11 +43,11 @@ impl Held {
     /// which is most of it where keys and values are tiny, does not shrink when keys go.
     ///
     /// ```
-    /// use keywire::store::Held;
+    /// use keywire::store::StoreSize;
     ///
-    /// assert_eq!(Held { keys: 1, values: 2, bytes: 12 }.size(), 92);
+    /// assert_eq!(StoreSize { keys: 1, values: 2, bytes: 12 }.charged(), 92);
     /// ```
-    pub fn size(&self) -> u64 {
+    pub fn charged(&self) -> u64 {
         self.bytes + KEY_COST * self.keys + VALUE_COST * self.values
     }
 }
@@ -134,7 +134,7 @@ pub trait Store: Send + 'static {
 
     /// How much the store holds, for the server's counters. It is asked once a round and should
     /// cost next to nothing; a store that can't say leaves it at zeros.
-    fn held(&self) -> Held {
-        Held::default()
+    fn size(&self) -> StoreSize {
+        StoreSize::default()
     }
 }

@@ -7,7 +7,7 @@
 //! ```no_run
 //! use keywire::tls::{Pem, TlsListener, server_config};
 //!
-//! let (certificate, key) = (Pem::file("cert.pem")?, Pem::file("key.pem")?);
+//! let (certificate, key) = (Pem::from_file("cert.pem")?, Pem::from_file("key.pem")?);
 //! let config = server_config(&certificate, &key, None)?;
 //! let mut server = keywire::Server::new();
 //! let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
@@ -22,11 +22,11 @@
 //! use keywire::{Client, Error, tls};
 //!
 //! # future::block_on(async {
-//! let config = tls::client_config(&tls::Pem::file("ca.pem")?, None)?;
+//! let config = tls::client_config(&tls::Pem::from_file("ca.pem")?, None)?;
 //! let stream = async_net::TcpStream::connect("localhost:9999").await.map_err(Error::Connect)?;
 //! let name = "localhost".try_into().unwrap();
 //! let stream = tls::TlsConnector::from(config).connect(name, stream).await;
-//! let client = Client::over(stream.map_err(Error::Connect)?);
+//! let client = Client::from_stream(stream.map_err(Error::Connect)?);
 //! client.put("user", "alice").await?;
 //! # Ok::<(), Error>(())
 //! # }).unwrap();
@@ -36,7 +36,7 @@
 //!
 //! It is done by the client's own session, not at the door, so a slow one delays nobody. A client
 //! in its handshake is a client like any other: it counts as active, and as dropped when it goes.
-//! A handshake that takes longer than the [handshake time](TlsListener::handshake_time) ends the
+//! A handshake that takes longer than the [handshake time](TlsListener::handshake_timeout) ends the
 //! connection. While [as many as may be](TlsListener::max_handshakes) are under way, the next
 //! connections wait in the system's backlog.
 //!
@@ -58,7 +58,7 @@
 //!
 //! Bytes that TLS has encrypted and the socket has not taken are at most one record, 16 KiB. So
 //! a socket counts as refusing bytes here when it has not taken the rest of a record for the
-//! [stall time](crate::Builder::stall).
+//! [stall time](crate::Builder::stall_timeout).
 
 mod pem;
 mod slots;
@@ -90,12 +90,12 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// use keywire::tls::{Pem, TlsListener, server_config};
 /// use std::time::Duration;
 ///
-/// let (certificate, key) = (Pem::file("cert.pem")?, Pem::file("key.pem")?);
+/// let (certificate, key) = (Pem::from_file("cert.pem")?, Pem::from_file("key.pem")?);
 /// // Only clients with a certificate that this authority vouches for.
-/// let config = server_config(&certificate, &key, Some(&Pem::file("clients.pem")?))?;
+/// let config = server_config(&certificate, &key, Some(&Pem::from_file("clients.pem")?))?;
 /// let listener = TlsListener::new(keywire::bind(([127, 0, 0, 1], 9999).into())?, config)
 ///     .max_handshakes(64)
-///     .handshake_time(Duration::from_secs(5));
+///     .handshake_timeout(Duration::from_secs(5));
 /// # drop(listener);
 /// # Ok::<(), keywire::Error>(())
 /// ```
@@ -106,7 +106,7 @@ pub struct TlsListener<L> {
     inner: L,
     acceptor: TlsAcceptor,
     slots: Arc<Slots>,
-    handshake_time: Duration,
+    handshake_timeout: Duration,
 }
 
 impl<L: Listener> TlsListener<L> {
@@ -116,7 +116,7 @@ impl<L: Listener> TlsListener<L> {
             inner: listener,
             acceptor: config.into(),
             slots: Slots::new(MAX_HANDSHAKES),
-            handshake_time: HANDSHAKE_TIME,
+            handshake_timeout: HANDSHAKE_TIME,
         }
     }
 
@@ -137,8 +137,8 @@ impl<L: Listener> TlsListener<L> {
     ///
     /// The time is async-io's, whatever [clock](crate::Builder::clock) the server goes by.
     #[must_use]
-    pub fn handshake_time(mut self, time: Duration) -> Self {
-        self.handshake_time = time;
+    pub fn handshake_timeout(mut self, time: Duration) -> Self {
+        self.handshake_timeout = time;
         self
     }
 }
@@ -147,17 +147,12 @@ impl<L: Listener> Listener for TlsListener<L> {
     type Connection = TlsStream<L::Connection>;
 
     // What is awaited last is the other listener, which loses no connection where this is dropped.
-    async fn accept(&mut self) -> io::Result<Self::Connection> {
+    async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
         let slot = self.slots.take().await;
-        let connection = self.inner.accept().await?;
-        let address = L::address(&connection);
+        let (connection, address) = self.inner.accept().await?;
         let acceptor = self.acceptor.clone();
-        let time = self.handshake_time;
-        Ok(TlsStream::new(connection, address, acceptor, time, slot))
-    }
-
-    fn address(connection: &Self::Connection) -> Option<IpAddr> {
-        connection.address()
+        let stream = TlsStream::new(connection, acceptor, self.handshake_timeout, slot);
+        Ok((stream, address))
     }
 }
 
@@ -166,7 +161,7 @@ impl<L: fmt::Debug> fmt::Debug for TlsListener<L> {
         f.debug_struct("TlsListener")
             .field("inner", &self.inner)
             .field("free_handshakes", &self.slots.free())
-            .field("handshake_time", &self.handshake_time)
+            .field("handshake_timeout", &self.handshake_timeout)
             .finish_non_exhaustive()
     }
 }

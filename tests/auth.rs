@@ -126,7 +126,7 @@ fn a_flood_of_blank_lines_is_over_in_time() {
 fn to_say_it_is_a_move() {
     let clock = HandClock::new();
     let server = Server::builder().clock(clock.clone()).secret(secret());
-    let mut stage = Stage::new(server.idle(5 * SECOND).build());
+    let mut stage = Stage::new(server.idle_timeout(5 * SECOND).build());
     let mut client = stage.join();
     client.say("Auth:open");
     pass(&mut stage, &clock, 3 * SECOND);
@@ -154,7 +154,7 @@ fn a_long_line_is_not_read_to_its_end() {
 fn to_wait_for_the_answer_is_not_idleness() {
     let clock = HandClock::new();
     let server = Server::builder().clock(clock.clone()).secret(secret());
-    let mut stage = Stage::new(server.idle(SECOND / 2).build());
+    let mut stage = Stage::new(server.idle_timeout(SECOND / 2).build());
     let mut client = stage.join();
     client.say("Auth:open\n");
     pass(&mut stage, &clock, SECOND / 2);
@@ -174,7 +174,7 @@ fn to_wait_for_the_answer_is_not_idleness() {
 fn a_line_behind_the_secret_has_its_time() {
     let clock = HandClock::new();
     let server = Server::builder().clock(clock.clone()).secret(secret());
-    let mut stage = Stage::new(server.line_time(10 * SECOND).build());
+    let mut stage = Stage::new(server.line_timeout(10 * SECOND).build());
     let mut client = stage.join();
     client.say("Auth:open:sesame\nPut:ha");
     pass(&mut stage, &clock, 10 * SECOND);
@@ -249,7 +249,7 @@ fn a_file_holds_one_and_is_named_where_it_does_not() {
     let path = std::env::temp_dir().join(format!("keywire-secret-{}", std::process::id()));
     let read = |text: &[u8]| {
         std::fs::write(&path, text).unwrap();
-        Secret::file(&path).map(|secret| secret.expose().to_vec())
+        Secret::from_file(&path).map(|secret| secret.expose().to_vec())
     };
     for text in [&b"open:sesame"[..], b"open:sesame\n", b"open:sesame\r\n"] {
         assert_eq!(read(text).unwrap(), b"open:sesame");
@@ -261,7 +261,7 @@ fn a_file_holds_one_and_is_named_where_it_does_not() {
         assert!(error.contains("keywire-secret"), "{error}");
     }
     std::fs::remove_file(&path).unwrap();
-    let error = Secret::file(&path).unwrap_err().to_string();
+    let error = Secret::from_file(&path).unwrap_err().to_string();
     assert!(
         error.starts_with("no secret: ") && error.contains("keywire-secret"),
         "{error}"
@@ -338,9 +338,9 @@ fn the_third_wrong_line_is_why_the_connection_ends() {
         errors.push(client.get("k").await.unwrap_err());
         for error in errors {
             match error {
-                Error::Refused { code, words } => {
+                Error::Refused { code, message } => {
                     assert_eq!(
-                        (code, &words[..]),
+                        (code, &message[..]),
                         (Code::Unauthorized, "that is not the secret")
                     );
                 }

@@ -21,7 +21,7 @@ use keywire::{
 
 async fn connect<S: Store>(server: &TestServer<S>) -> Client {
     let client = Client::connect(server.address).await.unwrap();
-    client.with_time_limit(DEADLINE)
+    client.with_timeout(DEADLINE)
 }
 
 on_every_executor! {
@@ -444,7 +444,7 @@ fn reconnecting_is_one_call() {
     let relay = relay(listener, upstream, 1);
     future::block_on(async {
         let client = Client::connect(address).await.unwrap();
-        let clone = client.with_time_limit(DEADLINE);
+        let clone = client.with_timeout(DEADLINE);
         let error = client.put("k", "v").await.unwrap_err();
         assert!(matches!(error, Error::Disconnected(_)), "{error}");
         clone.put("k", "v").await.unwrap_err();
@@ -534,7 +534,7 @@ fn a_silent_server_is_given_up_in_time() {
         let client = Client::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let hasty = client.with_time_limit(Duration::from_millis(20));
+        let hasty = client.with_timeout(Duration::from_millis(20));
         let start = Instant::now();
         let error = hasty.get("k").await.unwrap_err();
         assert!(matches!(error, Error::TimedOut), "{error}");

@@ -22,7 +22,7 @@ fn scripted(lines: &'static str) -> (Client, Far) {
             *out += &lines.replace("TOKEN", token);
         }
     });
-    (Client::over(near), far)
+    (Client::from_stream(near), far)
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn what_no_line_can_carry_is_never_sent() {
     let bad_keys: [&[u8]; 7] = [b"", b":", b"a:b", b"\n", b"a\nPut:b", b"a\r", b"\r"];
     let bad_values: [&[u8]; 4] = [b"\n", b"a\nDelete:a", b"a\r", b"\r"];
     let refused = |what: &str, result: Result<(), Error>| match result {
-        Err(Error::Unsendable { command: 0, .. }) => {}
+        Err(Error::InvalidArgument { command: 0, .. }) => {}
         other => panic!("{what}: {other:?}"),
     };
     future::block_on(async {
@@ -61,7 +61,9 @@ fn what_no_line_can_carry_is_never_sent() {
             .put("", "2")
             .get("\n");
         match pipeline.send().await {
-            Err(Error::Unsendable { command: 2, reason }) => assert_eq!(reason, "the key is empty"),
+            Err(Error::InvalidArgument { command: 2, reason }) => {
+                assert_eq!(reason, "the key is empty")
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(far.lines(), 0);
@@ -75,7 +77,7 @@ fn dropped_replies_are_an_error_and_an_absent_key_is_not() {
     future::block_on(async {
         let (client, _far) = scripted(":sync:3:TOKEN\n");
         match client.get("k").await {
-            Err(Error::Lost { lines: 3 }) => {}
+            Err(Error::RepliesDropped { lines: 3 }) => {}
             other => panic!("{other:?}"),
         }
         let (client, _far) = scripted(":sync:0:TOKEN\n");
@@ -100,12 +102,15 @@ fn a_loss_belongs_to_the_read_before_its_fence() {
             *out += &format!(":sync:{lost}:{token}\n");
         }
     });
-    let client = Client::over(near);
+    let client = Client::from_stream(near);
     let pipeline = client.pipeline().get("k").put("k", "1").get("k").get("k");
     let outcomes = future::block_on(pipeline.send()).unwrap();
     assert_eq!(outcomes[0].as_ref().unwrap(), &[b"v"]);
     assert!(outcomes[1].is_ok());
-    assert!(matches!(outcomes[2], Err(Error::Lost { lines: 1 })));
+    assert!(matches!(
+        outcomes[2],
+        Err(Error::RepliesDropped { lines: 1 })
+    ));
     assert_eq!(outcomes[3].as_ref().unwrap(), &[b"v"]);
 }
 
@@ -155,7 +160,7 @@ fn nonsense_breaks_the_connection_cleanly() {
             "" => "the connection is over",
             words => words,
         };
-        let hasty = client.with_time_limit(common::DEADLINE);
+        let hasty = client.with_timeout(common::DEADLINE);
         let (one, other) = future::block_on(future::zip(hasty.get("k"), client.get("k")));
         for error in [one.unwrap_err(), other.unwrap_err()] {
             assert!(error.to_string().ends_with(expected), "{said:?}: {error}");
@@ -307,8 +312,8 @@ fn what_a_newer_server_says_is_no_fault() {
     match &outcomes[0] {
         Err(Error::Refused {
             code: Code::Other,
-            words,
-        }) => assert_eq!(words, "throttled:wait: a while"),
+            message,
+        }) => assert_eq!(message, "throttled:wait: a while"),
         outcome => panic!("{outcome:?}"),
     }
     assert_eq!(outcomes[1].as_ref().unwrap(), &[b"1", b"2"]);
@@ -320,7 +325,7 @@ fn what_a_newer_server_says_is_no_fault() {
         panic!("no error");
     };
     assert!(
-        matches!(&error, Error::Unconfirmed { code: Code::Other, words } if words == "later:not now"),
+        matches!(&error, Error::Unconfirmed { code: Code::Other, message } if message == "later:not now"),
         "{error}"
     );
     let mut put = Box::pin(client.put("k", "v"));
@@ -348,9 +353,9 @@ fn the_last_refusal_is_why_a_connection_ended() {
         panic!("no outcomes");
     };
     let unauthorized = |error: &Error, sent: bool| match error {
-        Error::Refused { code, words } | Error::Unconfirmed { code, words } => {
+        Error::Refused { code, message } | Error::Unconfirmed { code, message } => {
             assert_eq!(*code, Code::Unauthorized);
-            assert_eq!(words, "that is not the secret");
+            assert_eq!(message, "that is not the secret");
             assert_eq!(matches!(error, Error::Unconfirmed { .. }), sent, "{error}");
         }
         _ => panic!("{error}"),
@@ -444,7 +449,7 @@ fn what_never_ends_is_not_kept_for_ever() {
         (&b"x"[..], "a line without end"),
         (&REPLY, "a reply without end"),
     ] {
-        let client = Client::over(Endless(said, 0));
+        let client = Client::from_stream(Endless(said, 0));
         let error = future::block_on(client.get("k")).unwrap_err();
         assert!(error.to_string().ends_with(expected), "{error}");
     }

@@ -215,7 +215,7 @@ fn the_reply_to_a_dropped_call_is_nobody_elses() {
 #[test]
 fn a_client_that_has_timed_out_once_goes_on() {
     let (client, far) = mute();
-    let hasty = client.with_time_limit(Duration::from_millis(5));
+    let hasty = client.with_timeout(Duration::from_millis(5));
     let error = future::block_on(hasty.get("k")).unwrap_err();
     assert!(matches!(error, Error::TimedOut), "{error}");
     far.say("k:late\n:sync:0:2\nk:mine\n:sync:0:4\n");
@@ -285,7 +285,7 @@ fn everyone_who_waits_is_woken_for_bytes() {
 #[test]
 fn a_stream_that_panics_is_a_connection_that_is_over() {
     let (near, far) = far::pair(|line, _| assert!(line.starts_with("Sync"), "as planned"));
-    let client = Client::over(near);
+    let client = Client::from_stream(near);
     let mut waiting = Box::pin(client.sync());
     assert!(poll(waiting.as_mut()).is_pending());
     let other = client.clone();

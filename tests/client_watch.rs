@@ -87,7 +87,7 @@ fn events_and_replies_may_come_mixed() {
         Some(("Get", _)) => *out += "k:v\n:delete:k\nk:w\n",
         _ => {}
     });
-    let client = Client::over(near);
+    let client = Client::from_stream(near);
     let mut watcher = future::block_on(client.watch("k")).unwrap();
     assert_eq!(told(&mut watcher), [put("k", 1), put("k", 2), put("k", 3)]);
     assert_eq!(
@@ -136,7 +136,7 @@ fn a_snapshot_has_neither_gap_nor_overlap() {
             Some(("Sync", token)) => *out += &format!(":sync:0:{token}\n"),
             _ => {}
         });
-        let client = Client::over(near);
+        let client = Client::from_stream(near);
         let (values, mut watcher) = future::block_on(client.get_and_watch("k")).unwrap();
         assert_eq!(values.len(), count);
         assert_eq!(told(&mut watcher), events, "{before:?} {after:?}");
@@ -156,7 +156,7 @@ fn a_snapshot_that_can_not_be_placed_is_taken_again() {
             Some(("Sync", token)) => *out += &format!(":sync:0:{token}\n"),
             _ => {}
         });
-        let client = Client::over(near);
+        let client = Client::from_stream(near);
         let (values, mut watcher) = future::block_on(client.get_and_watch("k")).unwrap();
         assert!(values.is_empty());
         assert_eq!(told(&mut watcher), [put("k", 2)]);
@@ -321,7 +321,7 @@ fn a_refused_watch_is_an_error_and_no_watch() {
             );
         }
     });
-    let client = Client::over(near);
+    let client = Client::from_stream(near);
     let error = future::block_on(client.watch("k")).unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     let error = future::block_on(client.get_and_watch("k")).unwrap_err();
@@ -464,7 +464,7 @@ mod live {
             let client = Client::connect(address)
                 .await
                 .unwrap()
-                .with_time_limit(DEADLINE);
+                .with_timeout(DEADLINE);
             for _ in 0..50 {
                 let (values, mut watcher) = client.get_and_watch("k").await.unwrap();
                 let mut values: VecDeque<_> = values.into();
@@ -502,9 +502,9 @@ mod live {
     fn whoever_waits_or_is_idle_hears_that_the_server_shut_down() {
         let server = TestServer::start(Place::PLAIN, Server::new());
         let closing = |error: Error| match error {
-            Error::Refused { code, words } => {
+            Error::Refused { code, message } => {
                 assert_eq!(
-                    (code, &words[..]),
+                    (code, &message[..]),
                     (Code::Closing, "the server is shutting down")
                 );
             }

@@ -158,7 +158,7 @@ impl AsyncWrite for Clogged {
 fn a_transport_that_can_not_flush_is_one_that_refuses_bytes() {
     let server = Server::builder()
         .outbox_lines(5)
-        .stall(Duration::from_millis(20))
+        .stall_timeout(Duration::from_millis(20))
         .overflow(keywire::Overflow::Disconnect)
         .build();
     let server = TestServer::start(Place::PLAIN, server);
@@ -244,7 +244,7 @@ struct Troubled {
 impl Listener for Troubled {
     type Connection = async_net::TcpStream;
 
-    async fn accept(&mut self) -> io::Result<async_net::TcpStream> {
+    async fn accept(&mut self) -> io::Result<(async_net::TcpStream, Option<std::net::IpAddr>)> {
         if self.failures > 0 {
             self.failures -= 1;
             return Err(io::Error::other("no descriptor left"));

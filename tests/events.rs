@@ -114,7 +114,9 @@ fn clients_come_and_go_and_are_refused() {
     let listener = Listener::default();
     with_default(listener.clone(), || {
         let server = Server::builder().max_clients(1).outbox_lines(1);
-        let server = server.overflow(Overflow::Disconnect).stall(Duration::ZERO);
+        let server = server
+            .overflow(Overflow::Disconnect)
+            .stall_timeout(Duration::ZERO);
         let mut stage = Stage::new(server.build());
         let mut client = stage.join_with(8);
         assert_eq!(listener.heard(), "DEBUG client joined client=1\n");

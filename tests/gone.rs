@@ -186,7 +186,7 @@ fn bytes_that_nobody_acknowledges_are_no_move() {
     let Some(mut machine) = Machine::new(0) else {
         return;
     };
-    let server = Server::builder().idle(2 * SECOND).build();
+    let server = Server::builder().idle_timeout(2 * SECOND).build();
     let server = Busy::new(server, &machine, |listener| listener);
     machine.connect(server.port, "Watch:k\\n");
     // It only reads, or its system does. Each event moves.
@@ -208,12 +208,12 @@ struct Impatient(async_net::TcpListener);
 impl Listener for Impatient {
     type Connection = async_net::TcpStream;
 
-    async fn accept(&mut self) -> std::io::Result<Self::Connection> {
-        let stream = Listener::accept(&mut self.0).await?;
+    async fn accept(&mut self) -> std::io::Result<(Self::Connection, Option<IpAddr>)> {
+        let (stream, address) = Listener::accept(&mut self.0).await?;
         let keepalive = TcpKeepalive::new().with_time(SECOND);
         let keepalive = keepalive.with_interval(SECOND).with_retries(2);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        Ok(stream)
+        Ok((stream, address))
     }
 }
 

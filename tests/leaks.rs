@@ -13,14 +13,14 @@ use futures_lite::future;
 use keywire::{Overflow, Server};
 
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+struct StoreSize {
     descriptors: usize,
     threads: usize,
 }
 
-fn held() -> Held {
+fn size() -> StoreSize {
     let count = |path| fs::read_dir(path).unwrap().count();
-    Held {
+    StoreSize {
         descriptors: count("/proc/self/fd"),
         threads: count("/proc/self/task"),
     }
@@ -101,12 +101,12 @@ fn no_descriptor_and_no_thread_stays_behind() {
         serve_and_stop(place);
     }
     serve_and_drop();
-    let before = held();
+    let before = size();
     for place in places {
         serve_and_stop(place);
         // A thread that has been joined may stand in /proc a moment longer.
-        wait_until(&format!("{before:?} under {place:?}"), || held() == before);
+        wait_until(&format!("{before:?} under {place:?}"), || size() == before);
     }
     serve_and_drop();
-    wait_until(&format!("{before:?} after a drop"), || held() == before);
+    wait_until(&format!("{before:?} after a drop"), || size() == before);
 }

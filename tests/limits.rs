@@ -117,7 +117,7 @@ fn an_address_has_so_many_clients() {
 
 #[test]
 fn a_line_has_its_time() {
-    let (mut stage, clock) = timed(|server| server.line_time(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
     let (mut slow, mut other) = (stage.join(), stage.join());
     slow.say("Put:k:1\nPut:k:2\nPut:ha");
     pass(&mut stage, &clock, 9 * SECOND);
@@ -142,7 +142,7 @@ fn a_line_has_its_time() {
 /// Also where there is always more of it to read.
 #[test]
 fn a_line_without_end_has_its_time() {
-    let (mut stage, clock) = timed(|server| server.line_time(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
     let flood = Flood::new(b'x', &clock, 50_000);
     let reads = flood.reads();
     stage.bring(flood);
@@ -155,7 +155,7 @@ fn a_line_without_end_has_its_time() {
 
 #[test]
 fn the_time_of_one_line_is_not_that_of_the_next() {
-    let (mut stage, clock) = timed(|server| server.line_time(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
     let mut client = stage.join();
     client.say("Put:k:");
     for line in 0..20 {
@@ -175,7 +175,7 @@ fn the_time_of_one_line_is_not_that_of_the_next() {
 #[test]
 fn time_in_which_replies_wait_for_room_is_not_the_lines() {
     let (mut stage, clock) = timed(|server| {
-        let server = server.line_time(10 * SECOND).overflow(Overflow::Wait);
+        let server = server.line_timeout(10 * SECOND).overflow(Overflow::Wait);
         server.outbox_lines(1)
     });
     let mut client = stage.join_with(8);
@@ -190,7 +190,7 @@ fn time_in_which_replies_wait_for_room_is_not_the_lines() {
 
 #[test]
 fn an_idle_connection_is_told_so_and_closed() {
-    let (mut stage, clock) = timed(|server| server.idle(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
     let (mut idle, mut busy) = (stage.join(), stage.join());
     for _ in 0..9 {
         pass(&mut stage, &clock, SECOND);
@@ -210,7 +210,7 @@ fn an_idle_connection_is_told_so_and_closed() {
 
 #[test]
 fn a_watcher_who_is_told_of_something_is_not_idle() {
-    let (mut stage, clock) = timed(|server| server.idle(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
     let (mut watcher, mut writer) = (stage.join(), stage.join());
     watcher.say("Watch:k\n");
     for _ in 0..5 {
@@ -228,7 +228,7 @@ fn a_watcher_who_is_told_of_something_is_not_idle() {
 #[test]
 fn a_client_that_never_reads_is_idle() {
     let (mut stage, clock) = timed(|server| {
-        let server = server.idle(10 * SECOND).overflow(Overflow::Wait);
+        let server = server.idle_timeout(10 * SECOND).overflow(Overflow::Wait);
         server.outbox_lines(1)
     });
     let mut client = stage.join_with(8);
@@ -244,7 +244,7 @@ fn a_client_that_never_reads_is_idle() {
 /// Nor does it help to hang up half-way, with replies that are never read.
 #[test]
 fn a_client_that_sends_no_more_and_never_reads_is_idle() {
-    let (mut stage, clock) = timed(|server| server.idle(10 * SECOND));
+    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
     let mut client = stage.join_with(8);
     client.say("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\n");
     client.fall_silent();
@@ -262,7 +262,7 @@ fn a_client_that_sends_no_more_and_never_reads_is_idle() {
 
 #[test]
 fn no_time_at_all_to_be_idle_is_no_trap() {
-    let (mut stage, clock) = timed(|server| server.idle(Duration::ZERO));
+    let (mut stage, clock) = timed(|server| server.idle_timeout(Duration::ZERO));
     let mut client = stage.join();
     client.say("Sync\n");
     stage.play();
@@ -275,7 +275,9 @@ fn no_time_at_all_to_be_idle_is_no_trap() {
 fn to_wait_for_the_store_is_not_idleness() {
     let clock = HandClock::new();
     let (store, _at_gate, gate) = Gated::new();
-    let server = Server::builder().clock(clock.clone()).idle(10 * SECOND);
+    let server = Server::builder()
+        .clock(clock.clone())
+        .idle_timeout(10 * SECOND);
     let mut stage = Stage::new(server.store(store).build());
     let mut client = stage.join();
     client.say("Get:gate\nSync\n");
@@ -290,7 +292,7 @@ fn to_wait_for_the_store_is_not_idleness() {
 
 #[test]
 fn lines_over_the_rate_wait_for_their_time() {
-    let (mut stage, clock) = timed(|server| server.rate(10));
+    let (mut stage, clock) = timed(|server| server.max_line_rate(10));
     let (mut eager, mut other) = (stage.join(), stage.join());
     let lines: String = (1..=25).map(|n| format!("Sync:{n}\n")).collect();
     eager.say(lines);
@@ -308,7 +310,7 @@ fn lines_over_the_rate_wait_for_their_time() {
     let expected: String = (1..=25).map(|n| format!(":sync:0:{n}\n")).collect();
     assert_eq!(heard, expected);
     let stats = stage.stats();
-    assert!((1..=20).contains(&stats.paced), "{}", stats.paced);
+    assert!((1..=20).contains(&stats.throttled), "{}", stats.throttled);
     // What was saved in a long silence is no more than that.
     clock.pass(100 * SECOND);
     eager.say("Sync\n".repeat(25));
@@ -318,7 +320,7 @@ fn lines_over_the_rate_wait_for_their_time() {
 
 #[test]
 fn lines_that_wait_for_their_time_are_refused_by_number_at_shutdown() {
-    let (mut stage, _) = timed(|server| server.rate(3));
+    let (mut stage, _) = timed(|server| server.max_line_rate(3));
     let mut client = stage.join();
     client.say("Sync\nSync\nSync\nPut:k:v\nPut:k:w\n");
     stage.play();

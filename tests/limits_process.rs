@@ -47,7 +47,7 @@ fn thousands_of_half_lines_are_ended_when_their_time_is_over() {
     /// A second wave may cost little more, because it finds the memory of the first.
     const BOUND: usize = WORK + WAVE;
 
-    let mut trouble = Trouble::start(2 * SLOW, &["--line-time", "1"]);
+    let mut trouble = Trouble::start(2 * SLOW, &["--line-timeout", "1"]);
     let mut peaks = Vec::new();
     for wave in 1..=2 {
         let mut slow: Vec<_> = (0..SLOW).map(|_| trouble.server.connect()).collect();
@@ -72,7 +72,7 @@ fn thousands_of_half_lines_are_ended_when_their_time_is_over() {
 #[test]
 fn a_client_that_sends_a_byte_now_and_then_does_not_keep_its_line() {
     const LINE_TIME: Duration = Duration::from_millis(500);
-    let mut trouble = Trouble::start(100, &["--line-time", "0.5"]);
+    let mut trouble = Trouble::start(100, &["--line-timeout", "0.5"]);
     let mut client = trouble.server.connect();
     // How often it sends one is the point here: it waits so long for an answer.
     let pause = Some(LINE_TIME / 20);
@@ -108,7 +108,7 @@ fn connections_whose_other_end_says_nothing_any_more_are_ended_when_they_are_idl
     const BOUND: usize = WORK + (SILENT + DEAF) * CLIENT + DEAF * 2 * (OUTBOX + MAX_LINE);
 
     // Under `wait`, nothing else ends a connection.
-    let mut trouble = Trouble::start(500, &["--idle", "1", "--overflow", "wait"]);
+    let mut trouble = Trouble::start(500, &["--idle-timeout", "1", "--overflow", "wait"]);
     trouble
         .steady
         .send(format!("Put:k:{}\n", "x".repeat(60_000)));
@@ -296,7 +296,7 @@ fn clients_that_push_all_they_can_against_their_rate_cost_a_read_each() {
     /// beginning of the next line has a buffer that may be twice as large.
     const BOUND: usize = WORK + GREEDY * (CLIENT + 4 * MAX_LINE);
 
-    let mut trouble = Trouble::start(200, &["--rate", "200"]);
+    let mut trouble = Trouble::start(200, &["--max-line-rate", "200"]);
     let mut greedy: Vec<_> = (0..GREEDY).map(|_| trouble.server.connect()).collect();
     let lines: String = (1..=500).map(|number| format!("Sync:{number}\n")).collect();
     let filler = format!("Delete:{}\n", "x".repeat(60_000)).into_bytes();
@@ -325,7 +325,7 @@ fn clients_that_push_all_they_can_against_their_rate_cost_a_read_each() {
         time > Duration::from_millis(1000 * 300 / 200 - 50),
         "{time:?}"
     );
-    assert!(trouble.steady.stats().paced > 0);
+    assert!(trouble.steady.stats().throttled > 0);
     drop(greedy);
     let trouble = trouble.over(GREEDY as u64);
     trouble.cost("20 clients over their rate", BOUND);

@@ -96,7 +96,7 @@ fn streams_that_are_full_or_closed_change_nothing() {
 
         for (arguments, code) in [
             (["--listen", "unix:/nowhere/at/all"], 1),
-            (["--outbox", "0"], 2),
+            (["--outbox-lines", "0"], 2),
         ] {
             let status = run(&arguments).status().unwrap();
             assert_eq!(status.code(), Some(code), "{redirection}");

@@ -223,7 +223,7 @@ fn without_a_secret_it_listens_to_this_machine_only() {
 #[test]
 fn wrong_options_are_explained() {
     for arguments in [
-        &["--outbox", "0"][..],
+        &["--outbox-lines", "0"][..],
         &["--overflow", "explode"],
         &["--listen", "nowhere"],
         &["--stats", "-1"],

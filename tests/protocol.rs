@@ -1,6 +1,8 @@
 //! The pure part: parsing, encoding, framing.
 
-use keywire::protocol::{Code, Command, Lines, Operation, ParseError, Reply, ReplyError, TooLong};
+use keywire::protocol::{
+    Code, Command, LineDecoder, LineTooLong, Operation, ParseError, Reply, ReplyError,
+};
 use proptest::{collection::vec, prelude::*};
 
 fn parse(line: &str) -> Result<Command<'_>, ParseError> {
@@ -94,7 +96,7 @@ fn what_is_no_command_is_refused_with_its_reason() {
 
 #[test]
 fn debug_shows_no_payload() {
-    let mut lines = Lines::new(100);
+    let mut lines = LineDecoder::new(100);
     let block = lines.push(b"Put:hush:secret\nPut:hush");
     let shown = format!(
         "{lines:?} {block:?} {:?} {:?} {:?} {:?}",
@@ -159,14 +161,14 @@ fn what_a_newer_server_may_say_is_read() {
         reply.encode(&mut encoded);
         assert_eq!(encoded.strip_suffix(b"\n"), Some(line));
     }
-    for words in [
+    for message in [
         &b"throttled:wait a while"[..],
         b":",
         b"\xff:",
         b"other:a:b",
         b"Store:",
     ] {
-        let line = [b":error:3:", words].concat();
+        let line = [b":error:3:", message].concat();
         let reply = Reply::parse(&line).unwrap();
         let (line_number, code) = (3, Code::Other);
         assert_eq!(
@@ -174,7 +176,7 @@ fn what_a_newer_server_may_say_is_read() {
             Reply::Error {
                 line: line_number,
                 code,
-                words
+                message
             }
         );
         let mut encoded = Vec::new();
@@ -260,7 +262,7 @@ proptest! {
             Reply::Value { key: &key, value: &value },
             Reply::Sync { dropped: number, token: &value },
             Reply::Stats(&value),
-            Reply::Error { line: number, code: codes[code], words: &value },
+            Reply::Error { line: number, code: codes[code], message: &value },
         ] {
             let mut encoded = Vec::new();
             reply.encode(&mut encoded);
@@ -286,11 +288,11 @@ proptest! {
             .split_inclusive(|&byte| byte == b'\n')
             .filter_map(|line| line.strip_suffix(b"\n"))
             .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-            .map(|line| if line.len() > max { Err(TooLong) } else { Ok(line.to_vec()) })
+            .map(|line| if line.len() > max { Err(LineTooLong) } else { Ok(line.to_vec()) })
             .collect();
         let ends_within_a_line = input.last().is_some_and(|&byte| byte != b'\n');
 
-        let mut lines = Lines::new(max);
+        let mut lines = LineDecoder::new(max);
         let mut found = Vec::new();
         let mut rest = &input[..];
         for size in cuts.iter().cycle() {

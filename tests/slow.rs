@@ -16,7 +16,10 @@ const STALL: Duration = Duration::from_millis(200);
 const GETS: usize = 8000;
 
 fn server(place: Place, overflow: Overflow) -> TestServer {
-    let server = Server::builder().overflow(overflow).stall(STALL).build();
+    let server = Server::builder()
+        .overflow(overflow)
+        .stall_timeout(STALL)
+        .build();
     let server = TestServer::start(place, server);
     let mut client = server.connect();
     client.send(format!("Put:big:{}\n", "x".repeat(4096)));

@@ -25,7 +25,7 @@ fn a_client_that_reads_while_the_store_is_slow_loses_nothing_more() {
     let (store, at_gate, go_on) = Gated::new();
     let server = Server::builder()
         .outbox_lines(10)
-        .stall(Duration::from_millis(50))
+        .stall_timeout(Duration::from_millis(50))
         .store(store)
         .build();
     let server = TestServer::start(Place::PLAIN, server);
@@ -107,7 +107,7 @@ fn a_client_that_is_cut_off_after_it_broke_is_gone() {
     let server = Server::builder()
         .overflow(Overflow::Disconnect)
         .outbox_lines(10)
-        .stall(Duration::from_millis(200))
+        .stall_timeout(Duration::from_millis(200))
         .store(Committing(store))
         .build();
     let server = TestServer::start(Place::PLAIN, server);

@@ -8,11 +8,11 @@ use std::{future::Future, pin::Pin, thread};
 use async_channel::{Receiver, TryRecvError, bounded, unbounded};
 use common::{Place, Runtime, wait_until};
 use futures_lite::{StreamExt as _, future};
-use keywire::squarer::{Squarer, Worker};
+use keywire::squarer::{Squarer, Stage};
 use proptest::prelude::*;
 
 /// Polls the worker to its end, on an executor of this kind, in a thread of its own.
-fn run(place: Place, worker: Worker) -> thread::JoinHandle<()> {
+fn run(place: Place, worker: Stage) -> thread::JoinHandle<()> {
     thread::spawn(move || match place {
         Place(Runtime::Smol, 1) => smol::block_on(worker),
         Place(Runtime::Smol, _) => smol::block_on(smol::spawn(worker)),

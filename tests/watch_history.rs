@@ -297,7 +297,7 @@ fn play(seed: u64) -> Minutes {
         .outbox_bytes([50, 200, 1000, 100_000][random.usize(..4)])
         .outbox_lines([3, 20, 500][random.usize(..3)])
         .overflow([keywire::Overflow::Drop, keywire::Overflow::Wait][random.usize(..2)])
-        .stall(Duration::from_secs(3600))
+        .stall_timeout(Duration::from_secs(3600))
         .store(historian);
     let mut stage = Stage::new(server.build());
     let mut players: Vec<Player> = Vec::new();

@@ -95,7 +95,7 @@ fn stats_begin_with_active_and_dropped() {
         "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
          Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
-         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 paced=0 lines_queued=3 lines_dropped=0 \
+         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 throttled=0 lines_queued=3 lines_dropped=0 \
          watching=0 events=0 missed=0 keys=1 values=1 bytes=2 size=74 uptime=0\n",
     );
 }
@@ -200,7 +200,7 @@ fn http_is_refused_once_and_nothing_behind_it_is_applied() {
         let said = applies_nothing(Server::new(), format!("\n\r\n{POST}").as_bytes(), size);
         assert_eq!(said, answer(3));
         let said = applies_nothing(
-            Server::builder().rate(1000).build(),
+            Server::builder().max_line_rate(1000).build(),
             format!("\n{POST}").as_bytes(),
             size,
         );
@@ -304,10 +304,10 @@ proptest! {
     /// However it is cut into reads, with and without a rate.
     #[test]
     fn other_protocols_are_told_from_commands_as_the_model_tells_them(
-        input in opening(), max_line in 0..24usize, size in 1..20usize, paced: bool,
+        input in opening(), max_line in 0..24usize, size in 1..20usize, throttled: bool,
     ) {
-        let rate = if paced { 1_000_000 } else { u32::MAX };
-        let server = Server::builder().max_line(max_line).rate(rate).build();
+        let rate = if throttled { 1_000_000 } else { u32::MAX };
+        let server = Server::builder().max_line(max_line).max_line_rate(rate).build();
         let mut model = Model::alone(max_line, 1000);
         let expected = model.converse(&input);
         let (output, store) = converse(server, input.chunks(size));

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
     /// Reply lines that may wait for a client
     #[arg(long, value_name = "LINES", default_value_t = 500, value_parser = at_least_one)]
-    pub(crate) outbox: usize,
+    pub(crate) outbox_lines: usize,
     /// Bytes of replies that may wait for a client
     #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = some_bytes)]
     pub(crate) outbox_bytes: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     pub(crate) overflow: OnOverflow,
     /// How long a client's socket may take no bytes before it counts as not reading
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, allow_negative_numbers = true)]
-    pub(crate) stall: Duration,
+    pub(crate) stall_timeout: Duration,
     /// The longest line that a client may send
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = some_bytes)]
     pub(crate) max_line: usize,
@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Keys and prefixes that a client may watch
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) max_watches: usize,
+    /// The longest prefix that a client may watch
+    #[arg(long, value_name = "BYTES", default_value = "1K", value_parser = some_bytes)]
+    pub(crate) max_watch_prefix: usize,
     /// Clients at a time
     #[arg(long, value_name = "N", default_value_t = 1 << 16, value_parser = at_least_one)]
     pub(crate) max_clients: usize,
@@ -53,14 +56,14 @@ pub(crate) struct Options {
     pub(crate) max_clients_per_address: Option<usize>,
     /// How long a line may take from its first byte to its end
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
-    pub(crate) line_time: Duration,
+    pub(crate) line_timeout: Duration,
     /// How long a connection may last on which nothing moves; no limit unless given
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
-    pub(crate) idle: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
     /// Lines a second from one client, what is more waits; no limit unless given. It counts lines,
     /// and a call of keywire's own Client sends two: the command and a Sync
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rate: Option<u32>,
+    pub(crate) max_line_rate: Option<u32>,
     /// Bytes that the store may hold, and 64 for each key and 8 for each value; no limit unless given
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) max_store: Option<u64>,

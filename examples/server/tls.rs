@@ -17,8 +17,12 @@ pub(crate) fn config(options: &Options) -> Result<Option<Config>, keywire::Error
     let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) else {
         return Ok(None);
     };
-    let (certificate, key) = (Pem::file(certificate)?, Pem::file(key)?);
-    let client_ca = options.tls_client_ca.as_ref().map(Pem::file).transpose()?;
+    let (certificate, key) = (Pem::from_file(certificate)?, Pem::from_file(key)?);
+    let client_ca = options
+        .tls_client_ca
+        .as_ref()
+        .map(Pem::from_file)
+        .transpose()?;
     server_config(&certificate, &key, client_ca.as_ref()).map(Some)
 }
 

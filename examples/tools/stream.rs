@@ -72,7 +72,7 @@ pub(crate) struct Target {
 impl Target {
     /// What the server wants to hear first.
     pub(crate) fn secret(&self) -> Result<Option<Secret>, String> {
-        let secret = self.secret_file.as_ref().map(Secret::file).transpose();
+        let secret = self.secret_file.as_ref().map(Secret::from_file).transpose();
         secret.map_err(|error| reason(&error))
     }
 }

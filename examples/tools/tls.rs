@@ -45,7 +45,7 @@ mod with {
                 return Ok(None);
             }
             let read = |file: &Option<_>| {
-                let pem = file.as_ref().map(Pem::file).transpose();
+                let pem = file.as_ref().map(Pem::from_file).transpose();
                 pem.map_err(|error| reason(&error))
             };
             let (ca, certificate) = (read(&target.tls_ca)?, read(&target.tls_cert)?);

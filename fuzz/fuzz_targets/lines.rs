@@ -6,13 +6,13 @@
 #[path = "../reads.rs"]
 mod reads;
 
-use keywire::protocol::{Lines, TooLong};
+use keywire::protocol::{LineDecoder, LineTooLong};
 use libfuzzer_sys::fuzz_target;
 
-type Found = (Vec<Result<Vec<u8>, TooLong>>, bool);
+type Found = (Vec<Result<Vec<u8>, LineTooLong>>, bool);
 
 fn cut<'a>(max: usize, reads: impl Iterator<Item = &'a [u8]>) -> Found {
-    let mut lines = Lines::new(max);
+    let mut lines = LineDecoder::new(max);
     let mut found = Vec::new();
     for read in reads {
         let block = lines.push(read);
@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .map(|line| {
             if line.len() > max {
-                Err(TooLong)
+                Err(LineTooLong)
             } else {
                 Ok(line.to_vec())
             }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error,
-    protocol::{Code, Lines},
+    protocol::{Code, LineDecoder},
 };
 
 /// Requests that wait to be encoded. Callers beyond them wait their turn.
@@ -45,21 +45,21 @@ pub(super) struct Request {
 /// What ended a connection.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    Refused { code: Code, words: String },
+    Refused { code: Code, message: String },
     Disconnected(Option<Arc<io::Error>>),
-    OutOfStep(&'static str),
+    Protocol(&'static str),
 }
 
 impl Fault {
     /// Everyone who waited gets one.
     pub(super) fn to_error(&self) -> Error {
         match self {
-            Fault::Refused { code, words } => Error::Refused {
+            Fault::Refused { code, message } => Error::Refused {
                 code: *code,
-                words: words.clone(),
+                message: message.clone(),
             },
             Fault::Disconnected(source) => Error::Disconnected(source.clone()),
-            Fault::OutOfStep(what) => Error::OutOfStep(what),
+            Fault::Protocol(what) => Error::Protocol(what),
         }
     }
 
@@ -67,9 +67,9 @@ impl Fault {
     /// all that may come.
     pub(super) fn unconfirmed(&self) -> Error {
         match self {
-            Fault::Refused { code, words } => Error::Unconfirmed {
+            Fault::Refused { code, message } => Error::Unconfirmed {
                 code: *code,
-                words: words.clone(),
+                message: message.clone(),
             },
             other => other.to_error(),
         }
@@ -106,7 +106,7 @@ impl Link {
             transport,
             requests: requested,
             leavers: left,
-            lines: Lines::from_server(MAX_REPLY),
+            lines: LineDecoder::from_server(MAX_REPLY),
             buffer: vec![0; READ_BYTES].into(),
             flow: Flow::default(),
             out: Vec::new(),
@@ -199,7 +199,7 @@ struct Driver {
     transport: Box<dyn Transport>,
     requests: Receiver<Request>,
     leavers: Receiver<(Subject, Arc<Mailbox>)>,
-    lines: Lines,
+    lines: LineDecoder,
     buffer: Box<[u8]>,
     flow: Flow,
     /// Encoded, and written up to `written`.
@@ -316,11 +316,11 @@ impl Driver {
         let block = self.lines.push(bytes);
         self.flow.begin_read();
         for line in block.iter() {
-            let line = line.map_err(|_| Fault::OutOfStep("a line without end"))?;
+            let line = line.map_err(|_| Fault::Protocol("a line without end"))?;
             self.flow.line(line)?;
         }
         if self.lines.held() > MAX_REPLY {
-            return Err(Fault::OutOfStep("a line without end"));
+            return Err(Fault::Protocol("a line without end"));
         }
         Ok(true)
     }

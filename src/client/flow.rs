@@ -273,7 +273,7 @@ impl Flow {
 
     /// Takes a line of the server. After an error, nothing that comes has a meaning.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let reply = Reply::parse(line).map_err(|_| Fault::OutOfStep("a line that is no reply"))?;
+        let reply = Reply::parse(line).map_err(|_| Fault::Protocol("a line that is no reply"))?;
         if matches!(
             reply,
             Reply::Value { .. } | Reply::Sync { .. } | Reply::Stats(_) | Reply::Watch(_)
@@ -287,7 +287,7 @@ impl Flow {
                 let group = self.groups.front();
                 match group.filter(|group| token == group.fence.to_string().as_bytes()) {
                     Some(_) => self.finish_group(dropped, None),
-                    None => Err(Fault::OutOfStep("a Sync's reply out of turn")),
+                    None => Err(Fault::Protocol("a Sync's reply out of turn")),
                 }
             }
             Reply::Stats(counters) => match self.groups.front() {
@@ -296,15 +296,19 @@ impl Flow {
                     ..
                 }) if self.coming.stats.is_none() => {
                     let stats = Stats::parse(counters);
-                    let stats = stats.map_err(|_| Fault::OutOfStep("counters that are none"))?;
+                    let stats = stats.map_err(|_| Fault::Protocol("counters that are none"))?;
                     self.coming.stats = Some(stats);
                     Ok(())
                 }
-                _ => Err(Fault::OutOfStep("counters out of turn")),
+                _ => Err(Fault::Protocol("counters out of turn")),
             },
-            Reply::Error { line, code, words } => {
-                let words = &words[..words.len().min(MAX_WORDS)];
-                self.error(line, code, String::from_utf8_lossy(words).into_owned())
+            Reply::Error {
+                line,
+                code,
+                message,
+            } => {
+                let message = &message[..message.len().min(MAX_WORDS)];
+                self.error(line, code, String::from_utf8_lossy(message).into_owned())
             }
             Reply::Watch(topic) => match self.groups.front() {
                 Some(Group {
@@ -315,7 +319,7 @@ impl Flow {
                     self.watches.begin(subject, mailbox);
                     Ok(())
                 }
-                _ => Err(Fault::OutOfStep("a watch out of turn")),
+                _ => Err(Fault::Protocol("a watch out of turn")),
             },
             Reply::Change(change) => {
                 self.watches.tell(change);
@@ -336,24 +340,24 @@ impl Flow {
             ..
         }) = self.groups.front()
         else {
-            return Err(Fault::OutOfStep("a value out of turn"));
+            return Err(Fault::Protocol("a value out of turn"));
         };
         if key != asked {
-            return Err(Fault::OutOfStep("a value of another key"));
+            return Err(Fault::Protocol("a value of another key"));
         }
         if let (true, Some(mailbox)) = (self.coming.values.is_empty(), snapshot) {
             mailbox.forget();
         }
         self.coming.bytes += asked.len() + value.len() + 2;
         if self.coming.bytes > MAX_REPLY {
-            return Err(Fault::OutOfStep("a reply without end"));
+            return Err(Fault::Protocol("a reply without end"));
         }
         self.coming.values.push(value.to_vec());
         Ok(())
     }
 
-    fn error(&mut self, line: u64, code: Code, words: String) -> Result<(), Fault> {
-        let refusal = Fault::Refused { code, words };
+    fn error(&mut self, line: u64, code: Code, message: String) -> Result<(), Fault> {
+        let refusal = Fault::Refused { code, message };
         // After the other codes, a server goes on.
         let may_end = !matches!(code, Code::Unknown | Code::Store | Code::Full);
         self.refusal = may_end.then(|| refusal.clone());
@@ -373,7 +377,7 @@ impl Flow {
                 self.coming.errors.push_back((line, refusal.to_error()));
                 Ok(())
             }
-            _ => Err(Fault::OutOfStep("an error out of turn")),
+            _ => Err(Fault::Protocol("an error out of turn")),
         }
     }
 
@@ -441,7 +445,7 @@ impl Flow {
 
     /// The connection is over: everything that waits for it hears so.
     pub(super) fn end(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::OutOfStep(_)) {
+        if matches!(fault, Fault::Protocol(_)) {
             // Then nobody knows what any of its words answered.
             self.coming.errors.clear();
         }
@@ -479,17 +483,17 @@ impl Query {
     fn answer(&self, coming: &mut Coming, dropped: u64) -> Result<Result<Answer, Error>, Fault> {
         let answer = match self {
             Query::None => Answer::Done,
-            _ if dropped > 0 => return Ok(Err(Error::Lost { lines: dropped })),
+            _ if dropped > 0 => return Ok(Err(Error::RepliesDropped { lines: dropped })),
             Query::Get { snapshot, .. } => match snapshot {
                 Some(mailbox) if coming.values.is_empty() && !mailbox.is_plain() => Answer::Unsure,
                 _ => Answer::Values(std::mem::take(&mut coming.values)),
             },
             Query::Stats => {
                 let stats = coming.stats.take();
-                Answer::Stats(stats.ok_or(Fault::OutOfStep("no counters"))?.into())
+                Answer::Stats(stats.ok_or(Fault::Protocol("no counters"))?.into())
             }
             Query::Watch { .. } if coming.watching => Answer::Done,
-            Query::Watch { .. } => return Err(Fault::OutOfStep("no answer to a watch")),
+            Query::Watch { .. } => return Err(Fault::Protocol("no answer to a watch")),
         };
         Ok(Ok(answer))
     }

@@ -18,7 +18,7 @@ use crate::Error;
 /// # let example = async {
 /// #     let (ours, theirs) = async_net::unix::UnixStream::pair()?;
 /// #     handle.attach(theirs).await?;
-/// #     let client = keywire::Client::over(ours);
+/// #     let client = keywire::Client::from_stream(ours);
 /// let outcomes = client
 ///     .pipeline()
 ///     .put("user", "alice")
@@ -55,7 +55,7 @@ impl<'a> Pipeline<'a> {
             Ok(ask) => self.asks.push(ask),
             Err(reason) if self.fault.is_none() => {
                 let command = self.asks.len();
-                self.fault = Some(Error::Unsendable { command, reason });
+                self.fault = Some(Error::InvalidArgument { command, reason });
             }
             Err(_) => {}
         }
@@ -110,7 +110,7 @@ impl<'a> Pipeline<'a> {
     ///
     /// # Errors
     ///
-    /// Where nothing was sent: [`Error::Unsendable`] says which command can't be, and other errors
+    /// Where nothing was sent: [`Error::InvalidArgument`] says which command can't be, and other errors
     /// that there is no connection. And [`Error::TimedOut`]. Where the connection ends half-way,
     /// the commands that have no answer by then have that error for an outcome.
     pub async fn send(self) -> Result<Vec<Outcome>, Error> {

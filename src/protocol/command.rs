@@ -92,7 +92,7 @@ pub enum Operation<'a> {
 impl<'a> Command<'a> {
     /// Reads one line, without its ending. Pure; allocates nothing.
     ///
-    /// The line must hold no LF: [`Lines`](super::Lines) cuts at every one.
+    /// The line must hold no LF: [`LineDecoder`](super::Lines) cuts at every one.
     ///
     /// ```
     /// use keywire::protocol::{Command, Operation, ParseError};
@@ -267,7 +267,7 @@ impl ParseError {
         }
     }
 
-    fn words(self) -> &'static str {
+    fn message(self) -> &'static str {
         match self {
             ParseError::UnknownCommand => {
                 "no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, \
@@ -288,7 +288,7 @@ impl ParseError {
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.words())
+        f.write_str(self.message())
     }
 }
 

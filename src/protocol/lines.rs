@@ -14,14 +14,14 @@ const FIRST_BYTES: usize = 5;
 /// holds more than the limit and a few bytes.
 ///
 /// ```
-/// use keywire::protocol::{Lines, TooLong};
+/// use keywire::protocol::{LineDecoder, LineTooLong};
 ///
-/// let mut lines = Lines::new(8);
+/// let mut lines = LineDecoder::new(8);
 /// let block = lines.push(b"short\nmuch too long\r\n\nlast\n");
 /// let cut: Vec<_> = block.iter().collect();
-/// assert_eq!(cut, [Ok(&b"short"[..]), Err(TooLong), Ok(b""), Ok(b"last")]);
+/// assert_eq!(cut, [Ok(&b"short"[..]), Err(LineTooLong), Ok(b""), Ok(b"last")]);
 /// ```
-pub struct Lines {
+pub struct LineDecoder {
     max: usize,
     /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even when the
     /// last of them is a CR, the line still shows that it is longer than `max`.
@@ -30,7 +30,7 @@ pub struct Lines {
     keeps_cr: bool,
 }
 
-impl Lines {
+impl LineDecoder {
     /// Lines of at most `max` bytes each, the line ending not counted.
     pub fn new(max: usize) -> Self {
         Self {
@@ -49,10 +49,10 @@ impl Lines {
     }
 
     /// Takes the bytes of one read and gives back the lines that are whole now.
-    pub fn push(&mut self, bytes: &[u8]) -> Block {
+    pub fn push(&mut self, bytes: &[u8]) -> LineBlock {
         let Some(last) = memrchr(b'\n', bytes) else {
             self.keep(bytes);
-            return Block::new(self, Vec::new());
+            return LineBlock::new(self, Vec::new());
         };
         let (whole, rest) = bytes.split_at(last + 1);
         let whole = if self.partial.is_empty() {
@@ -66,7 +66,7 @@ impl Lines {
             joined
         };
         self.keep(rest);
-        Block::new(self, whole)
+        LineBlock::new(self, whole)
     }
 
     /// Whether a line has begun and not ended.
@@ -92,7 +92,7 @@ impl Lines {
     }
 }
 
-impl fmt::Debug for Lines {
+impl fmt::Debug for LineDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines")
             .field("max", &self.max)
@@ -103,16 +103,16 @@ impl fmt::Debug for Lines {
 
 /// The whole lines of one read.
 ///
-/// See [`Lines`] for an example.
-pub struct Block {
+/// See [`LineDecoder`] for an example.
+pub struct LineBlock {
     max: usize,
     keeps_cr: bool,
     /// Empty, or whole lines: the last byte is an LF.
     bytes: Vec<u8>,
 }
 
-impl Block {
-    fn new(lines: &Lines, bytes: Vec<u8>) -> Self {
+impl LineBlock {
+    fn new(lines: &LineDecoder, bytes: Vec<u8>) -> Self {
         Self {
             max: lines.max,
             keeps_cr: lines.keeps_cr,
@@ -127,13 +127,13 @@ impl Block {
 
     /// The lines in order, without their endings, blank ones too. A line that is too long is an
     /// error in its place, so that counting goes on.
-    pub fn iter(&self) -> impl Iterator<Item = Result<&[u8], TooLong>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<&[u8], LineTooLong>> {
         let mut at = 0;
         std::iter::from_fn(move || self.line_at(&mut at))
     }
 
     /// The line that begins at `at`; moves `at` to the next one.
-    pub(crate) fn line_at(&self, at: &mut usize) -> Option<Result<&[u8], TooLong>> {
+    pub(crate) fn line_at(&self, at: &mut usize) -> Option<Result<&[u8], LineTooLong>> {
         let rest = &self.bytes[*at..];
         let end = memchr(b'\n', rest)?;
         *at += end + 1;
@@ -142,14 +142,14 @@ impl Block {
             _ => &rest[..end],
         };
         Some(if line.len() > self.max {
-            Err(TooLong)
+            Err(LineTooLong)
         } else {
             Ok(line)
         })
     }
 
     /// Takes up to so many lines off the front, and says how many there were.
-    pub(crate) fn split_to(&mut self, lines: usize) -> (Block, usize) {
+    pub(crate) fn split_to(&mut self, lines: usize) -> (LineBlock, usize) {
         let mut found = 0;
         let mut end = 0;
         for lf in memchr_iter(b'\n', &self.bytes).take(lines) {
@@ -157,7 +157,7 @@ impl Block {
             end = lf + 1;
         }
         let rest = self.bytes.split_off(end);
-        let front = Block {
+        let front = LineBlock {
             bytes: std::mem::replace(&mut self.bytes, rest),
             ..*self
         };
@@ -175,9 +175,9 @@ impl Block {
     }
 }
 
-impl fmt::Debug for Block {
+impl fmt::Debug for LineBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Block")
+        f.debug_tuple("LineBlock")
             .field(&super::Hidden(&self.bytes))
             .finish()
     }
@@ -186,18 +186,18 @@ impl fmt::Debug for Block {
 /// A line was longer than the limit. Its bytes are gone, up to its line feed.
 ///
 /// ```
-/// use keywire::protocol::{Lines, TooLong};
+/// use keywire::protocol::{LineDecoder, LineTooLong};
 ///
-/// let block = Lines::new(3).push(b"four\n");
-/// assert_eq!(block.iter().next(), Some(Err(TooLong)));
+/// let block = LineDecoder::new(3).push(b"four\n");
+/// assert_eq!(block.iter().next(), Some(Err(LineTooLong)));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLong;
+pub struct LineTooLong;
 
-impl fmt::Display for TooLong {
+impl fmt::Display for LineTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the line is longer than the limit")
     }
 }
 
-impl std::error::Error for TooLong {}
+impl std::error::Error for LineTooLong {}

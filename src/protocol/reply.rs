@@ -86,7 +86,7 @@ impl std::str::FromStr for Code {
 /// assert_eq!(Reply::parse(b":sync:3:t"), Ok(Reply::Sync { dropped: 3, token: b"t" }));
 ///
 /// let mut out = Vec::new();
-/// Reply::Error { line: 2, code: Code::Unknown, words: b"no such command" }.encode(&mut out);
+/// Reply::Error { line: 2, code: Code::Unknown, message: b"no such command" }.encode(&mut out);
 /// assert_eq!(out, b":error:2:unknown:no such command\n");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub enum Reply<'a> {
         code: Code,
         /// What went wrong, for a person. With [`Code::Other`], the unknown code and a colon stand
         /// before it.
-        words: &'a [u8],
+        message: &'a [u8],
     },
     /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: every later
     /// change is told.
@@ -250,9 +250,13 @@ impl<'a> Reply<'a> {
                 out.extend_from_slice(counters);
                 out.push(b'\n');
             }
-            Reply::Error { line, code, words } => {
+            Reply::Error {
+                line,
+                code,
+                message,
+            } => {
                 push_error_head(out, line, code);
-                out.extend_from_slice(words);
+                out.extend_from_slice(message);
                 out.push(b'\n');
             }
             Reply::Watch(topic) => push_watch(out, topic),
@@ -270,11 +274,15 @@ fn error(rest: &[u8]) -> Result<Reply<'_>, ReplyError> {
     let rest = &rest[colon + 1..];
     let colon = memchr(b':', rest).ok_or(ReplyError)?;
     let code = std::str::from_utf8(&rest[..colon]).ok();
-    let (code, words) = match code.and_then(|code| code.parse().ok()) {
+    let (code, message) = match code.and_then(|code| code.parse().ok()) {
         Some(code) => (code, &rest[colon + 1..]),
         None => (Code::Other, rest),
     };
-    Ok(Reply::Error { line, code, words })
+    Ok(Reply::Error {
+        line,
+        code,
+        message,
+    })
 }
 
 fn without_colon(rest: &[u8]) -> Option<&[u8]> {
@@ -336,10 +344,10 @@ fn push_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 /// The words may come from a store, so what would end the line early becomes a space.
-pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, words: impl fmt::Display) {
+pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, message: impl fmt::Display) {
     push_error_head(out, line, code);
     let from = out.len();
-    push(out, format_args!("{words}"));
+    push(out, format_args!("{message}"));
     for byte in &mut out[from..] {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';
@@ -378,11 +386,15 @@ impl fmt::Debug for Reply<'_> {
                 .debug_tuple("Stats")
                 .field(&String::from_utf8_lossy(counters))
                 .finish(),
-            Reply::Error { line, code, words } => f
+            Reply::Error {
+                line,
+                code,
+                message,
+            } => f
                 .debug_struct("Error")
                 .field("line", line)
                 .field("code", code)
-                .field("words", &String::from_utf8_lossy(words))
+                .field("message", &String::from_utf8_lossy(message))
                 .finish(),
             Reply::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
             Reply::Change(change) => change.fmt(f),

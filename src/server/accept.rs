@@ -42,7 +42,7 @@ pub(crate) fn keepalive() -> TcpKeepalive {
 ///
 /// ```
 /// use futures_lite::{AsyncRead, AsyncWrite};
-/// use std::{future::Future, io};
+/// use std::{io, net::IpAddr};
 ///
 /// struct Pipes<T>(async_channel::Receiver<T>);
 ///
@@ -52,8 +52,9 @@ pub(crate) fn keepalive() -> TcpKeepalive {
 /// {
 ///     type Connection = T;
 ///
-///     async fn accept(&mut self) -> io::Result<T> {
-///         self.0.recv().await.map_err(|_| io::ErrorKind::NotConnected.into())
+///     async fn accept(&mut self) -> io::Result<(T, Option<IpAddr>)> {
+///         let pipe = self.0.recv().await;
+///         Ok((pipe.map_err(|_| io::ErrorKind::NotConnected)?, None))
 ///     }
 /// }
 /// ```
@@ -61,34 +62,26 @@ pub trait Listener: Send + 'static {
     /// A connection: bytes in, bytes out.
     type Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Waits for the next connection.
+    /// Waits for the next connection, and says which address it comes from, if it has one. The
+    /// limit of clients an address goes by it.
     ///
     /// An error is counted in [`Stats::accept_errors`](crate::Stats). The server waits 50
     /// milliseconds and calls again: running out of descriptors passes. The future may be dropped
     /// before it is ready; a connection must not be lost with it.
-    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
-
-    /// The address that a connection comes from, where it has one. The limit of clients an address
-    /// goes by it.
-    fn address(connection: &Self::Connection) -> Option<IpAddr> {
-        let _ = connection;
-        None
-    }
+    fn accept(
+        &mut self,
+    ) -> impl Future<Output = io::Result<(Self::Connection, Option<IpAddr>)>> + Send;
 }
 
 impl Listener for async_net::TcpListener {
     type Connection = async_net::TcpStream;
 
-    async fn accept(&mut self) -> io::Result<Self::Connection> {
-        let (stream, _) = async_net::TcpListener::accept(self).await?;
+    async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
+        let (stream, address) = async_net::TcpListener::accept(self).await?;
         // Replies are sent whole, so there is nothing for Nagle's algorithm to wait for. A
         // connection that is already dead refuses; its session will find out.
         let _ = stream.set_nodelay(true);
-        Ok(stream)
-    }
-
-    fn address(connection: &Self::Connection) -> Option<IpAddr> {
-        connection.peer_addr().ok().map(|address| address.ip())
+        Ok((stream, Some(address.ip())))
     }
 }
 
@@ -96,9 +89,9 @@ impl Listener for async_net::TcpListener {
 impl Listener for async_net::unix::UnixListener {
     type Connection = async_net::unix::UnixStream;
 
-    async fn accept(&mut self) -> io::Result<Self::Connection> {
+    async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
         let (stream, _) = async_net::unix::UnixListener::accept(self).await?;
-        Ok(stream)
+        Ok((stream, None))
     }
 }
 
@@ -143,11 +136,7 @@ pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
 pub(super) async fn accept_loop<L: Listener>(mut listener: L, control: Arc<Control>) {
     loop {
         match listener.accept().await {
-            Ok(connection) => {
-                let address = match control.limits.asks_address() {
-                    true => L::address(&connection),
-                    false => None, // it would cost a system call
-                };
+            Ok((connection, address)) => {
                 if control.take_in(connection, address).await.is_err() {
                     return;
                 }

@@ -47,7 +47,7 @@ impl Crowded {
     }
 
     /// For a person.
-    pub(super) fn words(self) -> &'static str {
+    pub(super) fn message(self) -> &'static str {
         match self {
             Crowded::Clients => "the server has as many clients as it may",
             Crowded::Address => "this address has as many connections as it may",

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     Clock, Error,
     protocol::{
-        Block, Change, Code, Command, Operation, TooLong, Topic, push_error, push_sync, push_value,
-        push_watch,
+        Change, Code, Command, LineBlock, LineTooLong, Operation, Topic, push_error, push_sync,
+        push_value, push_watch,
     },
 };
 
@@ -118,7 +118,7 @@ impl RoundTimer {
 /// ```
 pub struct Batch<'a> {
     limits: &'a Limits,
-    blocks: &'a [Block],
+    blocks: &'a [LineBlock],
     turns: &'a mut [Turn],
     watches: &'a mut Watches,
     watches_before: usize,
@@ -143,7 +143,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(
         limits: &'a Limits,
-        blocks: &'a [Block],
+        blocks: &'a [LineBlock],
         turns: &'a mut [Turn],
         watches: &'a mut Watches,
         stats: &'a mut Stats,
@@ -228,7 +228,7 @@ impl<'a> Batch<'a> {
                     }
                     command => command.map_err(Refusal::Parse),
                 },
-                Err(TooLong) => Err(Refusal::LongLine),
+                Err(LineTooLong) => Err(Refusal::LongLine),
             };
             if self.taken > 0 && matches!(command, Ok(Command::Stats)) {
                 // The store says what it holds between batches, so this line begins one.
@@ -371,7 +371,7 @@ impl<'a> Batch<'a> {
         self.refuse_oldest(Refusal::FullValues);
     }
 
-    /// How much the store may hold, by [`Held::size`](crate::store::Held::size); [`u64::MAX`] where
+    /// How much the store may hold, by [`StoreSize::charged`](crate::store::StoreSize::charged); [`u64::MAX`] where
     /// there is no limit.
     pub fn max_store(&self) -> u64 {
         self.limits.max_store
@@ -510,14 +510,14 @@ impl<'a> Batch<'a> {
 
     fn refuse(&mut self, turn: usize, line: u64, refusal: Refusal) {
         refusal.count(self.stats);
-        self.error(turn, line, refusal.code(), refusal.words(self.limits));
+        self.error(turn, line, refusal.code(), refusal.message(self.limits));
     }
 
-    fn error(&mut self, turn: usize, line: u64, code: Code, words: impl fmt::Display) {
+    fn error(&mut self, turn: usize, line: u64, code: Code, message: impl fmt::Display) {
         self.stats.errors += 1;
         self.control_line(turn, |replies, _, stats| {
             stats.lines_queued += 1;
-            push_error(replies, line, code, words);
+            push_error(replies, line, code, message);
         });
     }
 
@@ -583,8 +583,8 @@ impl<'a> Batch<'a> {
                 return if whole > max {
                     self.refuse(turn_number, line, Refusal::LongReply);
                 } else {
-                    let words = "a value holds a line feed, which no line can carry";
-                    self.error(turn_number, line, Code::Store, words);
+                    let message = "a value holds a line feed, which no line can carry";
+                    self.error(turn_number, line, Code::Store, message);
                 };
             }
             make_room(&mut turn.replies, bytes);

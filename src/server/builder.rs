@@ -40,16 +40,16 @@ pub(super) struct Limits {
     pub(super) outbox_lines: usize,
     pub(super) outbox_bytes: usize,
     pub(super) overflow: Overflow,
-    pub(super) stall: Duration,
+    pub(super) stall_timeout: Duration,
     pub(super) max_line: usize,
     pub(super) max_reply: usize,
     pub(super) max_watches: usize,
     pub(super) max_watch_prefix: usize,
     pub(super) max_clients: usize,
     pub(super) max_clients_per_address: usize,
-    pub(super) line_time: Duration,
-    pub(super) idle: Duration,
-    pub(super) rate: u32,
+    pub(super) line_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) max_line_rate: u32,
     pub(super) max_store: u64,
     pub(super) max_values: usize,
     pub(super) secret: Option<Secret>,
@@ -61,16 +61,16 @@ impl Default for Limits {
             outbox_lines: 500,
             outbox_bytes: 4 << 20,
             overflow: Overflow::Drop,
-            stall: Duration::from_millis(500),
+            stall_timeout: Duration::from_millis(500),
             max_line: 64 << 10,
             max_reply: 64 << 20,
             max_watches: 1_000,
             max_watch_prefix: 1 << 10,
             max_clients: 1 << 16,
             max_clients_per_address: usize::MAX,
-            line_time: Duration::from_secs(60),
-            idle: Duration::MAX,
-            rate: u32::MAX,
+            line_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::MAX,
+            max_line_rate: u32::MAX,
             max_store: u64::MAX,
             max_values: usize::MAX,
             secret: None,
@@ -87,11 +87,6 @@ impl Limits {
     pub(super) fn counts_addresses(&self) -> bool {
         self.max_clients_per_address < usize::MAX
     }
-
-    /// Whether anyone wants to know where a connection comes from.
-    pub(super) fn asks_address(&self) -> bool {
-        self.counts_addresses() || cfg!(feature = "tracing")
-    }
 }
 
 /// Sets a server up. Made by [`Server::builder`].
@@ -104,16 +99,16 @@ impl Limits {
 ///     .outbox_lines(1_000)
 ///     .outbox_bytes(1 << 20)
 ///     .overflow(Overflow::Disconnect)
-///     .stall(Duration::from_secs(2))
+///     .stall_timeout(Duration::from_secs(2))
 ///     .max_line(4096)
 ///     .max_reply(1 << 20)
 ///     .max_watches(100)
 ///     .max_watch_prefix(64)
 ///     .max_clients(1_000)
 ///     .max_clients_per_address(10)
-///     .line_time(Duration::from_secs(10))
-///     .idle(Duration::from_secs(300))
-///     .rate(10_000)
+///     .line_timeout(Duration::from_secs(10))
+///     .idle_timeout(Duration::from_secs(300))
+///     .max_line_rate(10_000)
 ///     .max_store(1 << 30)
 ///     .max_values(100_000)
 ///     .secret(keywire::Secret::new("correct horse battery staple")?)
@@ -159,8 +154,8 @@ impl<S: Store> Builder<S> {
     /// Until then a full outbox only makes that client's commands wait, so a client that reads,
     /// however slowly, loses nothing. [`Overflow::Wait`] makes no use of it.
     #[must_use]
-    pub fn stall(mut self, time: Duration) -> Self {
-        self.limits.stall = time;
+    pub fn stall_timeout(mut self, time: Duration) -> Self {
+        self.limits.stall_timeout = time;
         self
     }
 
@@ -212,7 +207,7 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// Clients at a time from one address, where the door [knows it](crate::Listener::address); no
+    /// Clients at a time from one address, where its [listener](crate::Listener) tells it; no
     /// limit unless set. One more is turned away like one over [`max_clients`](Self::max_clients).
     ///
     /// An IPv6 address counts by its first 64 bits, which is what one subscriber has. Behind a
@@ -228,8 +223,8 @@ impl<S: Store> Builder<S> {
     /// A client whose line takes longer is told `too-long`, and its connection is closed. Time in
     /// which the server does not read, because replies wait for room, does not count.
     #[must_use]
-    pub fn line_time(mut self, time: Duration) -> Self {
-        self.limits.line_time = time;
+    pub fn line_timeout(mut self, time: Duration) -> Self {
+        self.limits.line_timeout = time;
         self
     }
 
@@ -248,9 +243,9 @@ impl<S: Store> Builder<S> {
     /// not taken for gone as long as its system answers. One that had not read for minutes before it
     /// went takes up to four minutes more, since its system is asked that seldom.
     #[must_use]
-    pub fn idle(mut self, time: Duration) -> Self {
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
         // It is counted in milliseconds.
-        self.limits.idle = time.max(Duration::from_millis(1));
+        self.limits.idle_timeout = time.max(Duration::from_millis(1));
         self
     }
 
@@ -264,12 +259,12 @@ impl<S: Store> Builder<S> {
     /// place until what it has sent, which may be all that the system's buffers hold, has had its
     /// time.
     #[must_use]
-    pub fn rate(mut self, lines: u32) -> Self {
-        self.limits.rate = lines.max(1);
+    pub fn max_line_rate(mut self, lines: u32) -> Self {
+        self.limits.max_line_rate = lines.max(1);
         self
     }
 
-    /// How much the store may hold, as [`Held::size`](crate::store::Held::size) has it: bytes of
+    /// How much the store may hold, as [`StoreSize::charged`](crate::store::StoreSize::charged) has it: bytes of
     /// keys and values, and what it costs to keep them; no limit unless set.
     ///
     /// A write that would go over it is refused with `full`, and changes nothing. It is up to the

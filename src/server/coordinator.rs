@@ -23,7 +23,7 @@ use super::{
     turn::{Progress, Turn, TurnState},
     watch::{Log, Missed, Watches},
 };
-use crate::{clock, protocol::Block, store::Store};
+use crate::{clock, protocol::LineBlock, store::Store};
 
 /// Clients whose commands go to the store as one batch. A larger round shares an fsync among more
 /// clients; a smaller one answers the first of them sooner.
@@ -120,7 +120,7 @@ enum Place {
 }
 
 struct Pending {
-    block: Block,
+    block: LineBlock,
     refuse: bool,
 }
 
@@ -128,7 +128,7 @@ struct Pending {
 #[derive(Default)]
 struct Round {
     turns: Vec<Turn>,
-    blocks: Vec<Block>,
+    blocks: Vec<LineBlock>,
 }
 
 enum Input {
@@ -153,7 +153,7 @@ impl Coordinator {
             _poller: {
                 let control = control.clone();
                 executor.spawn(async move {
-                    clock::in_turn(&control.clock, pin!(control.poller.run())).await;
+                    clock::deferrable(&control.clock, pin!(control.poller.run())).await;
                 })
             },
             control,
@@ -181,7 +181,7 @@ impl Coordinator {
         {
             let serve = self.serve(&mut store, joins, events);
             let serve = pin!(future::or(serve, control.out_of_time()));
-            clock::in_turn(&control.clock, serve).await;
+            clock::deferrable(&control.clock, serve).await;
         }
         store
     }
@@ -269,7 +269,7 @@ impl Coordinator {
         let limits = &control.limits;
         loop {
             let Round { turns, blocks } = &mut *round;
-            self.stats.set_held(store.held());
+            self.stats.set_store_size(store.size());
             self.stats.watching = self.watches.watching();
             let (watches, stats) = (&mut self.watches, &mut self.stats);
             let time = (clock, &mut timer);
@@ -279,7 +279,7 @@ impl Coordinator {
                 break;
             }
         }
-        self.stats.set_held(store.held());
+        self.stats.set_store_size(store.size());
         let (log, told) = self.watches.end_round();
         // The counters first: who has a reply finds it counted.
         self.publish();
@@ -343,7 +343,7 @@ impl Coordinator {
         round.blocks.push(block);
     }
 
-    fn end_turn(&mut self, mut turn: Turn, block: Block, log: &Log<Arc<Vec<u8>>>) {
+    fn end_turn(&mut self, mut turn: Turn, block: LineBlock, log: &Log<Arc<Vec<u8>>>) {
         let mut then = match turn.state {
             _ if turn.cut => Then::Cut,
             TurnState::Done => Then::NextBatch,
@@ -458,7 +458,7 @@ impl Coordinator {
     }
 
     /// Keeps the lines that a turn has not come to.
-    fn put_back(&mut self, turn: Turn, block: Block) {
+    fn put_back(&mut self, turn: Turn, block: LineBlock) {
         if let Some(client) = self.clients.get_mut(turn.client) {
             let refuse = turn.refuse;
             client.pending = Some(Pending { block, refuse });

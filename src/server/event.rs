@@ -3,7 +3,7 @@
 use std::io;
 
 use super::session::Foreign;
-use crate::protocol::Block;
+use crate::protocol::LineBlock;
 
 /// News of one client for the coordinator.
 ///
@@ -17,9 +17,9 @@ pub(super) struct Event {
 pub(super) enum Message {
     /// The lines of one read, or a part of them.
     Lines {
-        block: Block,
+        block: LineBlock,
         /// They had to wait for the client's rate.
-        paced: bool,
+        throttled: bool,
     },
     /// The outbox has room again, or the socket refuses bytes.
     Resume,
@@ -46,7 +46,7 @@ pub(super) struct NotLetIn {
 
 impl NotLetIn {
     /// For a person.
-    pub(super) fn words(self) -> &'static str {
+    pub(super) fn message(self) -> &'static str {
         match self.wrong {
             true => "that is not the secret",
             false => "first say Auth:secret",

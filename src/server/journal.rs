@@ -110,7 +110,7 @@ impl Journal {
             WARN,
             address = address.map(tracing::field::display),
             "connection refused: {}",
-            why.words()
+            why.message()
         );
     }
 

@@ -61,7 +61,7 @@ impl Surroundings {
             limits: limits.clone(),
             clock: control.clock.clone(),
             began: control.clock.now(),
-            stall: (limits.overflow != Overflow::Wait).then_some(limits.stall),
+            stall: (limits.overflow != Overflow::Wait).then_some(limits.stall_timeout),
         }
     }
 
@@ -70,13 +70,13 @@ impl Surroundings {
     }
 
     fn pace(&self) -> Option<Box<Pace>> {
-        let rate = self.limits.rate;
+        let rate = self.limits.max_line_rate;
         (rate < u32::MAX).then(|| Box::new(Pace::new(rate, self.clock.now())))
     }
 
     /// The server's time, where anyone wants to know how long a client has been idle.
     fn millis(&self) -> u64 {
-        match self.limits.idle {
+        match self.limits.idle_timeout {
             Duration::MAX => 0,
             _ => (self.clock.now() - self.began).as_millis() as u64,
         }
@@ -126,7 +126,7 @@ pub(super) fn run(
         // coordinator cuts the client off. Which of these matters to nobody but a log.
         let ended = {
             let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
-            clock::in_turn(&session.surroundings.clock, pin!(both)).await
+            clock::deferrable(&session.surroundings.clock, pin!(both)).await
         };
         session.error = ended.err();
         drop(session);

@@ -2,7 +2,7 @@ use std::{io::Write, time::Duration};
 
 use crate::{
     protocol::{Command, Operation, ReplyError},
-    store::Held,
+    store::StoreSize,
 };
 
 /// Makes the struct, and its way onto the wire and back, of one list of counters.
@@ -119,13 +119,13 @@ counters! {
     /// Writes that would have gone over [`max_values`](crate::Builder::max_values).
     full_values,
     /// Connections that were closed because a line took longer than
-    /// [`line_time`](crate::Builder::line_time).
+    /// [`line_time`](crate::Builder::line_timeout).
     slow_lines,
     /// Connections that were closed because nothing moved on them for the time of
-    /// [`idle`](crate::Builder::idle).
+    /// [`idle`](crate::Builder::idle_timeout).
     idle,
-    /// Times that a client's lines had to wait for its [`rate`](crate::Builder::rate).
-    paced,
+    /// Times that a client's lines had to wait for its [`rate`](crate::Builder::max_line_rate).
+    throttled,
     /// Reply lines queued for clients, control lines among them, events not.
     lines_queued,
     /// Reply lines dropped because a client did not read.
@@ -174,10 +174,10 @@ impl Stats {
         } += 1;
     }
 
-    pub(super) fn set_held(&mut self, held: Held) {
-        self.keys = held.keys;
-        self.values = held.values;
-        self.bytes = held.bytes;
-        self.size = held.size();
+    pub(super) fn set_store_size(&mut self, size: StoreSize) {
+        self.keys = size.keys;
+        self.values = size.values;
+        self.bytes = size.bytes;
+        self.size = size.charged();
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Limits,
     outbox::{Content, Outbox, Room},
 };
-use crate::protocol::{Block, TooLong};
+use crate::protocol::{LineBlock, LineTooLong};
 
 /// Lines of one client that are handled in one turn, before the others have theirs.
 const TURN_LINES: usize = 4096;
@@ -177,7 +177,10 @@ impl Turn {
     }
 
     /// The next line; blank ones too.
-    pub(super) fn next_line<'a>(&mut self, block: &'a Block) -> Option<Result<&'a [u8], TooLong>> {
+    pub(super) fn next_line<'a>(
+        &mut self,
+        block: &'a LineBlock,
+    ) -> Option<Result<&'a [u8], LineTooLong>> {
         let line = block.line_at(&mut self.progress.at);
         if line.is_some() {
             self.progress.line += 1;

@@ -73,16 +73,16 @@ impl Refusal {
     }
 
     /// For a person.
-    pub(super) fn words(self, limits: &Limits) -> Words<'_> {
-        Words(self, limits)
+    pub(super) fn message(self, limits: &Limits) -> Message<'_> {
+        Message(self, limits)
     }
 }
 
-pub(super) struct Words<'a>(Refusal, &'a Limits);
+pub(super) struct Message<'a>(Refusal, &'a Limits);
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Words(refusal, limits) = self;
+        let &Message(refusal, limits) = self;
         match refusal {
             Refusal::Parse(error) => error.fmt(f),
             Refusal::WrongSecret => f.write_str("that is not the secret"),

@@ -7,7 +7,7 @@ use std::{
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::{Batch, Held, Store};
+use super::{Batch, Store, StoreSize};
 use crate::{Error, protocol::Operation};
 
 /// The default store: everything in memory, gone at the end.
@@ -33,7 +33,7 @@ pub struct Memory {
     lists: HashTable<List>,
     /// Keyed at random, and of a kind that keeps its key: clients can't choose keys that collide.
     hasher: RandomState,
-    held: Held,
+    size: StoreSize,
 }
 
 impl Memory {
@@ -51,7 +51,7 @@ impl Memory {
     fn try_put(&mut self, key: &[u8], value: &[u8], bounds: Bounds) -> Result<(), Full> {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
-        let mut more = Held {
+        let mut more = StoreSize {
             keys: u64::from(list.is_none()),
             values: 1,
             bytes: value.len() as u64,
@@ -60,7 +60,7 @@ impl Memory {
             more.bytes += key.len() as u64;
         }
         let values = list.as_ref().map_or(0, |list| list.len);
-        bounds.let_in(values, self.held, more)?;
+        bounds.let_in(values, self.size, more)?;
         match list {
             Some(list) => list.push(value),
             None => {
@@ -69,9 +69,9 @@ impl Memory {
                 self.lists.insert_unique(hash, list, rehash);
             }
         }
-        self.held.keys += more.keys;
-        self.held.values += more.values;
-        self.held.bytes += more.bytes;
+        self.size.keys += more.keys;
+        self.size.values += more.values;
+        self.size.bytes += more.bytes;
         Ok(())
     }
 
@@ -92,10 +92,10 @@ impl Memory {
         let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
             let (list, _) = found.remove();
-            self.held.keys -= 1;
-            self.held.values -= list.len as u64;
-            self.held.bytes -= list.held as u64;
-            return list.held;
+            self.size.keys -= 1;
+            self.size.values -= list.len as u64;
+            self.size.bytes -= list.content_bytes as u64;
+            return list.content_bytes;
         }
         0
     }
@@ -122,14 +122,14 @@ impl Memory {
             return self.try_put(key, new, bounds).map(|()| bytes);
         };
         if new.len() > old.len() {
-            let more = Held {
+            let more = StoreSize {
                 bytes: (new.len() - old.len()) as u64,
-                ..Held::default()
+                ..StoreSize::default()
             };
-            bounds.let_in(0, self.held, more)?;
+            bounds.let_in(0, self.size, more)?;
         }
         list.replace(place, old.len(), new);
-        self.held.bytes = self.held.bytes - old.len() as u64 + new.len() as u64;
+        self.size.bytes = self.size.bytes - old.len() as u64 + new.len() as u64;
         Ok(bytes)
     }
 
@@ -194,10 +194,10 @@ impl Bounds {
     };
 
     /// Whether so much more may be held, of a key with so many values.
-    fn let_in(self, values: usize, held: Held, more: Held) -> Result<(), Full> {
+    fn let_in(self, values: usize, size: StoreSize, more: StoreSize) -> Result<(), Full> {
         if values >= self.values && more.values > 0 {
             Err(Full::Values)
-        } else if held.size() + more.size() > self.size {
+        } else if size.charged() + more.charged() > self.size {
             Err(Full::Store)
         } else {
             Ok(())
@@ -213,8 +213,8 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn held(&self) -> Held {
-        self.held
+    fn size(&self) -> StoreSize {
+        self.size
     }
 }
 
@@ -241,7 +241,7 @@ struct List {
     /// The number of values.
     len: usize,
     /// Bytes of the key and the values, without the lengths before them.
-    held: usize,
+    content_bytes: usize,
     bytes: SmallVec<[u8; INLINE]>,
 }
 
@@ -259,7 +259,7 @@ impl List {
         push_field(&mut bytes, key);
         let mut list = Self {
             len: 0,
-            held: key.len(),
+            content_bytes: key.len(),
             bytes,
         };
         list.push(value);
@@ -273,7 +273,7 @@ impl List {
     fn push(&mut self, value: &[u8]) {
         push_field(&mut self.bytes, value);
         self.len += 1;
-        self.held += value.len();
+        self.content_bytes += value.len();
     }
 
     fn iter(&self) -> Values<'_> {
@@ -309,7 +309,7 @@ impl List {
                 self.bytes.shrink_to_fit();
             }
         }
-        self.held = self.held - old + new.len();
+        self.content_bytes = self.content_bytes - old + new.len();
     }
 }
 

@@ -28,10 +28,10 @@ const MAX_BYTES: u64 = 1 << 20;
 /// ```
 /// use keywire::tls::Pem;
 ///
-/// let pem = Pem::text("the built-in key", "-----BEGIN PRIVATE KEY-----\n...");
+/// let pem = Pem::from_text("the built-in key", "-----BEGIN PRIVATE KEY-----\n...");
 /// assert_eq!(format!("{pem:?}"), r#"Pem { name: "the built-in key", .. }"#);
 ///
-/// let error = Pem::file("no/such/file.pem").unwrap_err();
+/// let error = Pem::from_file("no/such/file.pem").unwrap_err();
 /// assert!(error.to_string().starts_with("no/such/file.pem: "));
 /// ```
 #[derive(Clone)]
@@ -42,7 +42,7 @@ pub struct Pem {
 
 impl Pem {
     /// A text of one's own. The name stands in errors.
-    pub fn text(name: impl Into<String>, text: impl Into<Vec<u8>>) -> Self {
+    pub fn from_text(name: impl Into<String>, text: impl Into<Vec<u8>>) -> Self {
         Self {
             name: name.into(),
             text: text.into(),
@@ -54,7 +54,7 @@ impl Pem {
     /// # Errors
     ///
     /// [`Error::Tls`] with the system's reason, or where it has more than 1 MiB.
-    pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let mut text = Vec::new();
@@ -99,9 +99,9 @@ impl Pem {
     fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
         // The older form of encryption looks like a key to the parser, with damage in it.
         if self.contains("BEGIN ENCRYPTED PRIVATE KEY") || self.contains("Proc-Type: 4,ENCRYPTED") {
-            let words = "holds an encrypted key, and there is no way to ask for its password; \
+            let message = "holds an encrypted key, and there is no way to ask for its password; \
                          decrypt it with: openssl pkey -in OLD -out NEW";
-            return Err(self.fault(words));
+            return Err(self.fault(message));
         }
         match self.all()?.into_iter().next() {
             Some(key) => Ok(key),
@@ -112,8 +112,8 @@ impl Pem {
         }
     }
 
-    fn contains(&self, words: &str) -> bool {
-        memchr::memmem::find(&self.text, words.as_bytes()).is_some()
+    fn contains(&self, message: &str) -> bool {
+        memchr::memmem::find(&self.text, message.as_bytes()).is_some()
     }
 }
 
@@ -137,7 +137,7 @@ fn fault(what: String, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Er
 /// ```no_run
 /// use keywire::tls::{Pem, server_config};
 ///
-/// let config = server_config(&Pem::file("cert.pem")?, &Pem::file("key.pem")?, None)?;
+/// let config = server_config(&Pem::from_file("cert.pem")?, &Pem::from_file("key.pem")?, None)?;
 /// # drop(config);
 /// # Ok::<(), keywire::Error>(())
 /// ```
@@ -174,8 +174,8 @@ pub fn server_config(
 /// ```no_run
 /// use keywire::tls::{Pem, client_config};
 ///
-/// let (certificate, key) = (Pem::file("me.pem")?, Pem::file("me.key")?);
-/// let config = client_config(&Pem::file("ca.pem")?, Some((&certificate, &key)))?;
+/// let (certificate, key) = (Pem::from_file("me.pem")?, Pem::from_file("me.key")?);
+/// let config = client_config(&Pem::from_file("ca.pem")?, Some((&certificate, &key)))?;
 /// # drop(config);
 /// # Ok::<(), keywire::Error>(())
 /// ```
@@ -219,11 +219,11 @@ fn identity(
     match certified.keys_match() {
         Ok(()) => Ok(certified.into()),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            let words = format!(
+            let message = format!(
                 "is not the key of the (first) certificate in {}",
                 certificate.name
             );
-            Err(key.fault(words))
+            Err(key.fault(message))
         }
         Err(error) => Err(useless(certificate, error)),
     }

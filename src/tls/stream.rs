@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{IpAddr, TcpStream},
+    net::TcpStream,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, ready},
@@ -45,24 +45,23 @@ const LINGER: Duration = Duration::from_secs(1);
 /// ```
 /// use async_net::{TcpListener, TcpStream};
 /// use keywire::{Listener, tls::{TlsListener, TlsStream}};
-/// use std::io;
+/// use std::{io, net::IpAddr};
 ///
-/// /// A door that has to say what comes through it names this type.
+/// /// A listener around it has to name this type.
 /// struct Counted(TlsListener<TcpListener>, usize);
 ///
 /// impl Listener for Counted {
 ///     type Connection = TlsStream<TcpStream>;
 ///
-///     async fn accept(&mut self) -> io::Result<TlsStream<TcpStream>> {
-///         let stream = self.0.accept().await?;
+///     async fn accept(&mut self) -> io::Result<(TlsStream<TcpStream>, Option<IpAddr>)> {
+///         let accepted = self.0.accept().await?;
 ///         self.1 += 1;
-///         Ok(stream)
+///         Ok(accepted)
 ///     }
 /// }
 /// ```
 pub struct TlsStream<T> {
     state: State<T>,
-    address: Option<IpAddr>,
     /// The TCP socket below it, where it is one that is known.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     socket: Option<Weak<Async<TcpStream>>>,
@@ -82,13 +81,7 @@ impl<T> TlsStream<T>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    pub(super) fn new(
-        connection: T,
-        address: Option<IpAddr>,
-        acceptor: TlsAcceptor,
-        time: Duration,
-        slot: Slot,
-    ) -> Self {
+    pub(super) fn new(connection: T, acceptor: TlsAcceptor, time: Duration, slot: Slot) -> Self {
         let any: &dyn Any = &connection;
         let socket = any.downcast_ref::<async_net::TcpStream>();
         let socket = socket.map(|stream| Arc::downgrade(&stream.clone().into()));
@@ -97,14 +90,13 @@ where
         let handshake = async move {
             let late = async {
                 timer.await;
-                let words = "the TLS handshake took too long";
-                Err(io::Error::new(io::ErrorKind::TimedOut, words))
+                let message = "the TLS handshake took too long";
+                Err(io::Error::new(io::ErrorKind::TimedOut, message))
             };
             future::or(handshake(connection, acceptor, slot), late).await
         };
         Self {
             state: State::Handshaking(Box::pin(handshake)),
-            address,
             socket,
         }
     }
@@ -112,11 +104,6 @@ where
     #[cfg(target_os = "linux")]
     pub(crate) fn socket(&self) -> Option<Weak<Async<TcpStream>>> {
         self.socket.clone()
-    }
-
-    /// Where it comes from, if the other listener knows.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        self.address
     }
 
     fn poll_established(
@@ -234,10 +221,7 @@ impl<T> fmt::Debug for TlsStream<T> {
             State::Established(_) => "established",
             State::Over => "over",
         };
-        f.debug_struct("TlsStream")
-            .field("state", &state)
-            .field("address", &self.address)
-            .finish()
+        f.debug_struct("TlsStream").field("state", &state).finish()
     }
 }
 
@@ -277,8 +261,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
                 self.first = Some(buffer[0]);
                 if self.is_text() {
                     // TLS must not see it, or it would answer with an alert.
-                    let words = "the client speaks no TLS";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)));
+                    let message = "the client speaks no TLS";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
                 }
             }
         }

@@ -216,13 +216,13 @@ impl AsyncWrite for Near {
 /// A client, and a far end that answers like a server.
 pub fn plain() -> (Client, Far) {
     let (near, far) = pair(server());
-    (Client::over(near), far)
+    (Client::from_stream(near), far)
 }
 
 /// A client whose far end says nothing of itself.
 pub fn mute() -> (Client, Far) {
     let (near, far) = pair(|_, _| {});
-    (Client::over(near), far)
+    (Client::from_stream(near), far)
 }
 
 /// Polls a future that has nothing to wait for but what the test does.

@@ -12,7 +12,7 @@ use futures_lite::future;
 use keywire::{
     Clock, Error,
     protocol::Operation,
-    store::{Batch, Held, Memory, Store},
+    store::{Batch, Memory, Store, StoreSize},
 };
 
 fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
@@ -141,8 +141,8 @@ impl Store for Undoing {
         Ok(())
     }
 
-    fn held(&self) -> Held {
-        self.memory.held()
+    fn size(&self) -> StoreSize {
+        self.memory.size()
     }
 }
 

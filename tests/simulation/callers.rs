@@ -136,7 +136,7 @@ pub(crate) async fn client(
 ) {
     let caller = Caller {
         world,
-        client: Client::over(end),
+        client: Client::from_stream(end),
         diary,
         number,
     };
@@ -361,7 +361,7 @@ impl Caller {
 fn check_error(error: &Error) {
     let known = matches!(
         error,
-        Error::Refused { .. } | Error::Unconfirmed { .. } | Error::Lost { .. }
+        Error::Refused { .. } | Error::Unconfirmed { .. } | Error::RepliesDropped { .. }
     );
     assert!(
         known || matches!(error, Error::Disconnected(_)),
@@ -428,7 +428,7 @@ pub(crate) fn check_calls(
                     "{call:?}: {what:?}"
                 );
             }
-            (Err(Error::Lost { lines }), Some(What::Read(read))) => {
+            (Err(Error::RepliesDropped { lines }), Some(What::Read(read))) => {
                 assert_eq!(*lines, read.len() as u64, "{call:?}");
             }
             (Err(Error::Refused { code, .. }), what) => match code {

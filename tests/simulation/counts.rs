@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use keywire::{Stats, store::Held};
+use keywire::{Stats, store::StoreSize};
 
 use crate::{
     LINE_TIME, Settings,
@@ -219,7 +219,10 @@ impl Ledger<'_> {
         within("slow_lines", stats.slow_lines, slow);
         let may_be_idle = self.settings.idle < Duration::MAX;
         within("idle", stats.idle, ended(limits::was_idle, may_be_idle));
-        assert!(stats.paced == 0 || self.settings.is_paced(), "{stats:?}");
+        assert!(
+            stats.throttled == 0 || self.settings.is_paced(),
+            "{stats:?}"
+        );
         let most = self.settings.max_clients as u64;
         assert!(stats.active <= most, "{stats:?}: {most} clients may come");
     }
@@ -328,7 +331,7 @@ impl Ledger<'_> {
         let last = entries
             .checked_sub(1)
             .map(|last| &self.record.entries[last]);
-        let held = last.map_or(Held::default(), |last| last.held);
+        let held = last.map_or(StoreSize::default(), |last| last.held);
         assert_eq!(
             (stats.keys, stats.values, stats.bytes, stats.size),
             (

@@ -11,7 +11,7 @@ use std::{
 use keywire::{
     Error,
     protocol::{Change, Operation, Reply},
-    store::{Batch, Held, Memory, Store},
+    store::{Batch, Memory, Store, StoreSize},
 };
 
 use crate::world::{Moment, World, lock};
@@ -29,7 +29,7 @@ pub(crate) struct Entry {
     /// When it was answered.
     pub(crate) answered: Moment,
     /// What the store held then.
-    pub(crate) held: Held,
+    pub(crate) held: StoreSize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Whimsical {
             _ => return None,
         };
         let values: Vec<&[u8]> = self.memory.get(key).collect();
-        let held = self.memory.held();
+        let held = self.memory.size();
         let size = held.bytes + 64 * held.keys + 8 * held.values;
         let replaced = old.filter(|old| values.contains(old));
         let grown = match replaced {
@@ -243,7 +243,7 @@ impl Whimsical {
             what,
             at: self.world.moment(),
             answered: Moment::NEVER,
-            held: self.memory.held(),
+            held: self.memory.size(),
         }
     }
 
@@ -385,7 +385,7 @@ impl Store for Whimsical {
         Ok(())
     }
 
-    fn held(&self) -> Held {
-        self.memory.held()
+    fn size(&self) -> StoreSize {
+        self.memory.size()
     }
 }

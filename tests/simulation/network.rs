@@ -463,7 +463,7 @@ impl Porch {
 impl keywire::Listener for Door {
     type Connection = End;
 
-    async fn accept(&mut self) -> io::Result<End> {
+    async fn accept(&mut self) -> io::Result<(End, Option<std::net::IpAddr>)> {
         poll_fn(|cx| {
             let fails = self.world.once_in(8);
             let mut porch = lock(&self.porch);
@@ -472,7 +472,7 @@ impl keywire::Listener for Door {
                 return Poll::Ready(Err(io::Error::other("no descriptor")));
             }
             if let Some(end) = porch.waiting.pop_front() {
-                return Poll::Ready(Ok(end));
+                return Poll::Ready(Ok((end, None)));
             }
             porch.waker = Some(cx.waker().clone());
             Poll::Pending

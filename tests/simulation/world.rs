@@ -345,7 +345,7 @@ impl Clock for WorldClock {
     }
 
     /// The server's own tasks come in any order too, and others may come between any two of them.
-    fn holds_back(&self, task: &Waker) -> bool {
+    fn defers(&self, task: &Waker) -> bool {
         self.world.count_step();
         match self.world.random(|rng| rng.u8(..6)) {
             0 => task.wake_by_ref(),

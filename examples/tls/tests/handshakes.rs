@@ -137,7 +137,7 @@ fn what_is_no_tls_is_told_so_and_ended() {
 fn a_handshake_that_stalls_is_ended_in_time() {
     run(async {
         let time = Duration::from_millis(200);
-        let served = Served::with(Server::new(), |tls| tls.handshake_time(time));
+        let served = Served::with(Server::new(), |tls| tls.handshake_timeout(time));
         let hello = client_hello(&served);
         let begun = Instant::now();
         let mut silent = Vec::new();
@@ -209,7 +209,7 @@ fn five_hundred_that_stall_hold_eight_places_and_the_others_get_in() {
         const STALLED: u64 = 500;
         let time = Duration::from_millis(20);
         let served = Served::with(Server::new(), |tls| {
-            tls.max_handshakes(8).handshake_time(time)
+            tls.max_handshakes(8).handshake_timeout(time)
         });
         let mut before = served.connect().await;
         let hello = client_hello(&served);
@@ -293,9 +293,9 @@ struct Only<T>(Option<T>);
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Listener for Only<T> {
     type Connection = T;
 
-    async fn accept(&mut self) -> io::Result<T> {
+    async fn accept(&mut self) -> io::Result<(T, Option<std::net::IpAddr>)> {
         match self.0.take() {
-            Some(connection) => Ok(connection),
+            Some(connection) => Ok((connection, None)),
             None => future::pending().await,
         }
     }

@@ -48,7 +48,7 @@ impl Coordinator {
         if self.admission.begin_parting() {
             let outbox = Arc::new(Outbox::new());
             self.enter((transport, None), outbox.clone(), Place::None);
-            self.send_error(&outbox, 0, Code::Full, crowded.words(), Then::Finish);
+            self.send_error(&outbox, 0, Code::Full, crowded.message(), Then::Finish);
         }
     }
 
@@ -81,12 +81,12 @@ impl Coordinator {
 
     pub(super) fn note(&mut self, Event { client, message }: Event) {
         match message {
-            Message::Lines { block, paced } => {
+            Message::Lines { block, throttled } => {
                 if let Some(entry) = self.clients.get_mut(client) {
                     let refuse = self.closing;
                     entry.pending = Some(Pending { block, refuse });
                     self.enqueue(client);
-                    self.stats.paced += u64::from(paced);
+                    self.stats.throttled += u64::from(throttled);
                 }
             }
             Message::Resume => {
@@ -108,9 +108,9 @@ impl Coordinator {
                     entry.progress.knows_control_lines |= refused.wrong;
                     self.journal.unauthorized(entry.number);
                     let outbox = entry.outbox.clone();
-                    let words = refused.words();
+                    let message = refused.message();
                     let code = Code::Unauthorized;
-                    self.send_error(&outbox, refused.line, code, words, Then::NextBatch);
+                    self.send_error(&outbox, refused.line, code, message, Then::NextBatch);
                     self.publish();
                 }
             }
@@ -120,9 +120,9 @@ impl Coordinator {
     }
 
     /// Sends a client an error that is not of a round.
-    fn send_error(&mut self, outbox: &Outbox, line: u64, code: Code, words: &str, then: Then) {
+    fn send_error(&mut self, outbox: &Outbox, line: u64, code: Code, message: &str, then: Then) {
         let mut reply = Vec::new();
-        push_error(&mut reply, line, code, words);
+        push_error(&mut reply, line, code, message);
         let load = Load {
             lines: 1,
             bytes: reply.len(),
@@ -155,47 +155,47 @@ impl Coordinator {
             self.watches.leave(watcher);
         }
         let limits = &self.control.limits;
-        let (line, code, words): (_, _, Cow<'_, str>) = match end {
+        let (line, code, message): (_, _, Cow<'_, str>) = match end {
             // The last line says why the connection ends, to a client that knows such lines.
             End::Closing if knows_control_lines => (
                 0,
                 Code::Closing,
-                Refusal::Closing.words(limits).to_string().into(),
+                Refusal::Closing.message(limits).to_string().into(),
             ),
             End::Eof | End::Closing => {
                 outbox.try_send(Chunks::new(), Content::default(), Then::Finish, limits);
                 return self.publish();
             }
             End::Partial => {
-                let words = "the input ended within a line; it was not applied";
-                (line, Code::Malformed, words.into())
+                let message = "the input ended within a line; it was not applied";
+                (line, Code::Malformed, message.into())
             }
             End::SlowLine => {
                 self.stats.slow_lines += 1;
-                let words = format!("the line took longer than {:?}", limits.line_time);
-                (line, Code::TooLong, words.into())
+                let message = format!("the line took longer than {:?}", limits.line_timeout);
+                (line, Code::TooLong, message.into())
             }
-            End::Foreign { foreign, line } => (line, Code::Malformed, foreign.words().into()),
+            End::Foreign { foreign, line } => (line, Code::Malformed, foreign.message().into()),
             End::Unread => {
                 self.stats.idle += 1;
                 return self.publish();
             }
             End::Idle => {
                 self.stats.idle += 1;
-                let words = format!("nothing has moved here for {:?}", limits.idle);
-                (0, Code::Closing, words.into())
+                let message = format!("nothing has moved here for {:?}", limits.idle_timeout);
+                (0, Code::Closing, message.into())
             }
             End::NotLetIn(refused) => {
                 self.stats.unauthorized += 1;
-                (refused.line, Code::Unauthorized, refused.words().into())
+                (refused.line, Code::Unauthorized, refused.message().into())
             }
             End::Late => {
                 self.stats.unauthorized += 1;
-                let words = format!("Auth:secret has not come within {ENTRY_TIME:?}");
-                (0, Code::Unauthorized, words.into())
+                let message = format!("Auth:secret has not come within {ENTRY_TIME:?}");
+                (0, Code::Unauthorized, message.into())
             }
         };
-        self.send_error(&outbox, line, code, &words, Then::Finish);
+        self.send_error(&outbox, line, code, &message, Then::Finish);
         self.publish();
     }
 

@@ -26,7 +26,7 @@ const ENTRY_TRIES: u32 = 3;
 /// The lines so far. It never holds more than a line and a read.
 struct Entry<'a> {
     secret: &'a Secret,
-    held: Vec<u8>,
+    buffer: Vec<u8>,
     lines: u64,
     failures: u32,
     opening: Opening,
@@ -52,7 +52,7 @@ impl<'a> Entry<'a> {
     fn new(secret: &'a Secret) -> Self {
         Self {
             secret,
-            held: Vec::new(),
+            buffer: Vec::new(),
             lines: 0,
             failures: 0,
             opening: Opening::default(),
@@ -65,21 +65,21 @@ impl<'a> Entry<'a> {
     }
 
     fn is_partial(&self) -> bool {
-        !self.held.is_empty()
+        !self.buffer.is_empty()
     }
 
     /// Takes the bytes of a read, of at most [`ENTRY_BYTES`].
     fn push(&mut self, bytes: &[u8]) {
-        self.held.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// Looks at the next line that is not blank.
     fn next(&mut self) -> Verdict {
-        if let Some(foreign) = self.opening.first_bytes(&self.held) {
+        if let Some(foreign) = self.opening.first_bytes(&self.buffer) {
             return Verdict::Foreign { foreign, line: 1 };
         }
-        while let Some(end) = memchr(b'\n', &self.held) {
-            let mut line: Vec<u8> = self.held.drain(..=end).collect();
+        while let Some(end) = memchr(b'\n', &self.buffer) {
+            let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
             line.pop();
             if line.last() == Some(&b'\r') {
                 line.pop();
@@ -87,7 +87,7 @@ impl<'a> Entry<'a> {
             self.lines += 1;
             let guess = line.strip_prefix(b"Auth:");
             if guess.is_some_and(|guess| self.secret.is(guess)) {
-                let rest = std::mem::take(&mut self.held);
+                let rest = std::mem::take(&mut self.buffer);
                 return Verdict::LetIn { rest };
             } else if let Some(foreign) = Foreign::of_line(&line) {
                 let line = self.lines;
@@ -100,7 +100,7 @@ impl<'a> Entry<'a> {
                 };
             }
         }
-        if self.held.len() > ENTRY_BYTES {
+        if self.buffer.len() > ENTRY_BYTES {
             self.lines += 1;
             return Verdict::Refused {
                 wrong: false,

@@ -9,7 +9,7 @@ use std::io;
 
 use super::{Pace, Session, reader::Input};
 use crate::{
-    protocol::{Block, Command, TooLong},
+    protocol::{Command, LineBlock, LineTooLong},
     server::event::End,
 };
 
@@ -22,7 +22,7 @@ pub(in crate::server) enum Foreign {
 
 impl Foreign {
     /// For a person.
-    pub(in crate::server) fn words(self) -> &'static str {
+    pub(in crate::server) fn message(self) -> &'static str {
         match self {
             Foreign::Http => "this is no HTTP server; nothing behind this line is looked at",
             Foreign::Tls => "the client seems to speak TLS, and this port does not",
@@ -78,7 +78,7 @@ impl Opening {
     /// Looks at the whole lines of a read, before anything of them is handed over. Gives the number
     /// of those to be handed over, and what ends the connection behind them; nothing where there is
     /// a valid command.
-    fn look(&mut self, block: &Block) -> Option<(usize, Option<Foreign>)> {
+    fn look(&mut self, block: &LineBlock) -> Option<(usize, Option<Foreign>)> {
         let first = self.first_bytes(block.bytes());
         self.has_begun = true;
         if first.is_some() {
@@ -90,7 +90,7 @@ impl Opening {
                 Ok(line) if Command::parse(line).is_ok() => return None,
                 Ok(line) => Foreign::of_line(line),
                 // Its first bytes are there.
-                Err(TooLong) => is_host(&block.bytes()[begin..at]).then_some(Foreign::Http),
+                Err(LineTooLong) => is_host(&block.bytes()[begin..at]).then_some(Foreign::Http),
             };
             if foreign.is_some() {
                 return Some((seen, foreign));
@@ -107,7 +107,7 @@ impl Session {
     /// server is closing, or how the input ends.
     pub(super) async fn hand_over_first(
         &self,
-        mut block: Block,
+        mut block: LineBlock,
         opening: &mut Option<Opening>,
         pace: &mut Option<Box<Pace>>,
     ) -> io::Result<Result<bool, End>> {

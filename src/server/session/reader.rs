@@ -14,7 +14,7 @@ use futures_lite::{AsyncRead, future};
 
 use super::{Reader, Session, foreign::Opening};
 use crate::{
-    protocol::{Block, Lines},
+    protocol::{LineBlock, LineDecoder},
     server::{
         event::{End, Message},
         pace::{LineTimer, Pace},
@@ -58,7 +58,7 @@ pub(super) enum Input {
     /// Lines; the coordinator has them.
     Told,
     /// Lines that have to keep to a pace, or to be looked at first.
-    Held(Box<Block>),
+    Throttled(Box<LineBlock>),
     End(End),
 }
 
@@ -68,7 +68,7 @@ impl Session {
         if !admitted {
             return Box::pin(self.show_out(&mut reader)).await;
         }
-        let end = match self.surroundings.limits.idle {
+        let end = match self.surroundings.limits.idle_timeout {
             Duration::MAX => self.read(&mut reader).await?,
             limit => {
                 let idle = async {
@@ -80,7 +80,7 @@ impl Session {
         };
         self.tell(Message::End(end));
         match end {
-            End::Eof | End::Partial => match self.surroundings.limits.idle {
+            End::Eof | End::Partial => match self.surroundings.limits.idle_timeout {
                 Duration::MAX => Ok(()),
                 limit => Box::pin(self.outlast(limit)).await,
             },
@@ -91,7 +91,7 @@ impl Session {
 
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
     async fn read(&self, reader: &mut Reader) -> io::Result<End> {
-        let mut lines = Lines::new(self.surroundings.limits.max_line);
+        let mut lines = LineDecoder::new(self.surroundings.limits.max_line);
         // What few need is boxed: an idle client would have to hold room for it.
         let mut line: Option<Box<LineTimer>> = None;
         let mut pace = self.surroundings.pace();
@@ -127,7 +127,7 @@ impl Session {
             let input = input.await?;
             let new_line = !matches!(input, Input::None);
             match input {
-                Input::Held(block) if opening.is_some() => {
+                Input::Throttled(block) if opening.is_some() => {
                     let first = self.hand_over_first(*block, &mut opening, &mut pace);
                     match Box::pin(first).await? {
                         Ok(closes) => closing = closes,
@@ -163,7 +163,7 @@ impl Session {
 
     /// After what has been read or handed over: a line that is half there has its time, from now
     /// on where it is new.
-    fn time_line(&self, line: &mut Option<Box<LineTimer>>, lines: &Lines, new: bool) {
+    fn time_line(&self, line: &mut Option<Box<LineTimer>>, lines: &LineDecoder, new: bool) {
         if lines.is_partial() {
             let line = line.get_or_insert_default();
             line.run(new, &*self.surroundings.clock);
@@ -174,7 +174,7 @@ impl Session {
 
     fn is_late(&self, line: &LineTimer) -> bool {
         line.is_late(
-            self.surroundings.limits.line_time,
+            self.surroundings.limits.line_timeout,
             &*self.surroundings.clock,
         )
     }
@@ -182,7 +182,7 @@ impl Session {
     fn next_input(
         &self,
         reader: &mut Reader,
-        lines: &mut Lines,
+        lines: &mut LineDecoder,
         line: &mut Option<Box<LineTimer>>,
         holds: bool,
         unread: &mut Option<usize>,
@@ -209,7 +209,7 @@ impl Session {
                     Poll::Ready(Ok(Input::End(End::Closing)))
                 }
                 (_, Some(line)) => {
-                    let limit = self.surroundings.limits.line_time;
+                    let limit = self.surroundings.limits.line_timeout;
                     line.poll(cx, limit, &*self.surroundings.clock)
                         .map(|()| Ok(Input::End(End::SlowLine)))
                 }
@@ -219,15 +219,15 @@ impl Session {
     }
 
     /// Lines → the coordinator, at once, unless they have to be held.
-    pub(super) fn take(&self, block: Block, holds: bool) -> Input {
+    pub(super) fn take(&self, block: LineBlock, holds: bool) -> Input {
         if block.is_empty() {
             return Input::None;
         } else if holds {
-            return Input::Held(Box::new(block));
+            return Input::Throttled(Box::new(block));
         }
         self.waits.store(true, Ordering::Relaxed);
-        let paced = false;
-        self.tell(Message::Lines { block, paced });
+        let throttled = false;
+        self.tell(Message::Lines { block, throttled });
         Input::Told
     }
 
@@ -238,7 +238,7 @@ impl Session {
         pace: &mut Option<Box<Pace>>,
     ) -> io::Result<bool> {
         let closing = match (input, pace) {
-            (Input::Held(block), Some(pace)) => {
+            (Input::Throttled(block), Some(pace)) => {
                 Box::pin(self.hand_over_slowly(*block, pace)).await?
             }
             _ => poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?,
@@ -249,17 +249,17 @@ impl Session {
     }
 
     /// As fast as the client's rate allows; or all of them, to be refused, once the server closes.
-    async fn hand_over_slowly(&self, mut block: Block, pace: &mut Pace) -> io::Result<bool> {
+    async fn hand_over_slowly(&self, mut block: LineBlock, pace: &mut Pace) -> io::Result<bool> {
         let clock = &*self.surroundings.clock;
         let mut closing = false;
-        let mut paced = false;
+        let mut throttled = false;
         self.waits.store(true, Ordering::Relaxed);
         loop {
             let allowed = match pace.allows(clock.now()) {
                 _ if closing => usize::MAX,
                 Ok(lines) => lines,
                 Err(until) => {
-                    paced = true;
+                    throttled = true;
                     let closes = poll_fn(|cx| self.outbox.poll_closing(cx).map(|()| true));
                     let on_time = async {
                         clock.sleep(until).await;
@@ -271,10 +271,10 @@ impl Session {
             };
             let (block_now, lines) = block.split_to(allowed);
             pace.spend(lines);
-            let paced = std::mem::take(&mut paced);
+            let throttled = std::mem::take(&mut throttled);
             self.tell(Message::Lines {
                 block: block_now,
-                paced,
+                throttled,
             });
             closing |= poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
             if block.is_empty() {

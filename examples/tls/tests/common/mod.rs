@@ -80,7 +80,7 @@ impl Authority {
     }
 
     pub fn pem(&self) -> Pem {
-        Pem::text("the authority", self.text())
+        Pem::from_text("the authority", self.text())
     }
 
     /// For `localhost` and the loopback's address.
@@ -96,8 +96,8 @@ impl Authority {
         let certificate_text = params.signed_by(&key, &self.issuer).unwrap().pem();
         let key_text = key.serialize_pem();
         Identity {
-            certificate: Pem::text("the certificate", &*certificate_text),
-            key: Pem::text("the key", &*key_text),
+            certificate: Pem::from_text("the certificate", &*certificate_text),
+            key: Pem::from_text("the key", &*key_text),
             certificate_text,
             key_text,
         }
