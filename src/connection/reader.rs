@@ -12,17 +12,16 @@ use std::{
 
 use futures_lite::{AsyncRead, future};
 
-use super::{Reader, Session, foreign::Opening};
-use crate::{
-    protocol::{LineBlock, LineDecoder},
-    server::{
-        event::{End, Message},
-        pace::{LineTimer, Pace},
-    },
+use super::{
+    Reader, Session,
+    message::{InputEnd, Message},
+    other_protocol::Opening,
+    rate_limiter::{LineDeadline, RateLimiter},
 };
+use crate::protocol::{LineBlock, LineDecoder};
 
 /// The most that one read takes. It bounds what a client can have applied in one batch.
-pub(super) const READ_BYTES: usize = 64 * 1024;
+pub(crate) const READ_BYTES: usize = 64 * 1024;
 
 /// Bytes that are read once the server closes, if the system can't say how many there are.
 const CLOSING_BYTES: usize = 1 << 20;
@@ -34,7 +33,7 @@ thread_local! {
 }
 
 /// Tries a read, with a buffer that is held only until it returns.
-pub(super) fn poll_read(
+pub(crate) fn poll_read(
     reader: &mut Reader,
     cx: &mut Context<'_>,
     most: usize,
@@ -52,166 +51,168 @@ pub(super) fn poll_read(
 }
 
 /// What came of a read. It holds no lines by value, since an idle client would hold room for them.
-pub(super) enum Input {
+pub(crate) enum Input {
     /// No whole line.
-    None,
+    Incomplete,
     /// Lines; the coordinator has them.
-    Told,
-    /// Lines that have to keep to a pace, or to be looked at first.
+    Delivered,
+    /// Lines that have to keep to a limiter, or to be looked at first.
     Throttled(Box<LineBlock>),
-    End(End),
+    InputEnd(InputEnd),
 }
 
 impl Session {
     /// Reads until the input ends, one way or another, and tells the coordinator which.
-    pub(super) async fn receive(&self, mut reader: Reader, admitted: bool) -> io::Result<()> {
+    pub(crate) async fn run_reader(&self, mut reader: Reader, admitted: bool) -> io::Result<()> {
         if !admitted {
-            return Box::pin(self.show_out(&mut reader)).await;
+            return Box::pin(self.linger_rejected(&mut reader)).await;
         }
-        let end = match self.surroundings.limits.idle_timeout {
-            Duration::MAX => self.read(&mut reader).await?,
+        let end = match self.context.limits.idle_timeout {
+            Duration::MAX => self.read_lines(&mut reader).await?,
             limit => {
                 let idle = async {
-                    self.idle(limit).await;
-                    Ok(End::Idle)
+                    self.wait_until_idle(limit).await;
+                    Ok(InputEnd::IdleTimeout)
                 };
-                Box::pin(future::or(self.read(&mut reader), idle)).await?
+                Box::pin(future::or(self.read_lines(&mut reader), idle)).await?
             }
         };
-        self.tell(Message::End(end));
+        self.send_message(Message::InputEnd(end));
         match end {
-            End::Eof | End::Partial => match self.surroundings.limits.idle_timeout {
+            InputEnd::Eof | InputEnd::IncompleteLine => match self.context.limits.idle_timeout {
                 Duration::MAX => Ok(()),
-                limit => Box::pin(self.outlast(limit)).await,
+                limit => Box::pin(self.await_delivery(limit)).await,
             },
-            End::Closing => Box::pin(self.discard(&mut reader)).await,
-            _ => Box::pin(self.show_out(&mut reader)).await,
+            InputEnd::ShuttingDown => Box::pin(self.drain_input(&mut reader)).await,
+            _ => Box::pin(self.linger_rejected(&mut reader)).await,
         }
     }
 
     /// Bytes → lines → the coordinator, until the client or the server ends the input.
-    async fn read(&self, reader: &mut Reader) -> io::Result<End> {
-        let mut lines = LineDecoder::new(self.surroundings.limits.max_line);
+    async fn read_lines(&self, reader: &mut Reader) -> io::Result<InputEnd> {
+        let mut lines = LineDecoder::new(self.context.limits.max_line);
         // What few need is boxed: an idle client would have to hold room for it.
-        let mut line: Option<Box<LineTimer>> = None;
-        let mut pace = self.surroundings.pace();
+        let mut line: Option<Box<LineDeadline>> = None;
+        let mut limiter = self.context.rate_limiter();
         let mut opening = Some(Opening::default());
         let mut closing = false;
-        if let Some(secret) = &self.surroundings.limits.secret {
-            let let_in = async {
-                let rest = match self.let_in_time(reader, secret).await? {
+        if let Some(secret) = &self.context.limits.secret {
+            let authenticate = async {
+                let rest = match self.authenticate_within(reader, secret).await? {
                     Ok(rest) => rest,
                     Err(end) => return Ok(Err(end)),
                 };
                 let block = lines.push(&rest);
-                let closing = match self.take(block, pace.is_some()) {
-                    Input::None => false,
-                    input => self.hand_over(input, &mut pace).await?,
+                let closing = match self.deliver(block, limiter.is_some()) {
+                    Input::Incomplete => false,
+                    input => self.await_processed(input, &mut limiter).await?,
                 };
                 io::Result::Ok(Ok(closing))
             };
-            match Box::pin(let_in).await? {
+            match Box::pin(authenticate).await? {
                 Ok(closes) => closing = closes,
                 Err(end) => return Ok(end),
             }
             // The secret was a valid command.
             opening = None;
-            self.time_line(&mut line, &lines, true);
+            self.update_deadline(&mut line, &lines, true);
         }
         // Once the server closes, what stands in the socket by then is refused, line by line, and
         // not just cut off. This is how much of it is left.
         let mut unread = None;
         loop {
-            let holds = pace.is_some() || opening.is_some();
-            let input = self.next_input(reader, &mut lines, &mut line, holds, &mut unread);
+            let holds = limiter.is_some() || opening.is_some();
+            let input = self.poll_input(reader, &mut lines, &mut line, holds, &mut unread);
             let input = input.await?;
-            let new_line = !matches!(input, Input::None);
+            let new_line = !matches!(input, Input::Incomplete);
             match input {
                 Input::Throttled(block) if opening.is_some() => {
-                    let first = self.hand_over_first(*block, &mut opening, &mut pace);
+                    let first = self.deliver_first(*block, &mut opening, &mut limiter);
                     match Box::pin(first).await? {
                         Ok(closes) => closing = closes,
                         Err(end) => return Ok(end),
                     }
                 }
-                Input::None => {
-                    if let Some(foreign) = opening
+                Input::Incomplete => {
+                    if let Some(protocol) = opening
                         .as_mut()
                         .and_then(|it| it.first_bytes(lines.partial()))
                     {
-                        return Ok(End::Foreign { foreign, line: 1 });
+                        return Ok(InputEnd::OtherProtocol { protocol, line: 1 });
                     }
                     // Where there is always more to read, nobody waits for the alarm.
                     if line.as_ref().is_some_and(|line| self.is_late(line)) {
-                        return Ok(End::SlowLine);
+                        return Ok(InputEnd::LineTimeout);
                     }
                     // A long line comes in many reads; others get their turn between them.
                     future::yield_now().await;
                 }
-                Input::End(end) => return Ok(end),
-                input => closing = self.hand_over(input, &mut pace).await?,
+                Input::InputEnd(end) => return Ok(end),
+                input => closing = self.await_processed(input, &mut limiter).await?,
             }
             if unread == Some(0) {
-                return Ok(End::Closing);
+                return Ok(InputEnd::ShuttingDown);
             } else if closing && unread.is_none() {
                 let all = self.peer.as_ref().and_then(|peer| peer.unread());
                 unread = Some(all.unwrap_or(CLOSING_BYTES));
             }
-            self.time_line(&mut line, &lines, new_line);
+            self.update_deadline(&mut line, &lines, new_line);
         }
     }
 
     /// After what has been read or handed over: a line that is half there has its time, from now
     /// on where it is new.
-    fn time_line(&self, line: &mut Option<Box<LineTimer>>, lines: &LineDecoder, new: bool) {
+    fn update_deadline(
+        &self,
+        line: &mut Option<Box<LineDeadline>>,
+        lines: &LineDecoder,
+        new: bool,
+    ) {
         if lines.is_partial() {
             let line = line.get_or_insert_default();
-            line.run(new, &*self.surroundings.clock);
+            line.start(new, &*self.context.clock);
         } else if let Some(line) = line {
-            line.stop();
+            line.clear();
         }
     }
 
-    fn is_late(&self, line: &LineTimer) -> bool {
-        line.is_late(
-            self.surroundings.limits.line_timeout,
-            &*self.surroundings.clock,
-        )
+    fn is_late(&self, line: &LineDeadline) -> bool {
+        line.is_past(self.context.limits.line_timeout, &*self.context.clock)
     }
 
-    fn next_input(
+    fn poll_input(
         &self,
         reader: &mut Reader,
         lines: &mut LineDecoder,
-        line: &mut Option<Box<LineTimer>>,
+        line: &mut Option<Box<LineDeadline>>,
         holds: bool,
         unread: &mut Option<usize>,
     ) -> impl Future<Output = io::Result<Input>> {
         poll_fn(move |cx| {
-            let mut input = Input::None;
+            let mut input = Input::Incomplete;
             let read = poll_read(reader, cx, READ_BYTES, |bytes| {
-                input = self.take(lines.push(bytes), holds);
+                input = self.deliver(lines.push(bytes), holds);
             });
             match (read, &mut *line) {
                 (Poll::Ready(Ok(0)), _) if lines.is_partial() => {
-                    Poll::Ready(Ok(Input::End(End::Partial)))
+                    Poll::Ready(Ok(Input::InputEnd(InputEnd::IncompleteLine)))
                 }
-                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::End(End::Eof))),
+                (Poll::Ready(Ok(0)), _) => Poll::Ready(Ok(Input::InputEnd(InputEnd::Eof))),
                 (Poll::Ready(Ok(bytes)), _) => {
                     if let Some(unread) = unread {
                         *unread = unread.saturating_sub(bytes);
                     }
-                    self.note_read();
+                    self.on_read();
                     Poll::Ready(Ok(input))
                 }
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
                 _ if self.outbox.poll_closing(cx).is_ready() => {
-                    Poll::Ready(Ok(Input::End(End::Closing)))
+                    Poll::Ready(Ok(Input::InputEnd(InputEnd::ShuttingDown)))
                 }
                 (_, Some(line)) => {
-                    let limit = self.surroundings.limits.line_timeout;
-                    line.poll(cx, limit, &*self.surroundings.clock)
-                        .map(|()| Ok(Input::End(End::SlowLine)))
+                    let limit = self.context.limits.line_timeout;
+                    line.poll(cx, limit, &*self.context.clock)
+                        .map(|()| Ok(Input::InputEnd(InputEnd::LineTimeout)))
                 }
                 _ => Poll::Pending,
             }
@@ -219,43 +220,47 @@ impl Session {
     }
 
     /// Lines → the coordinator, at once, unless they have to be held.
-    pub(super) fn take(&self, block: LineBlock, holds: bool) -> Input {
+    pub(crate) fn deliver(&self, block: LineBlock, holds: bool) -> Input {
         if block.is_empty() {
-            return Input::None;
+            return Input::Incomplete;
         } else if holds {
             return Input::Throttled(Box::new(block));
         }
-        self.waits.store(true, Ordering::Relaxed);
+        self.awaiting_server.store(true, Ordering::Relaxed);
         let throttled = false;
-        self.tell(Message::Lines { block, throttled });
-        Input::Told
+        self.send_message(Message::Lines { block, throttled });
+        Input::Delivered
     }
 
     /// Waits until the coordinator is through with the lines. Says whether the server is closing.
-    pub(super) async fn hand_over(
+    pub(crate) async fn await_processed(
         &self,
         input: Input,
-        pace: &mut Option<Box<Pace>>,
+        limiter: &mut Option<Box<RateLimiter>>,
     ) -> io::Result<bool> {
-        let closing = match (input, pace) {
-            (Input::Throttled(block), Some(pace)) => {
-                Box::pin(self.hand_over_slowly(*block, pace)).await?
+        let closing = match (input, limiter) {
+            (Input::Throttled(block), Some(limiter)) => {
+                Box::pin(self.deliver_rate_limited(*block, limiter)).await?
             }
-            _ => poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?,
+            _ => poll_fn(|cx| self.outbox.poll_read_permit(cx)).await?,
         };
-        self.waits.store(false, Ordering::Relaxed);
-        self.note_move();
+        self.awaiting_server.store(false, Ordering::Relaxed);
+        self.touch();
         Ok(closing)
     }
 
     /// As fast as the client's rate allows; or all of them, to be refused, once the server closes.
-    async fn hand_over_slowly(&self, mut block: LineBlock, pace: &mut Pace) -> io::Result<bool> {
-        let clock = &*self.surroundings.clock;
+    async fn deliver_rate_limited(
+        &self,
+        mut block: LineBlock,
+        limiter: &mut RateLimiter,
+    ) -> io::Result<bool> {
+        let clock = &*self.context.clock;
         let mut closing = false;
         let mut throttled = false;
-        self.waits.store(true, Ordering::Relaxed);
+        self.awaiting_server.store(true, Ordering::Relaxed);
         loop {
-            let allowed = match pace.allows(clock.now()) {
+            let allowed = match limiter.available(clock.now()) {
                 _ if closing => usize::MAX,
                 Ok(lines) => lines,
                 Err(until) => {
@@ -270,13 +275,13 @@ impl Session {
                 }
             };
             let (block_now, lines) = block.split_to(allowed);
-            pace.spend(lines);
+            limiter.consume(lines);
             let throttled = std::mem::take(&mut throttled);
-            self.tell(Message::Lines {
+            self.send_message(Message::Lines {
                 block: block_now,
                 throttled,
             });
-            closing |= poll_fn(|cx| self.outbox.poll_next_batch(cx)).await?;
+            closing |= poll_fn(|cx| self.outbox.poll_read_permit(cx)).await?;
             if block.is_empty() {
                 return Ok(closing);
             }

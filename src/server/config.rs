@@ -1,93 +1,13 @@
-//! How a server is set up: its limits, and its store.
+//! The builder: limits, clock and store of a server.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::Server;
 use crate::{
-    Clock, Secret,
+    Clock, Overflow, Secret,
+    shared::limits::Limits,
     store::{Memory, Store},
 };
-
-/// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
-///
-/// Events of what a client watches are another matter, because nobody waits for a watcher: one
-/// that finds [`outbox_bytes`](Builder::outbox_bytes) of them and of replies waiting, or the outbox
-/// full and the socket taking no bytes, is missed. It is counted and told under `Drop` and `Wait`;
-/// under `Disconnect` the client goes.
-///
-/// ```
-/// use keywire::{Overflow, Server};
-///
-/// let server = Server::builder().overflow(Overflow::Wait).build();
-/// # drop(server);
-/// assert_eq!(Overflow::default(), Overflow::Drop);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// The reply goes, and is counted: the client's next `Sync` says how many lines went.
-    #[default]
-    Drop,
-    /// The client goes.
-    Disconnect,
-    /// No reply is dropped. The client's own commands wait until it reads; no one else's do.
-    Wait,
-}
-
-/// The bounds a server keeps, each set by the [`Builder`] method of its name. The highest number
-/// of a type, and [`Duration::MAX`], stand for no bound.
-#[derive(Clone, Debug)]
-pub(super) struct Limits {
-    pub(super) outbox_lines: usize,
-    pub(super) outbox_bytes: usize,
-    pub(super) overflow: Overflow,
-    pub(super) stall_timeout: Duration,
-    pub(super) max_line: usize,
-    pub(super) max_reply: usize,
-    pub(super) max_watches: usize,
-    pub(super) max_watch_prefix: usize,
-    pub(super) max_clients: usize,
-    pub(super) max_clients_per_address: usize,
-    pub(super) line_timeout: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) max_line_rate: u32,
-    pub(super) max_store: u64,
-    pub(super) max_values: usize,
-    pub(super) secret: Option<Secret>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            outbox_lines: 500,
-            outbox_bytes: 4 << 20,
-            overflow: Overflow::Drop,
-            stall_timeout: Duration::from_millis(500),
-            max_line: 64 << 10,
-            max_reply: 64 << 20,
-            max_watches: 1_000,
-            max_watch_prefix: 1 << 10,
-            max_clients: 1 << 16,
-            max_clients_per_address: usize::MAX,
-            line_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::MAX,
-            max_line_rate: u32::MAX,
-            max_store: u64::MAX,
-            max_values: usize::MAX,
-            secret: None,
-        }
-    }
-}
-
-impl Limits {
-    /// Whether that is what a client has to say, where it has to say anything.
-    pub(super) fn lets_in(&self, secret: &[u8]) -> bool {
-        self.secret.as_ref().is_none_or(|right| right.is(secret))
-    }
-
-    pub(super) fn counts_addresses(&self) -> bool {
-        self.max_clients_per_address < usize::MAX
-    }
-}
 
 /// Sets a server up. Made by [`Server::builder`].
 ///
@@ -117,9 +37,9 @@ impl Limits {
 /// # Ok::<(), keywire::Error>(())
 /// ```
 pub struct Builder<S = Memory> {
-    pub(super) limits: Limits,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) store: S,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: S,
 }
 
 impl<S: Store> Builder<S> {
@@ -317,7 +237,7 @@ impl<S: Store> Builder<S> {
     /// The server, with no door yet.
     #[must_use]
     pub fn build(self) -> Server<S> {
-        Server::with(self.limits, self.clock, self.store)
+        Server::from_parts(self.limits, self.clock, self.store)
     }
 }
 

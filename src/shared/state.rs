@@ -1,7 +1,6 @@
 //! What handles and the server share.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -9,110 +8,78 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_channel::Sender;
 use async_executor::Executor;
-use event_listener::Event as Notice;
+use event_listener::Event as Notify;
 use futures_lite::future;
 
-#[cfg(target_os = "linux")]
-use super::poller::Poller;
-use super::{Limits, Stats, admission::Newcomer, session::Transport};
-use crate::{Clock, Error, clock};
+use super::{limits::Limits, stats::Stats};
+use crate::{Clock, clock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
 /// costs as much as a few tasks; with less to do, more threads are slower than one.
-const CROWD: usize = 64;
+const TASKS_PER_WORKER: usize = 64;
 
-pub(super) struct Control {
-    pub(super) limits: Limits,
-    pub(super) clock: Arc<dyn Clock>,
-    joins: Sender<Newcomer>,
-    #[cfg(target_os = "linux")]
-    pub(super) poller: Arc<Poller>,
-    pub(super) executor: Weak<Executor<'static>>,
-    state: Mutex<State>,
+pub(crate) struct ServerState {
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) executor: Weak<Executor<'static>>,
+    status: Mutex<Status>,
     /// Counted here, because doors fail without the coordinator.
     accept_errors: AtomicU64,
     /// Notified when `phase` or `stop_by` changes.
-    changed: Notice,
+    changed: Notify,
     /// Calls workers.
-    crowd: Notice,
+    worker_wakeups: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) phase: Phase,
+pub(crate) struct Status {
+    pub(crate) phase: Phase,
     /// When the run began, while it lasts.
     started: Option<Instant>,
     /// When the grace time of a requested shutdown is over.
-    pub(super) stop_by: Option<Instant>,
+    pub(crate) stop_by: Option<Instant>,
     /// What the coordinator last published.
     stats: Stats,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     #[default]
     Ready,
     Running,
     Closed,
 }
 
-impl Control {
-    pub(super) fn new(
+impl ServerState {
+    pub(crate) fn new(
         limits: Limits,
         clock: Arc<dyn Clock>,
-        joins: Sender<Newcomer>,
         executor: Weak<Executor<'static>>,
     ) -> Self {
         Self {
             limits,
             clock,
-            joins,
-            #[cfg(target_os = "linux")]
-            poller: Arc::new(Poller::new()),
             executor,
-            state: Mutex::default(),
+            status: Mutex::default(),
             accept_errors: AtomicU64::new(0),
-            changed: Notice::new(),
-            crowd: Notice::new(),
+            changed: Notify::new(),
+            worker_wakeups: Notify::new(),
         }
     }
 
-    /// Hands a client to the coordinator.
-    pub(super) async fn take_in<T: Transport + 'static>(
-        &self,
-        transport: T,
-        address: Option<IpAddr>,
-    ) -> Result<(), Error> {
-        #[cfg(target_os = "linux")]
-        let peer = self.poller.peers.adopt(&transport);
-        #[cfg(not(target_os = "linux"))]
-        let peer = None;
-        #[cfg(target_os = "linux")]
-        let transport = self.poller.adopt(transport);
-        #[cfg(not(target_os = "linux"))]
-        let transport = Box::new(transport);
-        let join = self.joins.send(Newcomer {
-            transport,
-            address,
-            peer,
-        });
-        join.await.map_err(|_| Error::Closed)
-    }
-
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows the coordinator's counters to handles, and gives it those that it does not keep.
-    pub(super) fn publish(&self, stats: &mut Stats) {
+    pub(crate) fn publish(&self, stats: &mut Stats) {
         stats.accept_errors = self.accept_errors();
-        self.state().stats = *stats;
+        self.status().stats = *stats;
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        let state = self.state();
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.status();
         let mut stats = state.stats;
         stats.accept_errors = self.accept_errors();
         if let Some(started) = state.started {
@@ -121,10 +88,10 @@ impl Control {
         stats
     }
 
-    pub(super) fn request_stop(&self, grace: Duration) {
+    pub(crate) fn request_stop(&self, grace: Duration) {
         let now = self.clock.now();
         let stop_by = clock::later(now, grace);
-        let mut state = self.state();
+        let mut state = self.status();
         if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
             state.stop_by = Some(stop_by);
             drop(state);
@@ -132,23 +99,23 @@ impl Control {
         }
     }
 
-    pub(super) fn begin(&self) {
-        let mut state = self.state();
+    pub(crate) fn mark_running(&self) {
+        let mut state = self.status();
         state.phase = Phase::Running;
         state.started = Some(self.clock.now());
     }
 
-    pub(super) fn count_accept_error(&self) {
+    pub(crate) fn count_accept_error(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn accept_errors(&self) -> u64 {
+    pub(crate) fn accept_errors(&self) -> u64 {
         self.accept_errors.load(Ordering::Relaxed)
     }
 
     /// The server is gone, whichever way it went. So many had come and were not let in.
-    pub(super) fn finish(&self, refused: u64) {
-        let mut state = self.state();
+    pub(crate) fn mark_closed(&self, refused: u64) {
+        let mut state = self.status();
         state.phase = Phase::Closed;
         state.stats.refused += refused;
         state.stats.dropped += std::mem::take(&mut state.stats.active);
@@ -161,18 +128,18 @@ impl Control {
     }
 
     /// So many tasks have just been given something to do.
-    pub(super) fn call_workers(&self, tasks: usize) {
-        self.crowd.notify(tasks / CROWD);
+    pub(crate) fn wake_workers(&self, tasks: usize) {
+        self.worker_wakeups.notify(tasks / TASKS_PER_WORKER);
     }
 
     /// Runs the server's tasks whenever there are many to run.
-    pub(super) async fn work(&self, executor: &Executor<'static>) {
+    pub(crate) async fn run_worker(&self, executor: &Executor<'static>) {
         loop {
-            let call = self.crowd.listen();
+            let call = self.worker_wakeups.listen();
             let mut tasks = 0;
             while executor.try_tick() {
                 tasks += 1;
-                if tasks % CROWD == 0 {
+                if tasks % TASKS_PER_WORKER == 0 {
                     future::yield_now().await;
                 }
             }
@@ -180,15 +147,15 @@ impl Control {
         }
     }
 
-    pub(super) async fn stop_requested(&self) {
-        self.wait_for(|state| state.stop_by.map(|_| ())).await;
+    pub(crate) async fn stop_requested(&self) {
+        self.wait_until(|state| state.stop_by.map(|_| ())).await;
     }
 
     /// Waits until the grace time of a requested shutdown is over.
-    pub(super) async fn out_of_time(&self) {
+    pub(crate) async fn deadline_passed(&self) {
         loop {
-            let stop_by = self.wait_for(|state| state.stop_by).await;
-            let shorter = self.wait_for(|state| state.stop_by.filter(|&new| new < stop_by));
+            let stop_by = self.wait_until(|state| state.stop_by).await;
+            let shorter = self.wait_until(|state| state.stop_by.filter(|&new| new < stop_by));
             let over = async {
                 self.clock.sleep(stop_by).await;
                 None
@@ -202,14 +169,14 @@ impl Control {
         }
     }
 
-    pub(super) async fn wait_for<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+    pub(crate) async fn wait_until<T>(&self, mut condition: impl FnMut(&Status) -> Option<T>) -> T {
         loop {
-            if let Some(found) = look(&self.state()) {
+            if let Some(found) = condition(&self.status()) {
                 return found;
             }
             let changed = self.changed.listen();
             // It may have changed before the listener was there.
-            if let Some(found) = look(&self.state()) {
+            if let Some(found) = condition(&self.status()) {
                 return found;
             }
             changed.await;

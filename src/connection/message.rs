@@ -1,20 +1,20 @@
-//! What sessions tell the coordinator.
+//! Messages from a connection to the coordinator.
 
 use std::io;
 
-use super::session::Foreign;
+use super::other_protocol::OtherProtocol;
 use crate::protocol::LineBlock;
 
-/// News of one client for the coordinator.
+/// A message of one client.
 ///
 /// The channel that carries them has no bound of its own. A session has at most one of each kind
 /// on its way, so the number of clients bounds it.
-pub(super) struct Event {
-    pub(super) client: usize,
-    pub(super) message: Message,
+pub(crate) struct FromConnection {
+    pub(crate) client: usize,
+    pub(crate) message: Message,
 }
 
-pub(super) enum Message {
+pub(crate) enum Message {
     /// The lines of one read, or a part of them.
     Lines {
         block: LineBlock,
@@ -22,15 +22,15 @@ pub(super) enum Message {
         throttled: bool,
     },
     /// The outbox has room again, or the socket refuses bytes.
-    Resume,
+    OutboxReady,
     /// The client has said the secret, in this line.
-    LetIn { line: u64 },
+    Authenticated { line: u64 },
     /// It has said something else, and may try again.
-    NotLetIn(NotLetIn),
+    AuthFailed(AuthFailed),
     /// The client may send no more.
-    End(End),
+    InputEnd(InputEnd),
     /// The session is over and the connection closed.
-    Left {
+    Disconnected {
         /// What broke it.
         error: Option<io::Error>,
     },
@@ -38,15 +38,15 @@ pub(super) enum Message {
 
 /// A line that was not the secret.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NotLetIn {
-    pub(super) line: u64,
+pub(crate) struct AuthFailed {
+    pub(crate) line: u64,
     /// It was another secret.
-    pub(super) wrong: bool,
+    pub(crate) wrong: bool,
 }
 
-impl NotLetIn {
+impl AuthFailed {
     /// For a person.
-    pub(super) fn message(self) -> &'static str {
+    pub(crate) fn message(self) -> &'static str {
         match self.wrong {
             true => "that is not the secret",
             false => "first say Auth:secret",
@@ -56,23 +56,23 @@ impl NotLetIn {
 
 /// Why a client's input ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum End {
+pub(crate) enum InputEnd {
     /// The client sends no more.
     Eof,
     /// The same, within a line.
-    Partial,
+    IncompleteLine,
     /// The server is closing.
-    Closing,
+    ShuttingDown,
     /// Nothing moved for too long.
-    Idle,
+    IdleTimeout,
     /// The same, after the client had ended its input: its replies stand in the way of more words.
-    Unread,
+    UnreadTimeout,
     /// A line took too long.
-    SlowLine,
+    LineTimeout,
     /// The peer speaks another protocol.
-    Foreign { foreign: Foreign, line: u64 },
+    OtherProtocol { protocol: OtherProtocol, line: u64 },
     /// The last chance to say the secret was missed.
-    NotLetIn(NotLetIn),
+    AuthFailed(AuthFailed),
     /// The time for the secret is over.
-    Late,
+    AuthTimeout,
 }

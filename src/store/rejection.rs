@@ -2,20 +2,22 @@
 
 use std::{collections::VecDeque, fmt};
 
-use super::{Limits, Stats};
-use crate::protocol::{Code, ParseError, Topic};
+use crate::{
+    protocol::{Code, ParseError, Topic},
+    shared::{limits::Limits, stats::Stats},
+};
 
 /// A line, and whose it is.
 #[derive(Clone, Copy)]
-pub(super) struct Waiting<'a> {
-    pub(super) turn: usize,
-    pub(super) line: u64,
-    pub(super) what: What<'a>,
+pub(crate) struct Waiting<'a> {
+    pub(crate) turn: usize,
+    pub(crate) line: u64,
+    pub(crate) what: What<'a>,
 }
 
 /// What has to be answered.
 #[derive(Clone, Copy)]
-pub(super) enum What<'a> {
+pub(crate) enum What<'a> {
     Get {
         key: &'a [u8],
     },
@@ -29,14 +31,14 @@ pub(super) enum What<'a> {
     Stats,
     Watch(Topic<'a>),
     Unwatch(Topic<'a>),
-    Refused(Refusal),
+    Refused(Rejection),
     /// `Auth`, with the right secret.
-    LetIn,
+    Authenticated,
 }
 
 /// Why a line was refused. Some say it by a limit, which is looked up when it is said.
 #[derive(Clone, Copy)]
-pub(super) enum Refusal {
+pub(crate) enum Rejection {
     Parse(ParseError),
     WrongSecret,
     LongLine,
@@ -48,73 +50,75 @@ pub(super) enum Refusal {
     Closing,
 }
 
-impl Refusal {
-    pub(super) fn code(self) -> Code {
+impl Rejection {
+    pub(crate) fn code(self) -> Code {
         match self {
-            Refusal::Parse(error) => error.code(),
-            Refusal::WrongSecret => Code::Unauthorized,
-            Refusal::LongLine | Refusal::LongReply | Refusal::LongPrefix => Code::TooLong,
-            Refusal::FullWatches | Refusal::FullStore | Refusal::FullValues => Code::Full,
-            Refusal::Closing => Code::Closing,
+            Rejection::Parse(error) => error.code(),
+            Rejection::WrongSecret => Code::Unauthorized,
+            Rejection::LongLine | Rejection::LongReply | Rejection::LongPrefix => Code::TooLong,
+            Rejection::FullWatches | Rejection::FullStore | Rejection::FullValues => Code::Full,
+            Rejection::Closing => Code::Closing,
         }
     }
 
-    pub(super) fn count(self, stats: &mut Stats) {
+    pub(crate) fn count(self, stats: &mut Stats) {
         match self {
-            Refusal::Parse(_) | Refusal::Closing => {}
-            Refusal::WrongSecret => stats.unauthorized += 1,
-            Refusal::LongLine => stats.long_lines += 1,
-            Refusal::LongReply => stats.long_replies += 1,
-            Refusal::LongPrefix => stats.long_prefixes += 1,
-            Refusal::FullWatches => stats.full_watches += 1,
-            Refusal::FullStore => stats.full_store += 1,
-            Refusal::FullValues => stats.full_values += 1,
+            Rejection::Parse(_) | Rejection::Closing => {}
+            Rejection::WrongSecret => stats.unauthorized += 1,
+            Rejection::LongLine => stats.long_lines += 1,
+            Rejection::LongReply => stats.long_replies += 1,
+            Rejection::LongPrefix => stats.long_prefixes += 1,
+            Rejection::FullWatches => stats.full_watches += 1,
+            Rejection::FullStore => stats.full_store += 1,
+            Rejection::FullValues => stats.full_values += 1,
         }
     }
 
     /// For a person.
-    pub(super) fn message(self, limits: &Limits) -> Message<'_> {
+    pub(crate) fn message(self, limits: &Limits) -> Message<'_> {
         Message(self, limits)
     }
 }
 
-pub(super) struct Message<'a>(Refusal, &'a Limits);
+pub(crate) struct Message<'a>(Rejection, &'a Limits);
 
 impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let &Message(refusal, limits) = self;
         match refusal {
-            Refusal::Parse(error) => error.fmt(f),
-            Refusal::WrongSecret => f.write_str("that is not the secret"),
-            Refusal::LongLine => write!(f, "the line is longer than {} bytes", limits.max_line),
-            Refusal::LongReply => write!(f, "the reply is longer than {} bytes", limits.max_reply),
-            Refusal::LongPrefix => write!(
+            Rejection::Parse(error) => error.fmt(f),
+            Rejection::WrongSecret => f.write_str("that is not the secret"),
+            Rejection::LongLine => write!(f, "the line is longer than {} bytes", limits.max_line),
+            Rejection::LongReply => {
+                write!(f, "the reply is longer than {} bytes", limits.max_reply)
+            }
+            Rejection::LongPrefix => write!(
                 f,
                 "the prefix is longer than {} bytes",
                 limits.max_watch_prefix
             ),
-            Refusal::FullWatches => write!(
+            Rejection::FullWatches => write!(
                 f,
                 "this connection may watch {} keys and prefixes, long names counting more",
                 limits.max_watches
             ),
-            Refusal::FullStore => write!(
+            Rejection::FullStore => write!(
                 f,
                 "the store would hold more than {} bytes",
                 limits.max_store
             ),
-            Refusal::FullValues => write!(
+            Rejection::FullValues => write!(
                 f,
                 "the key has {} values, as many as it may",
                 limits.max_values
             ),
-            Refusal::Closing => f.write_str("the server is shutting down"),
+            Rejection::Closing => f.write_str("the server is shutting down"),
         }
     }
 }
 
 /// A queue whose first place is at hand: most stores answer a command before they take another.
-pub(super) struct Queue<T> {
+pub(crate) struct Queue<T> {
     first: Option<T>,
     /// Empty where there is no first.
     rest: VecDeque<T>,
@@ -130,7 +134,7 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn push_back(&mut self, item: T) {
+    pub(crate) fn push_back(&mut self, item: T) {
         if self.first.is_none() {
             self.first = Some(item);
         } else {
@@ -138,19 +142,19 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn front(&self) -> Option<&T> {
+    pub(crate) fn front(&self) -> Option<&T> {
         self.first.as_ref()
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<T> {
+    pub(crate) fn pop_front(&mut self) -> Option<T> {
         std::mem::replace(&mut self.first, self.rest.pop_front())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
     }
 }

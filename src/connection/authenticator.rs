@@ -5,26 +5,28 @@ use std::{future::poll_fn, io, sync::atomic::Ordering, task::Poll, time::Duratio
 use futures_lite::future;
 use memchr::memchr;
 
-use super::{Foreign, Reader, Session, foreign::Opening, reader::poll_read};
-use crate::{
-    Secret,
-    server::event::{End, Message, NotLetIn},
+use super::{
+    Reader, Session,
+    message::{AuthFailed, InputEnd, Message},
+    other_protocol::{Opening, OtherProtocol},
+    reader::poll_read,
 };
+use crate::Secret;
 
 /// What is read at a time, and the longest line. A secret has half of it.
-const ENTRY_BYTES: usize = 1024;
+const AUTH_BYTES: usize = 1024;
 
 /// How long a connection may take to say the secret.
-pub(in crate::server) const ENTRY_TIME: Duration = Duration::from_secs(10);
+pub(crate) const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long it waits for the answer to a line that is not the secret, so that guessing takes time.
-const ENTRY_DELAY: Duration = Duration::from_secs(1);
+const AUTH_DELAY: Duration = Duration::from_secs(1);
 
 /// How many such lines are answered. After the last, the connection is closed.
-const ENTRY_TRIES: u32 = 3;
+const AUTH_TRIES: u32 = 3;
 
 /// The lines so far. It never holds more than a line and a read.
-struct Entry<'a> {
+struct Authenticator<'a> {
     secret: &'a Secret,
     buffer: Vec<u8>,
     lines: u64,
@@ -32,23 +34,23 @@ struct Entry<'a> {
     opening: Opening,
 }
 
-enum Verdict {
+enum AuthStep {
     /// More has to be read.
-    Unknown,
+    NeedMore,
     /// The secret was said. What follows is for the server.
-    LetIn { rest: Vec<u8> },
+    Authenticated { rest: Vec<u8> },
     /// A line was something else.
-    Refused {
+    Rejected {
         /// Another secret, that is.
         wrong: bool,
         /// The connection has had its chance.
         last: bool,
     },
     /// The peer speaks another protocol.
-    Foreign { foreign: Foreign, line: u64 },
+    OtherProtocol { protocol: OtherProtocol, line: u64 },
 }
 
-impl<'a> Entry<'a> {
+impl<'a> Authenticator<'a> {
     fn new(secret: &'a Secret) -> Self {
         Self {
             secret,
@@ -68,15 +70,15 @@ impl<'a> Entry<'a> {
         !self.buffer.is_empty()
     }
 
-    /// Takes the bytes of a read, of at most [`ENTRY_BYTES`].
+    /// Takes the bytes of a read, of at most [`AUTH_BYTES`].
     fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// Looks at the next line that is not blank.
-    fn next(&mut self) -> Verdict {
-        if let Some(foreign) = self.opening.first_bytes(&self.buffer) {
-            return Verdict::Foreign { foreign, line: 1 };
+    fn next(&mut self) -> AuthStep {
+        if let Some(protocol) = self.opening.first_bytes(&self.buffer) {
+            return AuthStep::OtherProtocol { protocol, line: 1 };
         }
         while let Some(end) = memchr(b'\n', &self.buffer) {
             let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -88,76 +90,76 @@ impl<'a> Entry<'a> {
             let guess = line.strip_prefix(b"Auth:");
             if guess.is_some_and(|guess| self.secret.is(guess)) {
                 let rest = std::mem::take(&mut self.buffer);
-                return Verdict::LetIn { rest };
-            } else if let Some(foreign) = Foreign::of_line(&line) {
+                return AuthStep::Authenticated { rest };
+            } else if let Some(protocol) = OtherProtocol::of_line(&line) {
                 let line = self.lines;
-                return Verdict::Foreign { foreign, line };
+                return AuthStep::OtherProtocol { protocol, line };
             } else if !line.is_empty() {
                 self.failures += 1;
-                return Verdict::Refused {
+                return AuthStep::Rejected {
                     wrong: guess.is_some(),
-                    last: self.failures == ENTRY_TRIES,
+                    last: self.failures == AUTH_TRIES,
                 };
             }
         }
-        if self.buffer.len() > ENTRY_BYTES {
+        if self.buffer.len() > AUTH_BYTES {
             self.lines += 1;
-            return Verdict::Refused {
+            return AuthStep::Rejected {
                 wrong: false,
                 last: true,
             };
         }
-        Verdict::Unknown
+        AuthStep::NeedMore
     }
 }
 
 impl Session {
     /// Lets the client in where it says the secret in time, and gives what it has sent behind it.
-    pub(super) async fn let_in_time(
+    pub(crate) async fn authenticate_within(
         &self,
         reader: &mut Reader,
         secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, End>> {
+    ) -> io::Result<Result<Vec<u8>, InputEnd>> {
         let late = async {
-            self.surroundings.sleep(ENTRY_TIME).await;
-            Ok(Err(End::Late))
+            self.context.sleep(AUTH_TIMEOUT).await;
+            Ok(Err(InputEnd::AuthTimeout))
         };
-        future::or(self.let_in(reader, secret), late).await
+        future::or(self.authenticate(reader, secret), late).await
     }
 
-    async fn let_in(
+    async fn authenticate(
         &self,
         reader: &mut Reader,
         secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, End>> {
-        let mut entry = Entry::new(secret);
+    ) -> io::Result<Result<Vec<u8>, InputEnd>> {
+        let mut authenticator = Authenticator::new(secret);
         let mut has_read = false;
         loop {
-            let verdict = entry.next();
-            let line = entry.lines();
-            match verdict {
-                Verdict::LetIn { rest } => {
-                    self.tell(Message::LetIn { line });
+            let step = authenticator.next();
+            let line = authenticator.lines();
+            match step {
+                AuthStep::Authenticated { rest } => {
+                    self.send_message(Message::Authenticated { line });
                     return Ok(Ok(rest));
                 }
-                Verdict::Refused { wrong, last } => {
-                    self.waits.store(true, Ordering::Relaxed);
-                    self.surroundings.sleep(ENTRY_DELAY).await;
-                    self.waits.store(false, Ordering::Relaxed);
-                    self.note_move();
-                    let refused = NotLetIn { line, wrong };
+                AuthStep::Rejected { wrong, last } => {
+                    self.awaiting_server.store(true, Ordering::Relaxed);
+                    self.context.sleep(AUTH_DELAY).await;
+                    self.awaiting_server.store(false, Ordering::Relaxed);
+                    self.touch();
+                    let refused = AuthFailed { line, wrong };
                     if last {
-                        return Ok(Err(End::NotLetIn(refused)));
+                        return Ok(Err(InputEnd::AuthFailed(refused)));
                     }
-                    self.tell(Message::NotLetIn(refused));
-                    if poll_fn(|cx| self.outbox.poll_next_batch(cx)).await? {
-                        return Ok(Err(End::Closing));
+                    self.send_message(Message::AuthFailed(refused));
+                    if poll_fn(|cx| self.outbox.poll_read_permit(cx)).await? {
+                        return Ok(Err(InputEnd::ShuttingDown));
                     }
                 }
-                Verdict::Foreign { foreign, line } => {
-                    return Ok(Err(End::Foreign { foreign, line }));
+                AuthStep::OtherProtocol { protocol, line } => {
+                    return Ok(Err(InputEnd::OtherProtocol { protocol, line }));
                 }
-                Verdict::Unknown => {
+                AuthStep::NeedMore => {
                     // Others get their turn, and the clock is looked at, also where there is always
                     // more to read. What was read has been looked at by now: the coordinator has
                     // it, or nothing of it is for it.
@@ -166,20 +168,21 @@ impl Session {
                     }
                     has_read = true;
                     let read = poll_fn(|cx| {
-                        let read = poll_read(reader, cx, ENTRY_BYTES, |bytes| entry.push(bytes));
+                        let read =
+                            poll_read(reader, cx, AUTH_BYTES, |bytes| authenticator.push(bytes));
                         match read {
                             Poll::Ready(read) => Poll::Ready(read.map(Some)),
                             Poll::Pending => self.outbox.poll_closing(cx).map(|()| Ok(None)),
                         }
                     });
                     match read.await? {
-                        Some(0) if entry.is_partial() => {
+                        Some(0) if authenticator.is_partial() => {
                             let (line, wrong) = (line + 1, false);
-                            return Ok(Err(End::NotLetIn(NotLetIn { line, wrong })));
+                            return Ok(Err(InputEnd::AuthFailed(AuthFailed { line, wrong })));
                         }
-                        Some(0) => return Ok(Err(End::Eof)),
-                        Some(_) => self.note_read(),
-                        None => return Ok(Err(End::Closing)),
+                        Some(0) => return Ok(Err(InputEnd::Eof)),
+                        Some(_) => self.on_read(),
+                        None => return Ok(Err(InputEnd::ShuttingDown)),
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Changes → those who watch.
 //!
-//! The events of a round are encoded once, end to end, in one log. What a watcher hears of them is a
-//! list of parts of that log, mostly a single one, and its bytes are shared with everyone who
+//! The events of a round are encoded once, end to end, in one log. What a watcher pending_client of them is a
+//! list of segments of that log, mostly a single one, and its bytes are shared with everyone who
 //! watches the same.
 
 use std::{
@@ -13,36 +13,36 @@ use std::{
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::{
-    Limits, Overflow, Stats,
-    outbox::{Chunk, Chunks, Content, Load, Room, push_chunk},
-    turn::Turn,
+use crate::{
+    Overflow, Stats,
+    connection::outbox::{Chunk, Chunks, OutboxStatus, Size, Usage, push_chunk},
+    protocol::{Change, Topic, push_change, push_missed},
+    shared::limits::Limits,
 };
-use crate::protocol::{Change, Topic, push_change, push_missed};
 
 /// All that is watched, and by whom. Watchers go by a number of their own, since most clients are
 /// none.
 #[derive(Default)]
-pub(super) struct Watches {
+pub(crate) struct WatchRegistry {
     keys: HashMap<Box<[u8]>, Vec<usize>>,
     prefixes: BTreeMap<Box<[u8]>, Vec<usize>>,
-    watchers: Slab<Watcher>,
-    log: Log<Vec<u8>>,
+    watchers: Slab<ClientWatches>,
+    log: EventBuffer<Vec<u8>>,
     /// Watchers that hear something of this round.
-    told: Vec<usize>,
+    notified: Vec<usize>,
     /// Topics watched, each watcher's counted.
     watching: u64,
 }
 
 /// The events of a round.
 #[derive(Clone, Default)]
-pub(super) struct Log<B> {
+pub(crate) struct EventBuffer<B> {
     bytes: B,
-    /// Where each event ends.
-    ends: Vec<usize>,
+    /// Where each event boundaries.
+    boundaries: Vec<usize>,
 }
 
-struct Watcher {
+struct ClientWatches {
     client: usize,
     /// The client's place in this round.
     turn: usize,
@@ -50,10 +50,10 @@ struct Watcher {
     keys: HashMap<Box<[u8]>, usize>,
     prefixes: HashMap<Box<[u8]>, usize>,
     /// What they count for together.
-    weight: usize,
-    /// What it hears of this round.
-    parts: SmallVec<[Part; 1]>,
-    /// Events that it has lost and not been told of.
+    watch_cost: usize,
+    /// What it pending_client of this round.
+    segments: SmallVec<[Segment; 1]>,
+    /// Events that it has lost and not been notified of.
     missed: u64,
 }
 
@@ -61,33 +61,33 @@ struct Watcher {
 const NO_TURN: usize = usize::MAX;
 
 /// A run of events for one watcher.
-struct Part {
+struct Segment {
     /// How many bytes of the client's own replies in this round come before.
-    after: usize,
+    reply_offset: usize,
     events: Range<usize>,
 }
 
 /// Bytes of a name that count for one watch. It bounds what a client's watches take up.
-const NAME_BYTES: usize = 64;
+const BYTES_PER_WATCH: usize = 64;
 
-fn weight(topic: Topic<'_>) -> usize {
+fn watch_cost(topic: Topic<'_>) -> usize {
     let (Topic::Key(name) | Topic::Prefix(name)) = topic;
-    name.len().div_ceil(NAME_BYTES).max(1)
+    name.len().div_ceil(BYTES_PER_WATCH).max(1)
 }
 
 /// A client watches as much as it may.
-pub(super) struct TooMany;
+pub(crate) struct WatchLimit;
 
-impl Watcher {
+impl ClientWatches {
     /// Says whether it had not heard it yet: more of its topics may match.
-    fn hear(&mut self, after: usize, event: &Range<usize>) -> bool {
-        match self.parts.last_mut() {
+    fn add_event(&mut self, reply_offset: usize, event: &Range<usize>) -> bool {
+        match self.segments.last_mut() {
             Some(last) if last.events.end == event.end => return false,
-            Some(last) if last.events.end == event.start && last.after == after => {
+            Some(last) if last.events.end == event.start && last.reply_offset == reply_offset => {
                 last.events.end = event.end;
             }
-            _ => self.parts.push(Part {
-                after,
+            _ => self.segments.push(Segment {
+                reply_offset,
                 events: event.clone(),
             }),
         }
@@ -95,25 +95,25 @@ impl Watcher {
     }
 }
 
-impl Watches {
+impl WatchRegistry {
     /// Begins a watch for the client of a turn, which may not be a watcher yet. Says whether it is
     /// a new one.
-    pub(super) fn watch(
+    pub(crate) fn watch(
         &mut self,
         watcher: &mut Option<usize>,
         client: usize,
         turn: usize,
         topic: Topic<'_>,
         limits: &Limits,
-    ) -> Result<bool, TooMany> {
+    ) -> Result<bool, WatchLimit> {
         let id = *watcher.get_or_insert_with(|| {
-            self.watchers.insert(Watcher {
+            self.watchers.insert(ClientWatches {
                 client,
                 turn,
                 keys: HashMap::new(),
                 prefixes: HashMap::new(),
-                weight: 0,
-                parts: SmallVec::new(),
+                watch_cost: 0,
+                segments: SmallVec::new(),
                 missed: 0,
             })
         });
@@ -125,11 +125,11 @@ impl Watches {
         if known {
             return Ok(false);
         }
-        let weight = weight(topic);
-        if weight > limits.max_watches - watcher.weight {
-            return Err(TooMany);
+        let watch_cost = watch_cost(topic);
+        if watch_cost > limits.max_watches - watcher.watch_cost {
+            return Err(WatchLimit);
         }
-        watcher.weight += weight;
+        watcher.watch_cost += watch_cost;
         match topic {
             Topic::Key(key) => {
                 let ids = self.keys.entry(key.into()).or_default();
@@ -147,7 +147,7 @@ impl Watches {
     }
 
     /// Ends a watch. Says whether there was one.
-    pub(super) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
+    pub(crate) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
         let Some(id) = watcher else { return false };
         let watcher = &mut self.watchers[id];
         let place = match topic {
@@ -155,7 +155,7 @@ impl Watches {
             Topic::Prefix(prefix) => watcher.prefixes.remove(prefix),
         };
         if let Some(place) = place {
-            watcher.weight -= weight(topic);
+            watcher.watch_cost -= watch_cost(topic);
             self.forget(place, topic);
         }
         place.is_some()
@@ -189,7 +189,7 @@ impl Watches {
     }
 
     /// A client is gone, and its watches with it.
-    pub(super) fn leave(&mut self, id: usize) {
+    pub(crate) fn remove(&mut self, id: usize) {
         let watcher = self.watchers.remove(id);
         for (key, place) in &watcher.keys {
             self.forget(*place, Topic::Key(key));
@@ -200,33 +200,38 @@ impl Watches {
     }
 
     /// The topics watched now, each watcher's counted.
-    pub(super) fn watching(&self) -> u64 {
+    pub(crate) fn watching(&self) -> u64 {
         self.watching
     }
 
     /// The client of a watcher has this turn in the round that begins.
-    pub(super) fn set_turn(&mut self, id: usize, turn: usize) {
+    pub(crate) fn set_turn(&mut self, id: usize, turn: usize) {
         self.watchers[id].turn = turn;
     }
 
     /// Notes a change for all who watch its key, behind what their turns have been replied so far.
     /// Gives the number of events. What nobody watches costs the look-ups and nothing more.
-    pub(super) fn tell(&mut self, change: Change<'_>, turns: &[Turn], stats: &mut Stats) -> usize {
-        let Log { bytes, ends } = &mut self.log;
+    pub(crate) fn publish(
+        &mut self,
+        change: Change<'_>,
+        reply_offset: impl Fn(usize) -> usize,
+        stats: &mut Stats,
+    ) -> usize {
+        let EventBuffer { bytes, boundaries } = &mut self.log;
         let start = bytes.len();
         let mut events = 0;
         let mut hear = |watching: &[usize]| {
             if bytes.len() == start {
                 push_change(bytes, change);
-                ends.push(bytes.len());
+                boundaries.push(bytes.len());
             }
             for &id in watching {
                 let watcher = &mut self.watchers[id];
-                if watcher.parts.is_empty() {
-                    self.told.push(id);
+                if watcher.segments.is_empty() {
+                    self.notified.push(id);
                 }
-                let after = turns.get(watcher.turn).map_or(0, |turn| turn.replies.len());
-                if watcher.hear(after, &(start..bytes.len())) {
+                let reply_offset = reply_offset(watcher.turn);
+                if watcher.add_event(reply_offset, &(start..bytes.len())) {
                     events += 1;
                 }
             }
@@ -240,80 +245,82 @@ impl Watches {
     }
 
     /// How far the log has come, for [`back_to`](Self::back_to).
-    pub(super) fn mark(&self) -> usize {
+    pub(crate) fn mark(&self) -> usize {
         self.log.bytes.len()
     }
 
-    /// Takes back what was told since.
-    pub(super) fn back_to(&mut self, mark: usize) {
+    /// Takes back what was notified since.
+    pub(crate) fn back_to(&mut self, mark: usize) {
         self.log.bytes.truncate(mark);
-        self.log.ends.retain(|&end| end <= mark);
-        self.told.retain(|&id| {
-            let parts = &mut self.watchers[id].parts;
-            parts.retain_mut(|part| {
-                part.events.end = part.events.end.min(mark);
-                part.events.start < mark
+        self.log.boundaries.retain(|&end| end <= mark);
+        self.notified.retain(|&id| {
+            let segments = &mut self.watchers[id].segments;
+            segments.retain_mut(|segment| {
+                segment.events.end = segment.events.end.min(mark);
+                segment.events.start < mark
             });
-            !parts.is_empty()
+            !segments.is_empty()
         });
     }
 
     /// Ends the round. Gives its events, and those who hear of them.
-    pub(super) fn end_round(&mut self) -> (Log<Arc<Vec<u8>>>, Vec<usize>) {
-        let Log { bytes, ends } = std::mem::take(&mut self.log);
-        let log = Log {
+    pub(crate) fn take_events(&mut self) -> (EventBuffer<Arc<Vec<u8>>>, Vec<usize>) {
+        let EventBuffer { bytes, boundaries } = std::mem::take(&mut self.log);
+        let log = EventBuffer {
             bytes: bytes.into(),
-            ends,
+            boundaries,
         };
-        (log, std::mem::take(&mut self.told))
+        (log, std::mem::take(&mut self.notified))
     }
 
-    /// The client of a watcher, if it still hears something of the round that has ended.
-    pub(super) fn hears(&self, id: usize) -> Option<usize> {
+    /// The client of a watcher, if it still pending_client something of the round that has ended.
+    pub(crate) fn pending_client(&self, id: usize) -> Option<usize> {
         let watcher = self.watchers.get(id)?;
-        (!watcher.parts.is_empty()).then_some(watcher.client)
+        (!watcher.segments.is_empty()).then_some(watcher.client)
     }
 
-    /// Weaves what a watcher hears of a round into its own replies. Adds to `content` what it has
-    /// room for; what it has not, it misses. An error is that the policy does not allow that.
-    pub(super) fn weave(
+    /// Weaves what a watcher pending_client of a round into its own replies. Adds to `usage` what it has
+    /// status for; what it has not, it misses. An error is that the policy does not allow that.
+    pub(crate) fn interleave(
         &mut self,
         id: usize,
-        log: &Log<Arc<Vec<u8>>>,
+        log: &EventBuffer<Arc<Vec<u8>>>,
         replies: Vec<u8>,
-        content: &mut Content,
-        (mut room, limits): (Room, &Limits),
+        usage: &mut Usage,
+        (mut status, limits): (OutboxStatus, &Limits),
         stats: &mut Stats,
     ) -> Result<Chunks, Missed> {
         let watcher = &mut self.watchers[id];
         watcher.turn = NO_TURN;
-        room.content += *content;
+        status.usage += *usage;
         let mut out = Outgoing {
             chunks: Chunks::new(),
             replies,
             taken: 0,
         };
-        let parts = std::mem::take(&mut watcher.parts);
-        for part in &parts {
-            out.take_replies(part.after);
-            if room.gone {
-                stats.events -= log.load(&part.events).lines as u64;
+        let segments = std::mem::take(&mut watcher.segments);
+        for segment in &segments {
+            out.take_replies(segment.reply_offset);
+            if status.closed {
+                stats.events -= log.size(&segment.events).lines as u64;
                 continue;
             }
-            // All of it at once where there is room for all.
-            let load = log.load(&part.events);
-            let mut whole = room;
-            whole.content.all += load;
-            if watcher.missed == 0 && whole.lets_events_in(limits) {
-                room = whole;
-                content.all += load;
-                push_chunk(&mut out.chunks, log.chunk(part.events.clone()));
+            // All of it at once where there is status for all.
+            let size = log.size(&segment.events);
+            let mut whole = status;
+            whole.usage.all += size;
+            if watcher.missed == 0 && whole.accepts_events(limits) {
+                status = whole;
+                usage.all += size;
+                push_chunk(&mut out.chunks, log.chunk(segment.events.clone()));
                 continue;
             }
-            for event in log.each(part.events.clone()) {
-                if !room.lets_events_in(limits) {
+            for event in log.each(segment.events.clone()) {
+                if !status.accepts_events(limits) {
                     if limits.overflow == Overflow::Disconnect {
-                        let lines = parts.iter().map(|part| log.load(&part.events).lines);
+                        let lines = segments
+                            .iter()
+                            .map(|segment| log.size(&segment.events).lines);
                         stats.events -= lines.sum::<usize>() as u64;
                         return Err(Missed);
                     }
@@ -322,16 +329,16 @@ impl Watches {
                     stats.missed += 1;
                     continue;
                 }
-                let mut load = log.load(&event);
+                let mut size = log.size(&event);
                 if let Some(line) = watcher.take_missed() {
-                    load += Load {
+                    size += Size {
                         lines: 1,
                         bytes: line.len(),
                     };
                     push_chunk(&mut out.chunks, Chunk::Own(line));
                 }
-                room.content.all += load;
-                content.all += load;
+                status.usage.all += size;
+                usage.all += size;
                 push_chunk(&mut out.chunks, log.chunk(event));
             }
         }
@@ -339,21 +346,21 @@ impl Watches {
         Ok(out.chunks)
     }
 
-    /// Whether a watcher has lost events that it was not told of.
-    pub(super) fn has_missed(&self, id: usize) -> bool {
+    /// Whether a watcher has lost events that it was not notified of.
+    pub(crate) fn has_missed(&self, id: usize) -> bool {
         self.watchers[id].missed > 0
     }
 
     /// The line that tells a watcher how many it has missed, if any.
-    pub(super) fn take_missed(&mut self, id: usize) -> Option<Vec<u8>> {
+    pub(crate) fn take_missed(&mut self, id: usize) -> Option<Vec<u8>> {
         self.watchers[id].take_missed()
     }
 }
 
-/// An event found no room.
-pub(super) struct Missed;
+/// An event found no status.
+pub(crate) struct Missed;
 
-impl Watcher {
+impl ClientWatches {
     fn take_missed(&mut self) -> Option<Vec<u8>> {
         let missed = std::mem::take(&mut self.missed);
         (missed > 0).then(|| {
@@ -364,10 +371,10 @@ impl Watcher {
     }
 }
 
-impl Log<Arc<Vec<u8>>> {
-    fn load(&self, events: &Range<usize>) -> Load {
-        let until = |end: usize| self.ends.partition_point(|&other| other <= end);
-        Load {
+impl EventBuffer<Arc<Vec<u8>>> {
+    fn size(&self, events: &Range<usize>) -> Size {
+        let until = |end: usize| self.boundaries.partition_point(|&other| other <= end);
+        Size {
             lines: until(events.end) - until(events.start),
             bytes: events.len(),
         }
@@ -375,9 +382,10 @@ impl Log<Arc<Vec<u8>>> {
 
     fn each(&self, events: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let mut start = events.start;
-        let first = self.ends.partition_point(|&end| end <= start);
-        let ends = self.ends[first..].iter();
-        ends.take_while(move |&&end| end <= events.end)
+        let first = self.boundaries.partition_point(|&end| end <= start);
+        let boundaries = self.boundaries[first..].iter();
+        boundaries
+            .take_while(move |&&end| end <= events.end)
             .map(move |&end| std::mem::replace(&mut start, end)..end)
     }
 

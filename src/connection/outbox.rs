@@ -15,31 +15,31 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Limits;
+use crate::shared::limits::Limits;
 
 /// An amount of reply lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Load {
-    pub(super) lines: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Size {
+    pub(crate) lines: usize,
+    pub(crate) bytes: usize,
 }
 
-impl Load {
+impl Size {
     /// Whether this much is an outbox-full.
-    pub(super) fn fills(&self, limits: &Limits) -> bool {
+    pub(crate) fn is_full(&self, limits: &Limits) -> bool {
         self.lines >= limits.outbox_lines || self.bytes >= limits.outbox_bytes
     }
 }
 
-impl AddAssign for Load {
-    fn add_assign(&mut self, more: Load) {
+impl AddAssign for Size {
+    fn add_assign(&mut self, more: Size) {
         self.lines += more.lines;
         self.bytes += more.bytes;
     }
 }
 
 /// Encoded lines on their way to a client.
-pub(super) enum Chunk {
+pub(crate) enum Chunk {
     /// What is for this client alone.
     Own(Vec<u8>),
     /// A part of what other clients get as well.
@@ -47,7 +47,7 @@ pub(super) enum Chunk {
 }
 
 impl Chunk {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Chunk::Own(bytes) => bytes,
             Chunk::Shared(bytes, part) => &bytes[part.clone()],
@@ -56,12 +56,12 @@ impl Chunk {
 }
 
 /// Mostly a single chunk, which then needs no list. None of them is empty.
-pub(super) type Chunks = SmallVec<[Chunk; 1]>;
+pub(crate) type Chunks = SmallVec<[Chunk; 1]>;
 
 /// To share less than this, in a list of chunks, costs more than to copy it.
 const SHARED_BYTES: usize = 128;
 
-pub(super) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
+pub(crate) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
     let small = chunk.bytes().len() < SHARED_BYTES;
     match (chunks.last_mut(), chunk) {
         (_, chunk) if chunk.bytes().is_empty() => {}
@@ -74,55 +74,55 @@ pub(super) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
 
 /// What stands in an outbox: queued, or taken by the writer and not yet in the socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Content {
+pub(crate) struct Usage {
     /// Everything, control lines too.
-    pub(super) all: Load,
+    pub(crate) all: Size,
     /// The control lines alone.
-    pub(super) control: Load,
+    pub(crate) control: Size,
 }
 
-impl AddAssign for Content {
-    fn add_assign(&mut self, more: Content) {
+impl AddAssign for Usage {
+    fn add_assign(&mut self, more: Usage) {
         self.all += more.all;
         self.control += more.control;
     }
 }
 
-/// How an outbox stands, for the coordinator to decide by. Room can only grow behind its back.
+/// How an outbox stands, for the coordinator to decide by. OutboxStatus can only grow behind its back.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Room {
-    pub(super) content: Content,
+pub(crate) struct OutboxStatus {
+    pub(crate) usage: Usage,
     /// The socket has taken nothing for the stall time.
-    pub(super) refusing: bool,
+    pub(crate) stalled: bool,
     /// Nothing will be delivered any more.
-    pub(super) gone: bool,
+    pub(crate) closed: bool,
 }
 
-impl Room {
+impl OutboxStatus {
     /// Whether an outbox takes events, which is by the rule for replies but for one thing: nobody
     /// waits for a watcher. So while it reads, not the number of lines is bounded, only the bytes.
-    pub(super) fn lets_events_in(&self, limits: &Limits) -> bool {
-        let all = self.content.all;
-        all.bytes < limits.outbox_bytes && !(self.refusing && all.fills(limits))
+    pub(crate) fn accepts_events(&self, limits: &Limits) -> bool {
+        let all = self.usage.all;
+        all.bytes < limits.outbox_bytes && !(self.stalled && all.is_full(limits))
     }
 }
 
 /// What comes after the replies that are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(crate) enum Next {
     /// The client's next batch may come.
-    NextBatch,
+    ReadMore,
     /// The rest of this batch waits for room.
-    WaitForRoom,
+    AwaitCapacity,
     /// The rest of this batch goes on of itself.
-    GoOn,
+    Continue,
     /// No more replies: the end of the line.
     Finish,
     /// The client is to be cut off, what is queued with it.
-    Cut,
+    Abort,
 }
 
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<State>,
 }
 
@@ -130,41 +130,41 @@ pub(super) struct Outbox {
 struct State {
     /// Encoded replies that the writer has not taken yet.
     queue: Chunks,
-    queued: Content,
+    queued: Usage,
     /// What the writer took and the socket has not, so far.
-    writing: Content,
-    refusing: bool,
+    in_flight: Usage,
+    stalled: bool,
     /// The coordinator wants to hear when there is room.
-    wanted: bool,
+    notify_capacity: bool,
     /// The coordinator is through with the batch that was sent to it.
     next_batch: bool,
     /// The server is closing: the client's input ends here.
     closing: bool,
-    end: End,
+    end: SendState,
     /// The session's one task, reader and writer both.
     waker: Option<Waker>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum End {
+enum SendState {
     #[default]
     Open,
     /// Nothing follows what is queued.
-    Finishing,
+    Draining,
     /// What is queued doesn't matter any more.
-    Cut,
+    Aborted,
     /// The socket takes no more.
-    Gone,
+    Closed,
 }
 
 impl State {
     /// Ends the way out; what is queued goes.
-    fn end_now(&mut self, end: End) {
+    fn end_with(&mut self, end: SendState) {
         self.end = end;
         self.queue = Chunks::new();
-        self.queued = Content::default();
-        self.writing = Content::default();
-        self.wanted = false;
+        self.queued = Usage::default();
+        self.in_flight = Usage::default();
+        self.notify_capacity = false;
     }
 
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
@@ -178,7 +178,7 @@ impl State {
 
 /// The coordinator's side.
 impl Outbox {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: Mutex::default(),
         }
@@ -201,33 +201,33 @@ impl Outbox {
         result
     }
 
-    pub(super) fn room(&self) -> Room {
+    pub(crate) fn status(&self) -> OutboxStatus {
         let state = self.state();
-        let mut content = state.queued;
-        content += state.writing;
-        Room {
-            content,
-            refusing: state.refusing,
-            gone: matches!(state.end, End::Cut | End::Gone),
+        let mut usage = state.queued;
+        usage += state.in_flight;
+        OutboxStatus {
+            usage,
+            stalled: state.stalled,
+            closed: matches!(state.end, SendState::Aborted | SendState::Closed),
         }
     }
 
     /// Queues replies without waiting and says what comes after them.
     ///
-    /// The caller has looked at [`room`](Self::room) before. With [`Then::WaitForRoom`] it
+    /// The caller has looked at [`status`](Self::status) before. With [`Next::AwaitCapacity`] it
     /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
     /// there is room by now, or nobody to wait for. Where nobody takes replies any more, they are
     /// dropped here.
-    pub(super) fn try_send(
+    pub(crate) fn try_send(
         &self,
         replies: Chunks,
-        content: Content,
-        then: Then,
+        usage: Usage,
+        then: Next,
         limits: &Limits,
     ) -> bool {
         self.change(|state| {
             let mut waits = false;
-            if state.end == End::Open {
+            if state.end == SendState::Open {
                 if state.queue.is_empty() {
                     state.queue = replies;
                 } else {
@@ -235,68 +235,68 @@ impl Outbox {
                         push_chunk(&mut state.queue, chunk);
                     }
                 }
-                state.queued += content;
+                state.queued += usage;
             }
             match then {
-                Then::NextBatch => state.next_batch = true,
-                Then::WaitForRoom => {
+                Next::ReadMore => state.next_batch = true,
+                Next::AwaitCapacity => {
                     let mut all = state.queued.all;
-                    all += state.writing.all;
-                    waits = state.end == End::Open && all.fills(limits) && !state.refusing;
-                    state.wanted |= waits;
+                    all += state.in_flight.all;
+                    waits = state.end == SendState::Open && all.is_full(limits) && !state.stalled;
+                    state.notify_capacity |= waits;
                 }
-                Then::GoOn => {}
-                Then::Finish if state.end == End::Open => state.end = End::Finishing,
-                Then::Finish => {}
-                Then::Cut => state.end_now(End::Cut),
+                Next::Continue => {}
+                Next::Finish if state.end == SendState::Open => state.end = SendState::Draining,
+                Next::Finish => {}
+                Next::Abort => state.end_with(SendState::Aborted),
             }
             waits
         })
     }
 
     /// The session will send a `Resume` when there is room.
-    pub(super) fn want_room(&self) {
-        self.change(|state| state.wanted = state.end == End::Open);
+    pub(crate) fn request_capacity(&self) {
+        self.change(|state| state.notify_capacity = state.end == SendState::Open);
     }
 
     /// The client's input ends here, because the server is closing.
-    pub(super) fn close(&self) {
+    pub(crate) fn shut_down(&self) {
         self.change(|state| state.closing = true);
     }
 }
 
 /// What the writer has to do next.
-pub(super) enum Delivery {
+pub(crate) enum Delivery {
     /// Write these.
-    Replies(Chunks),
+    Write(Chunks),
     /// Tell the coordinator that there is room: it waits for that.
-    RoomAgain,
+    NotifyCapacity,
     /// Nothing: everything is delivered and nothing follows.
-    Finished,
+    Finish,
     /// Nothing: the socket takes no more.
-    Gone,
+    Closed,
     /// Nothing: the coordinator cut the client off.
-    Cut,
+    Abort,
 }
 
 /// The session's side. One task polls all of it.
 impl Outbox {
     /// Takes everything that is queued. What was taken before counts as delivered now.
-    pub(super) fn poll_take(&self, cx: &Context<'_>, limits: &Limits) -> Poll<Delivery> {
+    pub(crate) fn poll_next(&self, cx: &Context<'_>, limits: &Limits) -> Poll<Delivery> {
         let mut state = self.state();
-        state.writing = Content::default();
-        if state.end == End::Cut {
-            Poll::Ready(Delivery::Cut)
-        } else if state.end == End::Gone {
-            Poll::Ready(Delivery::Gone)
-        } else if state.wanted && !state.queued.all.fills(limits) {
-            state.wanted = false;
-            Poll::Ready(Delivery::RoomAgain)
+        state.in_flight = Usage::default();
+        if state.end == SendState::Aborted {
+            Poll::Ready(Delivery::Abort)
+        } else if state.end == SendState::Closed {
+            Poll::Ready(Delivery::Closed)
+        } else if state.notify_capacity && !state.queued.all.is_full(limits) {
+            state.notify_capacity = false;
+            Poll::Ready(Delivery::NotifyCapacity)
         } else if !state.queue.is_empty() {
-            state.writing = std::mem::take(&mut state.queued);
-            Poll::Ready(Delivery::Replies(std::mem::take(&mut state.queue)))
-        } else if state.end == End::Finishing {
-            Poll::Ready(Delivery::Finished)
+            state.in_flight = std::mem::take(&mut state.queued);
+            Poll::Ready(Delivery::Write(std::mem::take(&mut state.queue)))
+        } else if state.end == SendState::Draining {
+            Poll::Ready(Delivery::Finish)
         } else {
             state.wait(cx)
         }
@@ -305,17 +305,17 @@ impl Outbox {
     /// The socket refuses bytes, or takes some again. Says whether the coordinator wants to hear
     /// of it.
     #[must_use]
-    pub(super) fn set_refusing(&self, refusing: bool) -> bool {
+    pub(crate) fn set_stalled(&self, stalled: bool) -> bool {
         let mut state = self.state();
-        state.refusing = refusing;
-        refusing && std::mem::take(&mut state.wanted)
+        state.stalled = stalled;
+        stalled && std::mem::take(&mut state.notify_capacity)
     }
 
     /// Waits until the coordinator is through with the last batch. Says whether the server is
     /// closing; an error means that the client is cut off.
-    pub(super) fn poll_next_batch(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_read_permit(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
         let mut state = self.state();
-        if state.end == End::Cut {
+        if state.end == SendState::Aborted {
             Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
         } else if std::mem::take(&mut state.next_batch) {
             Poll::Ready(Ok(state.closing))
@@ -324,7 +324,7 @@ impl Outbox {
         }
     }
 
-    pub(super) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if state.closing {
             Poll::Ready(())
@@ -333,9 +333,9 @@ impl Outbox {
         }
     }
 
-    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
-        if state.end == End::Cut {
+        if state.end == SendState::Aborted {
             Poll::Ready(())
         } else {
             state.wait(cx)
@@ -343,33 +343,33 @@ impl Outbox {
     }
 
     /// The socket has taken so many bytes of what was taken last.
-    pub(super) fn count_written(&self, bytes: usize) {
+    pub(crate) fn count_written(&self, bytes: usize) {
         let mut state = self.state();
-        let writing = &mut state.writing.all.bytes;
-        *writing = writing.saturating_sub(bytes);
+        let in_flight = &mut state.in_flight.all.bytes;
+        *in_flight = in_flight.saturating_sub(bytes);
     }
 
     /// Whether everything sent so far is in the socket.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let state = self.state();
-        state.queue.is_empty() && state.writing.all.bytes == 0
+        state.queue.is_empty() && state.in_flight.all.bytes == 0
     }
 
     /// Whether the writer has nothing more to do.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let state = self.state();
-        state.end != End::Open && state.queue.is_empty() && state.writing.all.bytes == 0
+        state.end != SendState::Open && state.queue.is_empty() && state.in_flight.all.bytes == 0
     }
 
     /// The socket takes no more, for good: from now on, what is sent is for nobody. Says whether
     /// the coordinator waits for room.
     #[must_use]
-    pub(super) fn leave(&self) -> bool {
+    pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
-        let wanted = state.wanted;
-        if state.end != End::Cut {
-            state.end_now(End::Gone);
+        let notify_capacity = state.notify_capacity;
+        if state.end != SendState::Aborted {
+            state.end_with(SendState::Closed);
         }
-        wanted
+        notify_capacity
     }
 }

@@ -20,22 +20,22 @@ use std::{
 };
 
 use async_io::{Async, Timer};
-use event_listener::Event as Notice;
+use event_listener::Event as Notify;
 use futures_lite::future;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// How often those are looked at that have been written to and have said nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// So many transmissions or probes without an answer are no accident. The window of a living peer
 /// that does not read is probed every two minutes at last, so one may be on its way.
 const UNANSWERED: u8 = 2;
 
 /// Looks at peers before others have their turn.
-const LOOKS: usize = 16;
+const CHECKS_PER_YIELD: usize = 16;
 
 /// The TCP socket of a client.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// The session closes it.
     socket: Weak<Async<TcpStream>>,
     /// Something was written since the peer last sent anything.
@@ -73,40 +73,40 @@ impl Peer {
         })
     }
 
-    pub(super) fn note_write(&self) {
+    pub(crate) fn on_write(&self) {
         self.owes_answer.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn note_read(&self) {
+    pub(crate) fn on_read(&self) {
         self.owes_answer.store(false, Ordering::Relaxed);
     }
 
     /// Bytes that it has sent and nobody has read.
-    pub(super) fn unread(&self) -> Option<usize> {
+    pub(crate) fn unread(&self) -> Option<usize> {
         let socket = self.socket.upgrade()?;
         rustix::io::ioctl_fionread(&*socket).ok()?.try_into().ok()
     }
 
     /// How long ago it acknowledged anything, if it has not acknowledged everything.
-    pub(super) fn silence(&self) -> Option<Duration> {
-        let info = ask(&*self.socket.upgrade()?).ok()?;
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let info = query(&*self.socket.upgrade()?).ok()?;
         (info.unacknowledged > 0).then_some(info.last_answer)
     }
 
     /// Ends the connection if the machine at its other end is gone.
-    fn look(&self) {
+    fn check(&self) {
         if !self.owes_answer.load(Ordering::Relaxed) {
             return;
         }
         let Some(socket) = self.socket.upgrade() else {
             return;
         };
-        let Ok(info) = ask(&socket) else {
+        let Ok(info) = query(&socket) else {
             return;
         };
         if info.unacknowledged == 0 {
             // From here on, keepalive does it.
-            self.note_read();
+            self.on_read();
         } else if info.unanswered >= UNANSWERED
             && patience(&socket).is_some_and(|patience| info.last_answer >= patience)
         {
@@ -129,16 +129,16 @@ fn patience(socket: &Async<TcpStream>) -> Option<Duration> {
 
 /// The peers of a server.
 #[derive(Default)]
-pub(super) struct Peers {
+pub(crate) struct Peers {
     all: Mutex<Vec<Weak<Peer>>>,
-    came: Notice,
+    added: Notify,
 }
 
 impl Peers {
-    pub(super) fn adopt(&self, transport: &dyn Any) -> Option<Arc<Peer>> {
+    pub(crate) fn register(&self, transport: &dyn Any) -> Option<Arc<Peer>> {
         let peer = Arc::new(Peer::of(transport)?);
         self.all().push(Arc::downgrade(&peer));
-        self.came.notify(1);
+        self.added.notify(1);
         Some(peer)
     }
 
@@ -147,13 +147,13 @@ impl Peers {
     }
 
     /// Looks for those that are gone, as long as it is polled.
-    pub(super) async fn run(&self) {
+    pub(crate) async fn run(&self) {
         loop {
-            let came = self.came.listen();
+            let added = self.added.listen();
             if self.all().is_empty() {
-                came.await;
+                added.await;
             }
-            Timer::after(LOOK_EVERY).await;
+            Timer::after(CHECK_INTERVAL).await;
             let mut peers = Vec::new();
             self.all().retain(|peer| {
                 let peer = peer.upgrade();
@@ -162,19 +162,19 @@ impl Peers {
                 there
             });
             for (number, peer) in peers.into_iter().enumerate() {
-                if number % LOOKS == LOOKS - 1 {
+                if number % CHECKS_PER_YIELD == CHECKS_PER_YIELD - 1 {
                     future::yield_now().await;
                 }
-                peer.look();
+                peer.check();
             }
         }
     }
 }
 
 /// Asks the system about a socket.
-fn ask(socket: &Async<TcpStream>) -> io::Result<Info> {
+fn query(socket: &Async<TcpStream>) -> io::Result<Info> {
     let socket = socket.get_ref();
-    diag::ask(socket.local_addr()?, socket.peer_addr()?)
+    diag::query(socket.local_addr()?, socket.peer_addr()?)
 }
 
 /// `sock_diag(7)`, as far as it is needed. Numbers are in the byte order of the machine but for
@@ -195,7 +195,7 @@ mod diag {
     const HEADER: usize = 16;
     const MESSAGE: usize = 72;
 
-    pub(super) fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<Info> {
+    pub(crate) fn query(local: SocketAddr, peer: SocketAddr) -> io::Result<Info> {
         // It is asked seldom enough to hold no descriptor in between.
         let protocol = Protocol::from(NETLINK_SOCK_DIAG);
         let socket = Socket::new(Domain::from(AF_NETLINK), Type::DGRAM, Some(protocol))?;
@@ -286,8 +286,8 @@ mod tests {
             };
             let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (theirs, _) = listener.accept().unwrap();
-            let ask = || diag::ask(ours.local_addr().unwrap(), ours.peer_addr().unwrap());
-            let info = match ask() {
+            let query = || diag::query(ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+            let info = match query() {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return println!("skipped: no sock_diag here: {error}");
                 }
@@ -298,8 +298,8 @@ mod tests {
             // It does not read, so some of this stays.
             ours.set_nonblocking(true).unwrap();
             while (&ours).write(&[0; 65536]).is_ok() {}
-            let ask = || diag::ask(ours.local_addr().unwrap(), ours.peer_addr().unwrap());
-            assert!(ask().unwrap().unacknowledged > 0);
+            let query = || diag::query(ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+            assert!(query().unwrap().unacknowledged > 0);
             drop(theirs);
             ours.flush().unwrap();
             drop(listener);

@@ -1,9 +1,9 @@
 //! Sockets on Linux: one edge-triggered epoll for all clients of a server.
 //!
 //! async-io asks the system anew for every wait, which is a system call a request; and where its
-//! own thread has the news, waking the server is a change of threads a request. Here a socket is
+//! own thread has the events, waking the server is a change of threads a request. Here a socket is
 //! registered once, for its whole life. The epoll is itself something to wait for, so the server
-//! asks async-io for news of all its sockets at once, and only when it has nothing else to do.
+//! asks async-io for events of all its sockets at once, and only when it has nothing else to do.
 
 use std::{
     any::Any,
@@ -19,7 +19,7 @@ use std::{
 
 use async_io::{Async, Timer};
 use async_net::{TcpStream, unix::UnixStream};
-use event_listener::Event as Notice;
+use event_listener::Event as Notify;
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use rustix::event::{
     Timespec,
@@ -28,23 +28,23 @@ use rustix::event::{
 use slab::Slab;
 use socket2::SockRef;
 
-use super::{peer::Peers, session::Transport};
+use super::{Transport, peer::Peers};
 
-/// Sockets that one look brings news of.
-const LOOK: usize = 256;
+/// Sockets that one look brings events of.
+const EVENTS_PER_POLL: usize = 256;
 
-/// After a look that brought news of more sockets than this, the next look comes as soon as
+/// After a look that brought events of more sockets than this, the next look comes as soon as
 /// everyone has had a turn; by then there is more. After a lesser one it is cheaper to be told.
-const CALM: usize = 2;
+const BUSY_THRESHOLD: usize = 2;
 
 /// The time to the next look where there is no being told, such as for want of memory.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const FALLBACK_INTERVAL: Duration = Duration::from_millis(5);
 
-pub(super) struct Poller {
-    pub(super) peers: Peers,
+pub(crate) struct Reactor {
+    pub(crate) peers: Peers,
     /// Made for the first socket.
     epoll: OnceLock<Async<OwnedFd>>,
-    made: Notice,
+    made: Notify,
     sockets: Mutex<Slab<Readiness>>,
 }
 
@@ -52,27 +52,27 @@ pub(super) struct Poller {
 #[derive(Default)]
 struct Readiness {
     /// A read may find something. News sets it, and a reader takes it back *before* it reads, so
-    /// that news during the read is not lost.
+    /// that events during the read is not lost.
     readable: bool,
     /// A short read may not have been the last there was: the peer has hung up, of which there is
-    /// no more news, or it has sent urgent data, at which a read stops.
-    thorough: bool,
+    /// no more events, or it has sent urgent data, at which a read stops.
+    read_to_end: bool,
     /// A write has found no room.
-    wants_room: bool,
+    write_blocked: bool,
     /// The one task that reads and writes.
     waker: Option<Waker>,
 }
 
 impl Readiness {
-    /// Says whether that is news for whoever waits.
+    /// Says whether that is events for whoever waits.
     fn note(&mut self, flags: EventFlags) -> bool {
         let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let urgent = flags.contains(EventFlags::PRI);
         let readable = over || urgent || flags.contains(EventFlags::IN);
-        let room = self.wants_room && (over || flags.contains(EventFlags::OUT));
-        self.thorough |= over || urgent;
+        let room = self.write_blocked && (over || flags.contains(EventFlags::OUT));
+        self.read_to_end |= over || urgent;
         self.readable |= readable;
-        self.wants_room &= !room;
+        self.write_blocked &= !room;
         readable || room
     }
 
@@ -84,12 +84,12 @@ impl Readiness {
     }
 }
 
-impl Poller {
-    pub(super) fn new() -> Self {
+impl Reactor {
+    pub(crate) fn new() -> Self {
         Self {
             peers: Peers::default(),
             epoll: OnceLock::new(),
-            made: Notice::new(),
+            made: Notify::new(),
             sockets: Mutex::default(),
         }
     }
@@ -99,15 +99,15 @@ impl Poller {
     }
 
     /// Takes a client in. A plain socket is waited for here, anything else in its own way.
-    pub(super) fn adopt<T>(self: &Arc<Self>, transport: T) -> Box<dyn Transport>
+    pub(crate) fn register<T>(self: &Arc<Self>, transport: T) -> Box<dyn Transport>
     where
         T: Transport + 'static,
     {
         let any: &dyn Any = &transport;
         let socket = if let Some(stream) = any.downcast_ref::<TcpStream>() {
-            self.register::<std::net::TcpStream>(stream.clone().into())
+            self.register_fd::<std::net::TcpStream>(stream.clone().into())
         } else if let Some(stream) = any.downcast_ref::<UnixStream>() {
-            self.register::<std::os::unix::net::UnixStream>(stream.clone().into())
+            self.register_fd::<std::os::unix::net::UnixStream>(stream.clone().into())
         } else {
             None
         };
@@ -115,7 +115,7 @@ impl Poller {
     }
 
     /// `None` where the system has no room for it, or it is here already.
-    fn register<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
+    fn register_fd<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
     where
         T: AsFd + Send + Sync + 'static,
         for<'a> &'a T: Read + Write,
@@ -128,22 +128,22 @@ impl Poller {
         }
         let epoll = self.epoll.get()?;
         let key = self.sockets().insert(Readiness::default());
-        let news =
+        let events =
             EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         let data = EventData::new_u64(key as u64);
-        if epoll::add(epoll, stream.get_ref(), data, news).is_err() {
+        if epoll::add(epoll, stream.get_ref(), data, events).is_err() {
             self.sockets().remove(key);
             return None;
         }
         Some(Box::new(Socket {
             stream,
-            poller: self.clone(),
+            reactor: self.clone(),
             key,
         }))
     }
 
-    /// Brings the news and looks after the peers, as long as it is polled.
-    pub(super) async fn run(&self) {
+    /// Brings the events and looks after the peers, as long as it is polled.
+    pub(crate) async fn run(&self) {
         future::or(self.bring_news(), self.peers.run()).await;
     }
 
@@ -156,37 +156,37 @@ impl Poller {
             made.await;
         };
         loop {
-            if self.look() > CALM {
+            if self.poll_events() > BUSY_THRESHOLD {
                 future::yield_now().await;
             } else if epoll.readable().await.is_err() {
-                Timer::after(LOOK_AGAIN).await;
+                Timer::after(FALLBACK_INTERVAL).await;
             }
         }
     }
 
-    /// Brings all the news that there is.
-    pub(super) fn look_at_all(&self) {
-        // A peer that sends on brings more news, so the sockets there are bound the looks.
-        let looks = self.sockets().len() / LOOK + 1;
+    /// Brings all the events that there is.
+    pub(crate) fn poll_all_events(&self) {
+        // A peer that sends on brings more events, so the sockets there are bound the looks.
+        let looks = self.sockets().len() / EVENTS_PER_POLL + 1;
         for _ in 0..looks {
-            if self.look() < LOOK {
+            if self.poll_events() < EVENTS_PER_POLL {
                 return;
             }
         }
     }
 
-    /// Brings the news that there is, of up to [`LOOK`] sockets. Says of how many.
-    fn look(&self) -> usize {
+    /// Brings the events that there is, of up to [`EVENTS_PER_POLL`] sockets. Says of how many.
+    fn poll_events(&self) -> usize {
         let Some(epoll) = self.epoll.get() else {
             return 0;
         };
-        let mut space = [const { MaybeUninit::uninit() }; LOOK];
+        let mut space = [const { MaybeUninit::uninit() }; EVENTS_PER_POLL];
         // It cannot fail on an epoll of our own.
-        let Ok((news, _)) = epoll::wait(epoll, &mut space, Some(&Timespec::default())) else {
+        let Ok((events, _)) = epoll::wait(epoll, &mut space, Some(&Timespec::default())) else {
             return 0;
         };
         let mut sockets = self.sockets();
-        let wakers = news.iter().filter_map(|event| {
+        let wakers = events.iter().filter_map(|event| {
             // A socket may be gone by now and another in its place, which then looks in vain.
             let socket = sockets.get_mut(event.data.u64() as usize)?;
             socket.note(event.flags).then(|| socket.waker.take())?
@@ -194,31 +194,31 @@ impl Poller {
         let wakers: Vec<Waker> = wakers.collect();
         drop(sockets);
         wakers.into_iter().for_each(Waker::wake);
-        news.len()
+        events.len()
     }
 }
 
-/// A socket that the poller brings news of.
+/// A socket that the reactor brings events of.
 struct Socket<T: AsFd> {
     stream: Arc<Async<T>>,
-    poller: Arc<Poller>,
+    reactor: Arc<Reactor>,
     key: usize,
 }
 
 impl<T: AsFd> Socket<T> {
     fn note<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
-        change(&mut self.poller.sockets()[self.key])
+        change(&mut self.reactor.sockets()[self.key])
     }
 }
 
 impl<T: AsFd> Drop for Socket<T> {
     fn drop(&mut self) {
-        if let Some(epoll) = self.poller.epoll.get() {
+        if let Some(epoll) = self.reactor.epoll.get() {
             // Someone may hold a clone of it, and then closing it would not do.
             let _ = epoll::delete(epoll, self.stream.get_ref());
         }
         // Its waker is dropped outside the lock.
-        let _readiness = self.poller.sockets().remove(self.key);
+        let _readiness = self.reactor.sockets().remove(self.key);
     }
 }
 
@@ -233,14 +233,14 @@ where
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let thorough = self.note(|socket| {
+            let read_to_end = self.note(|socket| {
                 if std::mem::take(&mut socket.readable) {
-                    return Some(socket.thorough);
+                    return Some(socket.read_to_end);
                 }
                 socket.wait(cx);
                 None
             });
-            let Some(thorough) = thorough else {
+            let Some(read_to_end) = read_to_end else {
                 return Poll::Pending;
             };
             match self.stream.get_ref().read(buffer) {
@@ -248,8 +248,8 @@ where
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     self.note(|socket| socket.readable = true);
                 }
-                // All that was there is read; news comes with what follows.
-                Ok(n) if 0 < n && n < buffer.len() && !thorough => return Poll::Ready(Ok(n)),
+                // All that was there is read; events comes with what follows.
+                Ok(n) if 0 < n && n < buffer.len() && !read_to_end => return Poll::Ready(Ok(n)),
                 result => {
                     self.note(|socket| socket.readable = true);
                     return Poll::Ready(result);
@@ -278,7 +278,7 @@ where
                     }
                     // Room may have come before anyone was waiting for it, so try once more.
                     self.note(|socket| {
-                        socket.wants_room = true;
+                        socket.write_blocked = true;
                         socket.wait(cx);
                     });
                     waiting = true;

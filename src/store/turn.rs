@@ -2,188 +2,188 @@
 
 use std::sync::Arc;
 
-use super::{
-    Limits,
-    outbox::{Content, Outbox, Room},
+use crate::{
+    connection::outbox::{Outbox, OutboxStatus, Usage},
+    protocol::{LineBlock, LineTooLong},
+    shared::limits::Limits,
 };
-use crate::protocol::{LineBlock, LineTooLong};
 
 /// Lines of one client that are handled in one turn, before the others have theirs.
 const TURN_LINES: usize = 4096;
 
 /// Bytes of replies that one client may have in one turn, before the others have theirs.
-pub(super) const TURN_BYTES: usize = 64 * 1024;
+pub(crate) const TURN_BYTES: usize = 64 * 1024;
 
 /// Where a client's block of lines stands, and the replies so far.
-pub(super) struct Turn {
-    pub(super) client: usize,
+pub(crate) struct Turn {
+    pub(crate) client: usize,
     outbox: Arc<Outbox>,
     /// The client's number among the watchers, if it is one.
-    pub(super) watcher: Option<usize>,
-    pub(super) progress: Progress,
+    pub(crate) watcher: Option<usize>,
+    pub(crate) cursor: Cursor,
     /// The server is closing: commands are refused, not applied.
-    pub(super) refuse: bool,
-    /// How the client's outbox stood when last looked at. Room only grows behind our back.
-    pub(super) room: Room,
+    pub(crate) rejecting: bool,
+    /// How the client's outbox stood when last looked at. OutboxStatus only grows behind our back.
+    pub(crate) status: OutboxStatus,
     /// Encoded replies, in order, and their measure.
-    pub(super) replies: Vec<u8>,
-    pub(super) content: Content,
+    pub(crate) replies: Vec<u8>,
+    pub(crate) usage: Usage,
     /// Reply lines dropped in this turn.
-    pub(super) dropped: u64,
+    pub(crate) dropped: u64,
     /// The client broke the overflow policy and has to go.
-    pub(super) cut: bool,
+    pub(crate) aborted: bool,
     /// One of its commands took long.
-    pub(super) long: bool,
-    pub(super) state: TurnState,
+    pub(crate) long: bool,
+    pub(crate) state: TurnState,
     /// Lines handled in this turn.
-    pub(super) lines: usize,
+    pub(crate) lines: usize,
     /// Operations that the store has taken in the batch at hand.
-    pub(super) taken: usize,
+    pub(crate) taken: usize,
     /// Where this turn stood when the batch at hand began.
     mark: Mark,
 }
 
 #[derive(Debug, Default)]
 struct Mark {
-    progress: Progress,
+    cursor: Cursor,
     lines: usize,
     replies: usize,
-    content: Content,
+    usage: Usage,
     dropped: u64,
-    cut: bool,
+    aborted: bool,
     state: TurnState,
 }
 
 /// How far a client's commands have been handled.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Cursor {
     /// Where in its block the next line begins.
-    pub(super) at: usize,
+    pub(crate) offset: usize,
     /// The number of lines handled so far on this connection.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// Reply lines dropped on this connection since the last Sync.
-    pub(super) lost: u64,
+    pub(crate) dropped: u64,
     /// The connection has used a command that is answered by control lines, and no line of it was
     /// refused because the server is closing.
-    pub(super) knows_control_lines: bool,
+    pub(crate) knows_control_lines: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum TurnState {
+pub(crate) enum TurnState {
     #[default]
-    Going,
+    Running,
     /// The outbox is full and the client may yet read: the rest waits for room.
-    Full,
+    OutboxFull,
     /// The turn has taken its share of the round.
-    Spent,
+    QuotaUsed,
     /// Every line of the block is handled.
     Done,
 }
 
 impl Turn {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: usize,
         outbox: Arc<Outbox>,
         watcher: Option<usize>,
-        progress: Progress,
-        refuse: bool,
+        cursor: Cursor,
+        rejecting: bool,
         replies: Vec<u8>,
     ) -> Self {
         Self {
             client,
-            progress,
-            refuse,
-            room: outbox.room(),
+            cursor,
+            rejecting,
+            status: outbox.status(),
             outbox,
             watcher,
             replies,
-            content: Content::default(),
+            usage: Usage::default(),
             dropped: 0,
-            cut: false,
+            aborted: false,
             long: false,
-            state: TurnState::Going,
+            state: TurnState::Running,
             lines: 0,
             taken: 0,
             mark: Mark::default(),
         }
     }
 
-    pub(super) fn set_mark(&mut self) {
+    pub(crate) fn set_mark(&mut self) {
         self.taken = 0;
         self.mark = Mark {
-            progress: self.progress,
+            cursor: self.cursor,
             lines: self.lines,
             replies: self.replies.len(),
-            content: self.content,
+            usage: self.usage,
             dropped: self.dropped,
-            cut: self.cut,
+            aborted: self.aborted,
             state: self.state,
         };
     }
 
     /// Goes back to where the batch began. Gives the number of operations that had been taken.
-    pub(super) fn back_to_mark(&mut self) -> usize {
-        self.progress = self.mark.progress;
+    pub(crate) fn back_to_mark(&mut self) -> usize {
+        self.cursor = self.mark.cursor;
         self.lines = self.mark.lines;
         self.replies.truncate(self.mark.replies);
-        self.content = self.mark.content;
+        self.usage = self.mark.usage;
         self.dropped = self.mark.dropped;
-        self.cut = self.mark.cut;
+        self.aborted = self.mark.aborted;
         self.state = self.mark.state;
         std::mem::take(&mut self.taken)
     }
 
     /// Whether the round came to this turn before it was over.
-    pub(super) fn has_begun(&self) -> bool {
-        self.lines > 0 || self.state != TurnState::Spent
+    pub(crate) fn has_started(&self) -> bool {
+        self.lines > 0 || self.state != TurnState::QuotaUsed
     }
 
-    pub(super) fn gone(&self) -> bool {
-        self.room.gone || self.cut
+    pub(crate) fn is_closed(&self) -> bool {
+        self.status.closed || self.aborted
     }
 
     fn is_full(&self, limits: &Limits) -> bool {
-        let mut all = self.room.content.all;
-        all += self.content.all;
-        all.fills(limits)
+        let mut all = self.status.usage.all;
+        all += self.usage.all;
+        all.is_full(limits)
     }
 
-    /// Whether the outbox is full and the socket is refusing bytes, as of now: a store may have
+    /// Whether the outbox is full and the socket is stalled bytes, as of now: a store may have
     /// taken its time since the turn began.
-    pub(super) fn overflows(&mut self, limits: &Limits) -> bool {
-        if !(self.room.refusing && self.is_full(limits)) {
+    pub(crate) fn overflows(&mut self, limits: &Limits) -> bool {
+        if !(self.status.stalled && self.is_full(limits)) {
             return false;
         }
-        self.room = self.outbox.room();
-        self.room.refusing && self.is_full(limits)
+        self.status = self.outbox.status();
+        self.status.stalled && self.is_full(limits)
     }
 
     /// Whether the turn has to stop before its next line.
-    pub(super) fn must_stop(&mut self, limits: &Limits) -> bool {
-        if self.state == TurnState::Going {
+    pub(crate) fn should_yield(&mut self, limits: &Limits) -> bool {
+        if self.state == TurnState::Running {
             if self.lines == TURN_LINES || self.replies.len() >= TURN_BYTES {
-                self.state = TurnState::Spent;
-            } else if !self.gone() && self.is_full(limits) && !self.overflows(limits) {
-                self.state = TurnState::Full;
+                self.state = TurnState::QuotaUsed;
+            } else if !self.is_closed() && self.is_full(limits) && !self.overflows(limits) {
+                self.state = TurnState::OutboxFull;
             }
         }
-        self.state != TurnState::Going
+        self.state != TurnState::Running
     }
 
     /// Goes back before a line that has just been read.
-    pub(super) fn put_back_line(&mut self, before: Progress) {
-        self.progress = before;
+    pub(crate) fn unread_line(&mut self, before: Cursor) {
+        self.cursor = before;
         self.lines -= 1;
     }
 
     /// The next line; blank ones too.
-    pub(super) fn next_line<'a>(
+    pub(crate) fn next_line<'a>(
         &mut self,
         block: &'a LineBlock,
     ) -> Option<Result<&'a [u8], LineTooLong>> {
-        let line = block.line_at(&mut self.progress.at);
+        let line = block.line_at(&mut self.cursor.offset);
         if line.is_some() {
-            self.progress.line += 1;
+            self.cursor.line += 1;
             self.lines += 1;
         } else {
             self.state = TurnState::Done;

@@ -3,9 +3,22 @@
 //! Reader and writer are two futures in one task. The reader has at most one batch with the
 //! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
 
-mod entry;
-mod foreign;
-mod parting;
+mod authenticator;
+mod close;
+#[cfg(target_os = "linux")]
+pub(crate) mod epoll;
+#[cfg(not(target_os = "linux"))]
+#[path = "connection/no_epoll.rs"]
+pub(crate) mod epoll;
+pub(crate) mod message;
+mod other_protocol;
+pub(crate) mod outbox;
+#[cfg(target_os = "linux")]
+pub(crate) mod peer;
+#[cfg(not(target_os = "linux"))]
+#[path = "connection/no_peer.rs"]
+pub(crate) mod peer;
+mod rate_limiter;
 mod reader;
 mod writer;
 
@@ -26,35 +39,34 @@ use futures_lite::{
     io::{ReadHalf, WriteHalf, split},
 };
 
-pub(super) use entry::ENTRY_TIME;
-pub(super) use foreign::Foreign;
+pub(crate) use authenticator::AUTH_TIMEOUT;
 
-use super::{
-    Control, Limits, Overflow,
-    event::{Event, Message},
-    outbox::Outbox,
-    pace::Pace,
-    peer::Peer,
+use crate::{
+    Clock, Overflow, clock,
+    shared::{limits::Limits, state::ServerState},
 };
-use crate::{Clock, clock};
+use message::{FromConnection, Message};
+use outbox::Outbox;
+use peer::Peer;
+use rate_limiter::RateLimiter;
 
 /// What a client is: anything that reads and writes bytes.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// What all sessions share.
-pub(super) struct Surroundings {
-    events: Sender<Event>,
+pub(crate) struct ConnectionContext {
+    events: Sender<FromConnection>,
     limits: Limits,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// How long a socket may take nothing before it counts as refusing; `None` is for ever.
+    /// How long a socket may take nothing before it counts as stalled; `None` is for ever.
     stall: Option<Duration>,
 }
 
-impl Surroundings {
-    pub(super) fn new(events: Sender<Event>, control: &Control) -> Self {
+impl ConnectionContext {
+    pub(crate) fn new(events: Sender<FromConnection>, control: &ServerState) -> Self {
         let limits = &control.limits;
         Self {
             events,
@@ -69,9 +81,9 @@ impl Surroundings {
         clock::sleep(&*self.clock, time).await;
     }
 
-    fn pace(&self) -> Option<Box<Pace>> {
+    fn rate_limiter(&self) -> Option<Box<RateLimiter>> {
         let rate = self.limits.max_line_rate;
-        (rate < u32::MAX).then(|| Box::new(Pace::new(rate, self.clock.now())))
+        (rate < u32::MAX).then(|| Box::new(RateLimiter::new(rate, self.clock.now())))
     }
 
     /// The server's time, where anyone wants to know how long a client has been idle.
@@ -89,35 +101,35 @@ type Writer = WriteHalf<Box<dyn Transport>>;
 struct Session {
     client: usize,
     outbox: Arc<Outbox>,
-    surroundings: Arc<Surroundings>,
-    /// When a byte last moved, in milliseconds of the server's time; kept only where idleness has
+    context: Arc<ConnectionContext>,
+    /// When a byte last last_activity, in milliseconds of the server's time; kept only where idleness has
     /// a limit.
-    moved: AtomicU64,
+    last_activity: AtomicU64,
     /// The same of a write to a peer that the system knows more of. It counts as a move if the peer
     /// has acknowledged it: the system takes bytes for one that is gone, too.
     wrote: AtomicU64,
     peer: Option<Arc<Peer>>,
-    /// The reader waits for the server.
-    waits: AtomicBool,
+    /// The reader awaiting_server for the server.
+    awaiting_server: AtomicBool,
     error: Option<io::Error>,
 }
 
 /// Serves one client to its end.
-pub(super) fn run(
+pub(crate) fn run(
     (transport, peer): (Box<dyn Transport>, Option<Arc<Peer>>),
     client: usize,
     outbox: Arc<Outbox>,
-    surroundings: Arc<Surroundings>,
+    context: Arc<ConnectionContext>,
     admitted: bool,
 ) -> impl Future<Output = ()> {
     let mut session = Session {
         client,
         outbox,
-        moved: AtomicU64::new(surroundings.millis()),
+        last_activity: AtomicU64::new(context.millis()),
         wrote: AtomicU64::new(0),
         peer,
-        surroundings,
-        waits: AtomicBool::new(false),
+        context,
+        awaiting_server: AtomicBool::new(false),
         error: None,
     };
     async move {
@@ -125,8 +137,11 @@ pub(super) fn run(
         // It ends when input and output have both ended, or when the input breaks, or when the
         // coordinator cuts the client off. Which of these matters to nobody but a log.
         let ended = {
-            let both = future::try_zip(session.write(writer), session.receive(reader, admitted));
-            clock::deferrable(&session.surroundings.clock, pin!(both)).await
+            let both = future::try_zip(
+                session.run_writer(writer),
+                session.run_reader(reader, admitted),
+            );
+            clock::deferrable(&session.context.clock, pin!(both)).await
         };
         session.error = ended.err();
         drop(session);
@@ -136,56 +151,57 @@ pub(super) fn run(
 /// However a session ends, the coordinator hears of it, once the connection is closed.
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = self.outbox.leave();
+        let _ = self.outbox.close();
         let error = self.error.take();
-        self.tell(Message::Left { error });
+        self.send_message(Message::Disconnected { error });
     }
 }
 
 impl Session {
-    fn tell(&self, message: Message) {
+    fn send_message(&self, message: Message) {
         // The coordinator is gone only where this task is about to be.
-        let _ = self.surroundings.events.try_send(Event {
+        let _ = self.context.events.try_send(FromConnection {
             client: self.client,
             message,
         });
     }
 
     /// The client has sent something.
-    fn note_read(&self) {
+    fn on_read(&self) {
         if let Some(peer) = &self.peer {
-            peer.note_read();
+            peer.on_read();
         }
-        self.note_move();
+        self.touch();
     }
 
     /// The transport has taken something.
-    fn note_write(&self) {
+    fn on_write(&self) {
         let Some(peer) = &self.peer else {
-            return self.note_move();
+            return self.touch();
         };
-        peer.note_write();
-        self.wrote
-            .store(self.surroundings.millis(), Ordering::Relaxed);
+        peer.on_write();
+        self.wrote.store(self.context.millis(), Ordering::Relaxed);
     }
 
     /// Counts what was written as a move, as far as the peer has acknowledged it. Says whether that
     /// makes a difference.
-    fn note_acknowledged(&self) -> bool {
+    fn update_acknowledged(&self) -> bool {
         let wrote = self.wrote.load(Ordering::Relaxed);
-        if wrote <= self.moved.load(Ordering::Relaxed) {
+        if wrote <= self.last_activity.load(Ordering::Relaxed) {
             return false;
         }
         let silence = self.peer.as_ref().and_then(|peer| peer.silence());
         let silence = silence.map_or(0, |silence| silence.as_millis() as u64);
-        let answered = self.surroundings.millis().saturating_sub(silence);
-        let moved = wrote.min(answered);
-        self.moved.fetch_max(moved, Ordering::Relaxed) < moved
+        let answered = self.context.millis().saturating_sub(silence);
+        let last_activity = wrote.min(answered);
+        self.last_activity
+            .fetch_max(last_activity, Ordering::Relaxed)
+            < last_activity
     }
 
-    /// A byte has moved.
-    fn note_move(&self) {
-        self.moved
-            .store(self.surroundings.millis(), Ordering::Relaxed);
+    /// A byte has last_activity.
+    fn touch(&self) {
+        self.last_activity
+            .store(self.context.millis(), Ordering::Relaxed);
     }
 }

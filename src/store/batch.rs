@@ -8,18 +8,18 @@ use std::{
 use memchr::memchr;
 
 use super::{
-    Limits, Overflow, Stats,
-    outbox::{Content, Load},
-    turn::{Progress, TURN_BYTES, Turn, TurnState},
-    waiting::{Queue, Refusal, Waiting, What},
-    watch::{TooMany, Watches},
+    rejection::{Queue, Rejection, Waiting, What},
+    turn::{Cursor, TURN_BYTES, Turn, TurnState},
 };
 use crate::{
-    Clock, Error,
+    Clock, Error, Overflow, Stats,
+    connection::outbox::{Size, Usage},
     protocol::{
         Change, Code, Command, LineBlock, LineTooLong, Operation, Topic, push_error, push_sync,
         push_value, push_watch,
     },
+    shared::limits::Limits,
+    watch::{WatchLimit, WatchRegistry},
 };
 
 /// Bytes of replies in one round, before the writers have their turn. What a round produced is
@@ -31,7 +31,7 @@ const ROUND_BYTES: usize = 256 * 1024;
 const ROUND_TIME: Duration = Duration::from_millis(2);
 
 /// Work between two looks at the clock, counted in short commands: a look costs as much as one.
-const WORK_PER_LOOK: usize = 16;
+const WORK_PER_CLOCK_CHECK: usize = 16;
 
 /// Bytes of values that take as long to go through as a short command.
 const BYTES_PER_WORK: usize = 256;
@@ -52,7 +52,7 @@ const MISFIT: &str = "the store gave an answer that does not fit the command";
 ///
 /// Short commands are counted, and the clock is read only once in a while. What may have taken long
 /// is followed by a look at once.
-pub(super) struct RoundTimer {
+pub(crate) struct RoundTimer {
     began: Instant,
     last_look: Instant,
     /// Work since the last look.
@@ -60,7 +60,7 @@ pub(super) struct RoundTimer {
 }
 
 impl RoundTimer {
-    pub(super) fn start(now: Instant) -> Self {
+    pub(crate) fn start(now: Instant) -> Self {
         Self {
             began: now,
             last_look: now,
@@ -74,13 +74,13 @@ impl RoundTimer {
 
     /// What was done may have taken any time.
     fn add_unknown(&mut self) {
-        self.work = WORK_PER_LOOK;
+        self.work = WORK_PER_CLOCK_CHECK;
     }
 
     /// If a look at the clock is due: whether the round is over, and whether one of the last
     /// commands took long.
     fn look(&mut self, clock: &dyn Clock) -> Option<(bool, bool)> {
-        if self.work < WORK_PER_LOOK {
+        if self.work < WORK_PER_CLOCK_CHECK {
             return None;
         }
         self.work = 0;
@@ -120,7 +120,7 @@ pub struct Batch<'a> {
     limits: &'a Limits,
     blocks: &'a [LineBlock],
     turns: &'a mut [Turn],
-    watches: &'a mut Watches,
+    watches: &'a mut WatchRegistry,
     watches_before: usize,
     stats: &'a mut Stats,
     stats_before: Stats,
@@ -135,17 +135,17 @@ pub struct Batch<'a> {
     waiting: Queue<Waiting<'a>>,
     taken: usize,
     /// The watches that have begun (`true`) and ended, to be taken back where the batch fails.
-    turned: Vec<(usize, Topic<'a>, bool)>,
+    watch_changes: Vec<(usize, Topic<'a>, bool)>,
     /// What follows is for another batch of the same round.
     ended: bool,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         limits: &'a Limits,
         blocks: &'a [LineBlock],
         turns: &'a mut [Turn],
-        watches: &'a mut Watches,
+        watches: &'a mut WatchRegistry,
         stats: &'a mut Stats,
         (clock, timer): (&'a dyn Clock, &'a mut RoundTimer),
     ) -> Self {
@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
             timer,
             waiting: Queue::default(),
             taken: 0,
-            turned: Vec::new(),
+            watch_changes: Vec::new(),
             ended: false,
         }
     }
@@ -174,7 +174,7 @@ impl<'a> Batch<'a> {
     /// The next command to apply; `None` when the batch is at its end, which may be at once.
     pub fn take(&mut self) -> Option<Operation<'a>> {
         while self.current < self.turns.len() {
-            if let Some(operation) = self.take_from(self.current, Self::must_stop) {
+            if let Some(operation) = self.take_from(self.current, Self::should_yield) {
                 return Some(operation);
             }
             if self.ended {
@@ -187,7 +187,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether a turn has to stop before its next line, for its own sake or for the round's.
-    fn must_stop(&mut self, turn: usize) -> bool {
+    fn should_yield(&mut self, turn: usize) -> bool {
         let turn = &mut self.turns[turn];
         self.timer.add(1);
         if let Some((over, long)) = self.timer.look(self.clock) {
@@ -197,42 +197,42 @@ impl<'a> Batch<'a> {
                 self.round_bytes = ROUND_BYTES;
             }
         }
-        if self.round_bytes >= ROUND_BYTES && turn.state == TurnState::Going {
-            turn.state = TurnState::Spent;
+        if self.round_bytes >= ROUND_BYTES && turn.state == TurnState::Running {
+            turn.state = TurnState::QuotaUsed;
         }
-        turn.must_stop(self.limits)
+        turn.should_yield(self.limits)
     }
 
     /// Handles the lines of a turn up to its next operation.
     fn take_from(
         &mut self,
         index: usize,
-        must_stop: impl Fn(&mut Self, usize) -> bool,
+        should_yield: impl Fn(&mut Self, usize) -> bool,
     ) -> Option<Operation<'a>> {
         loop {
-            if must_stop(self, index) {
+            if should_yield(self, index) {
                 return None;
             }
             let turn = &mut self.turns[index];
-            let before = turn.progress;
+            let before = turn.cursor;
             let line = turn.next_line(&self.blocks[index])?;
             if line == Ok(b"") {
                 continue;
             }
-            let number = turn.progress.line;
+            let number = turn.cursor.line;
             let command = match line {
-                _ if turn.refuse => Err(Refusal::Closing),
+                _ if turn.rejecting => Err(Rejection::Closing),
                 Ok(line) => match Command::parse(line) {
-                    Ok(Command::Auth { secret }) if !self.limits.lets_in(secret) => {
-                        Err(Refusal::WrongSecret)
+                    Ok(Command::Auth { secret }) if !self.limits.accepts_secret(secret) => {
+                        Err(Rejection::WrongSecret)
                     }
-                    command => command.map_err(Refusal::Parse),
+                    command => command.map_err(Rejection::Parse),
                 },
-                Err(LineTooLong) => Err(Refusal::LongLine),
+                Err(LineTooLong) => Err(Rejection::LongLine),
             };
             if self.taken > 0 && matches!(command, Ok(Command::Stats)) {
                 // The store says what it holds between batches, so this line begins one.
-                turn.put_back_line(before);
+                turn.unread_line(before);
                 self.ended = true;
                 return None;
             }
@@ -242,9 +242,9 @@ impl<'a> Batch<'a> {
             match command {
                 Ok(Command::Operation(_) | Command::Unwatch(_)) => {}
                 // Such a client is told why its connection ends.
-                Ok(_) | Err(Refusal::WrongSecret) => turn.progress.knows_control_lines = true,
+                Ok(_) | Err(Rejection::WrongSecret) => turn.cursor.knows_control_lines = true,
                 // It has been told.
-                Err(Refusal::Closing) => turn.progress.knows_control_lines = false,
+                Err(Rejection::Closing) => turn.cursor.knows_control_lines = false,
                 Err(_) => {}
             }
             let what = match command {
@@ -270,7 +270,7 @@ impl<'a> Batch<'a> {
                 Ok(Command::Stats) => What::Stats,
                 Ok(Command::Watch(topic)) => What::Watch(topic),
                 Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
-                Ok(Command::Auth { .. }) => What::LetIn,
+                Ok(Command::Auth { .. }) => What::Authenticated,
                 Err(refusal) => What::Refused(refusal),
             };
             let waiting = Waiting {
@@ -305,7 +305,7 @@ impl<'a> Batch<'a> {
             }) => {
                 self.waiting.pop_front();
                 if self.watches.watching() > 0 {
-                    self.tell(line);
+                    self.notify_watchers(line);
                 }
                 self.settle();
             }
@@ -362,13 +362,13 @@ impl<'a> Batch<'a> {
     /// Answers the oldest command without an answer: it would make the store larger than
     /// [`max_store`](Self::max_store), and left nothing behind.
     pub fn store_full(&mut self) {
-        self.refuse_oldest(Refusal::FullStore);
+        self.refuse_oldest(Rejection::FullStore);
     }
 
     /// Answers the oldest command without an answer: its key has
     /// [`max_values`](Self::max_values) values already, and it left nothing behind.
     pub fn values_full(&mut self) {
-        self.refuse_oldest(Refusal::FullValues);
+        self.refuse_oldest(Rejection::FullValues);
     }
 
     /// How much the store may hold, by [`StoreSize::charged`](crate::store::StoreSize::charged); [`u64::MAX`] where
@@ -382,7 +382,7 @@ impl<'a> Batch<'a> {
         self.limits.max_values
     }
 
-    fn refuse_oldest(&mut self, refusal: Refusal) {
+    fn refuse_oldest(&mut self, refusal: Rejection) {
         if let Some(waiting) = self.waiting.pop_front() {
             self.timer.add_unknown();
             self.refuse(waiting.turn, waiting.line, refusal);
@@ -391,9 +391,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Closes the books after a store's `apply`. Says whether any commands are left for another.
-    pub(super) fn conclude(mut self, result: Result<(), Error>) -> bool {
+    pub(crate) fn conclude(mut self, result: Result<(), Error>) -> bool {
         if self.taken == 0 {
-            // So that every call makes progress.
+            // So that every call makes cursor.
             self.take();
         }
         match result {
@@ -414,12 +414,12 @@ impl<'a> Batch<'a> {
         }
         *self.stats = self.stats_before;
         self.watches.back_to(self.watches_before);
-        for (turn, topic, begun) in std::mem::take(&mut self.turned).into_iter().rev() {
+        for (turn, topic, begun) in std::mem::take(&mut self.watch_changes).into_iter().rev() {
             if begun {
                 self.watches.unwatch(self.turns[turn].watcher, topic);
             } else {
                 // There was room for it before.
-                let _ = self.begin_watch(turn, topic);
+                let _ = self.add_watch(turn, topic);
             }
         }
         self.waiting = Queue::default();
@@ -449,7 +449,7 @@ impl<'a> Batch<'a> {
     fn control(&mut self, waiting: Waiting<'a>) {
         let Waiting { turn, line, what } = waiting;
         match what {
-            What::Get { .. } | What::Write { .. } | What::LetIn => {}
+            What::Get { .. } | What::Write { .. } | What::Authenticated => {}
             What::Refused(refusal) => self.refuse(turn, line, refusal),
             What::Stats => {
                 self.stats.watching = self.watches.watching();
@@ -461,54 +461,58 @@ impl<'a> Batch<'a> {
             What::Watch(topic) => self.watch(turn, line, topic),
             What::Unwatch(topic) => {
                 if self.watches.unwatch(self.turns[turn].watcher, topic) {
-                    self.turned.push((turn, topic, false));
+                    self.watch_changes.push((turn, topic, false));
                 }
             }
-            What::Sync { token } => self.control_line(turn, |replies, progress, stats| {
+            What::Sync { token } => self.control_line(turn, |replies, cursor, stats| {
                 stats.lines_queued += 1;
-                push_sync(replies, std::mem::take(&mut progress.lost), token);
+                push_sync(replies, std::mem::take(&mut cursor.dropped), token);
             }),
         }
     }
 
     /// Tells those who watch of a write that was applied.
-    fn tell(&mut self, line: &[u8]) {
+    fn notify_watchers(&mut self, line: &[u8]) {
         if let Ok(Command::Operation(operation)) = Command::parse(line) {
             if let Some(change) = Change::of(operation) {
-                let events = self.watches.tell(change, self.turns, self.stats);
+                let events = {
+                    let turns = &*self.turns;
+                    let offset = |turn| turns.get(turn).map_or(0, |turn: &Turn| turn.replies.len());
+                    self.watches.publish(change, offset, self.stats)
+                };
                 self.timer.add(events / EVENTS_PER_WORK);
             }
         }
     }
 
     fn watch(&mut self, index: usize, line: u64, topic: Topic<'a>) {
-        if self.turns[index].gone() {
+        if self.turns[index].is_closed() {
             return;
         }
         if matches!(topic, Topic::Prefix(prefix) if prefix.len() > self.limits.max_watch_prefix) {
-            return self.refuse(index, line, Refusal::LongPrefix);
+            return self.refuse(index, line, Rejection::LongPrefix);
         }
-        match self.begin_watch(index, topic) {
+        match self.add_watch(index, topic) {
             Ok(new) => {
                 if new {
-                    self.turned.push((index, topic, true));
+                    self.watch_changes.push((index, topic, true));
                 }
                 self.control_line(index, |replies, _, stats| {
                     stats.lines_queued += 1;
                     push_watch(replies, topic);
                 });
             }
-            Err(TooMany) => self.refuse(index, line, Refusal::FullWatches),
+            Err(WatchLimit) => self.refuse(index, line, Rejection::FullWatches),
         }
     }
 
-    fn begin_watch(&mut self, index: usize, topic: Topic<'a>) -> Result<bool, TooMany> {
+    fn add_watch(&mut self, index: usize, topic: Topic<'a>) -> Result<bool, WatchLimit> {
         let turn = &mut self.turns[index];
         self.watches
             .watch(&mut turn.watcher, turn.client, index, topic, self.limits)
     }
 
-    fn refuse(&mut self, turn: usize, line: u64, refusal: Refusal) {
+    fn refuse(&mut self, turn: usize, line: u64, refusal: Rejection) {
         refusal.count(self.stats);
         self.error(turn, line, refusal.code(), refusal.message(self.limits));
     }
@@ -521,31 +525,32 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Queues a control line, unless nobody is there to read it. Control lines are not dropped; who
+    /// Queues a control line, unless nobody is there to read it. ServerState lines are not dropped; who
     /// leaves an outbox-full of them unread has to go.
     fn control_line(
         &mut self,
         turn: usize,
-        push: impl FnOnce(&mut Vec<u8>, &mut Progress, &mut Stats),
+        push: impl FnOnce(&mut Vec<u8>, &mut Cursor, &mut Stats),
     ) {
         let turn = &mut self.turns[turn];
         if turn.overflows(self.limits) {
-            let mut control = turn.room.content.control;
-            control += turn.content.control;
-            turn.cut |= self.limits.overflow == Overflow::Disconnect || control.fills(self.limits);
+            let mut control = turn.status.usage.control;
+            control += turn.usage.control;
+            turn.aborted |=
+                self.limits.overflow == Overflow::Disconnect || control.is_full(self.limits);
         }
-        if turn.gone() {
+        if turn.is_closed() {
             return;
         }
         let before = turn.replies.len();
-        push(&mut turn.replies, &mut turn.progress, self.stats);
-        let load = Load {
+        push(&mut turn.replies, &mut turn.cursor, self.stats);
+        let size = Size {
             lines: 1,
             bytes: turn.replies.len() - before,
         };
-        turn.content += Content {
-            all: load,
-            control: load,
+        turn.usage += Usage {
+            all: size,
+            control: size,
         };
     }
 
@@ -557,15 +562,15 @@ impl<'a> Batch<'a> {
         values: impl ExactSizeIterator<Item = &'v [u8]>,
     ) {
         let turn = &mut self.turns[turn_number];
-        if turn.gone() {
+        if turn.is_closed() {
             return;
         }
         let mut lines = values.len();
         if turn.overflows(self.limits) {
             if lines > 0 && self.limits.overflow == Overflow::Disconnect {
-                turn.cut = true;
+                turn.aborted = true;
             } else {
-                turn.progress.lost += lines as u64;
+                turn.cursor.dropped += lines as u64;
                 turn.dropped += lines as u64;
                 self.stats.lines_dropped += lines as u64;
             }
@@ -581,7 +586,7 @@ impl<'a> Batch<'a> {
                 turn.replies.truncate(before);
                 self.timer.add_unknown();
                 return if whole > max {
-                    self.refuse(turn_number, line, Refusal::LongReply);
+                    self.refuse(turn_number, line, Rejection::LongReply);
                 } else {
                     let message = "a value holds a line feed, which no line can carry";
                     self.error(turn_number, line, Code::Store, message);
@@ -591,7 +596,7 @@ impl<'a> Batch<'a> {
             push_value(&mut turn.replies, key, value);
             lines += 1;
         }
-        turn.content.all += Load {
+        turn.usage.all += Size {
             lines,
             bytes: turn.replies.len() - before,
         };

@@ -7,36 +7,33 @@
 
 use std::io;
 
-use super::{Pace, Session, reader::Input};
-use crate::{
-    protocol::{Command, LineBlock, LineTooLong},
-    server::event::End,
-};
+use super::{Session, message::InputEnd, rate_limiter::RateLimiter, reader::Input};
+use crate::protocol::{Command, LineBlock, LineTooLong};
 
 /// What the peer speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) enum Foreign {
+pub(crate) enum OtherProtocol {
     Http,
     Tls,
 }
 
-impl Foreign {
+impl OtherProtocol {
     /// For a person.
-    pub(in crate::server) fn message(self) -> &'static str {
+    pub(crate) fn message(self) -> &'static str {
         match self {
-            Foreign::Http => "this is no HTTP server; nothing behind this line is looked at",
-            Foreign::Tls => "the client seems to speak TLS, and this port does not",
+            OtherProtocol::Http => "this is no HTTP server; nothing behind this line is looked at",
+            OtherProtocol::Tls => "the client seems to speak TLS, and this port does not",
         }
     }
 
     /// What a line shows that is no command.
-    pub(super) fn of_line(line: &[u8]) -> Option<Self> {
-        (is_request(line) || is_host(line)).then_some(Foreign::Http)
+    pub(crate) fn of_line(line: &[u8]) -> Option<Self> {
+        (is_request(line) || is_host(line)).then_some(OtherProtocol::Http)
     }
 
     /// What the first bytes of a connection show: a TLS record of a handshake, of any version.
-    pub(super) fn of_first_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.starts_with(b"\x16\x03").then_some(Foreign::Tls)
+    pub(crate) fn of_first_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.starts_with(b"\x16\x03").then_some(OtherProtocol::Tls)
     }
 }
 
@@ -58,7 +55,7 @@ fn is_host(line: &[u8]) -> bool {
 
 /// What is known of a connection before its first valid command.
 #[derive(Debug, Default)]
-pub(super) struct Opening {
+pub(crate) struct Opening {
     has_begun: bool,
     /// Lines looked at so far.
     lines: u64,
@@ -66,19 +63,19 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Looks at the beginning of all that was read, once it is there.
-    pub(super) fn first_bytes(&mut self, bytes: &[u8]) -> Option<Foreign> {
+    pub(crate) fn first_bytes(&mut self, bytes: &[u8]) -> Option<OtherProtocol> {
         if self.has_begun {
             return None;
         }
         // The second byte may come with the next read.
         self.has_begun = bytes.len() > 1;
-        Foreign::of_first_bytes(bytes)
+        OtherProtocol::of_first_bytes(bytes)
     }
 
     /// Looks at the whole lines of a read, before anything of them is handed over. Gives the number
     /// of those to be handed over, and what ends the connection behind them; nothing where there is
     /// a valid command.
-    fn look(&mut self, block: &LineBlock) -> Option<(usize, Option<Foreign>)> {
+    fn look(&mut self, block: &LineBlock) -> Option<(usize, Option<OtherProtocol>)> {
         let first = self.first_bytes(block.bytes());
         self.has_begun = true;
         if first.is_some() {
@@ -86,14 +83,16 @@ impl Opening {
         }
         let (mut seen, mut at, mut begin) = (0, 0, 0);
         while let Some(line) = block.line_at(&mut at) {
-            let foreign = match line {
+            let other_protocol = match line {
                 Ok(line) if Command::parse(line).is_ok() => return None,
-                Ok(line) => Foreign::of_line(line),
+                Ok(line) => OtherProtocol::of_line(line),
                 // Its first bytes are there.
-                Err(LineTooLong) => is_host(&block.bytes()[begin..at]).then_some(Foreign::Http),
+                Err(LineTooLong) => {
+                    is_host(&block.bytes()[begin..at]).then_some(OtherProtocol::Http)
+                }
             };
-            if foreign.is_some() {
-                return Some((seen, foreign));
+            if other_protocol.is_some() {
+                return Some((seen, other_protocol));
             }
             begin = at;
             seen += 1;
@@ -105,13 +104,13 @@ impl Opening {
 impl Session {
     /// Hands over the lines of a connection that has shown no valid command so far. Says whether the
     /// server is closing, or how the input ends.
-    pub(super) async fn hand_over_first(
+    pub(crate) async fn deliver_first(
         &self,
         mut block: LineBlock,
         opening: &mut Option<Opening>,
-        pace: &mut Option<Box<Pace>>,
-    ) -> io::Result<Result<bool, End>> {
-        let mut foreign = None;
+        limiter: &mut Option<Box<RateLimiter>>,
+    ) -> io::Result<Result<bool, InputEnd>> {
+        let mut other_protocol = None;
         if let Some(look) = opening {
             match look.look(&block) {
                 None => *opening = None,
@@ -119,18 +118,18 @@ impl Session {
                     look.lines += seen as u64;
                     if let Some(found) = found {
                         block = block.split_to(seen).0;
-                        foreign = Some(End::Foreign {
-                            foreign: found,
+                        other_protocol = Some(InputEnd::OtherProtocol {
+                            protocol: found,
                             line: look.lines + 1,
                         });
                     }
                 }
             }
         }
-        let closing = match self.take(block, pace.is_some()) {
-            Input::None => false,
-            input => self.hand_over(input, pace).await?,
+        let closing = match self.deliver(block, limiter.is_some()) {
+            Input::Incomplete => false,
+            input => self.await_processed(input, limiter).await?,
         };
-        Ok(foreign.map_or(Ok(closing), Err))
+        Ok(other_protocol.map_or(Ok(closing), Err))
     }
 }

@@ -112,7 +112,7 @@ counters! {
     /// Prefixes to be watched that were longer than
     /// [`max_watch_prefix`](crate::Builder::max_watch_prefix).
     long_prefixes,
-    /// Watches that were one more than [`max_watches`](crate::Builder::max_watches).
+    /// WatchRegistry that were one more than [`max_watches`](crate::Builder::max_watches).
     full_watches,
     /// Writes that would have gone over [`max_store`](crate::Builder::max_store).
     full_store,
@@ -148,7 +148,7 @@ counters! {
 
 impl Stats {
     /// Appends the whole control line.
-    pub(super) fn push(&self, out: &mut Vec<u8>) {
+    pub(crate) fn push(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b":stats:");
         for (name, number) in self.counters() {
             // Writing to a `Vec` does not fail.
@@ -159,7 +159,7 @@ impl Stats {
         out.push(b'\n');
     }
 
-    pub(super) fn count(&mut self, command: &Command<'_>) {
+    pub(crate) fn count(&mut self, command: &Command<'_>) {
         self.commands += 1;
         *match command {
             Command::Operation(Operation::Get { .. }) => &mut self.gets,
@@ -174,7 +174,7 @@ impl Stats {
         } += 1;
     }
 
-    pub(super) fn set_store_size(&mut self, size: StoreSize) {
+    pub(crate) fn set_store_size(&mut self, size: StoreSize) {
         self.keys = size.keys;
         self.values = size.values;
         self.bytes = size.bytes;
