@@ -36,7 +36,7 @@ use crate::{
         Store,
         batch::{Batch, RoundTimer},
     },
-    watch::WatchRegistry,
+    watch::registry::WatchRegistry,
 };
 use clients::Client;
 use turns::{Round, TurnQueue};

@@ -1,16 +1,14 @@
 //! Events for watchers that have no turn in the round, and the count of those that were missed.
 
-use std::sync::Arc;
-
 use super::Coordinator;
 use crate::{
     connection::outbox::{Chunk, Chunks, Next, Outbox, Size, Usage},
-    watch::{EventBuffer, Missed},
+    watch::events::{MustDisconnect, RoundEvents},
 };
 
 impl Coordinator {
     /// Sends a watcher the events of a round in which it had no turn.
-    pub(super) fn send_events(&mut self, watcher: usize, events: &EventBuffer<Arc<Vec<u8>>>) {
+    pub(super) fn send_events(&mut self, watcher: usize, events: &RoundEvents) {
         let client = self.watches.pending_client(watcher);
         let Some(client) = client.and_then(|key| self.clients.get(key)) else {
             return;
@@ -27,7 +25,7 @@ impl Coordinator {
             .events_missed(client.id, self.stats.missed - missed);
         let (chunks, then) = match interleaved {
             Ok(chunks) => (chunks, Next::Continue),
-            Err(Missed) => (Chunks::new(), Next::Abort),
+            Err(MustDisconnect) => (Chunks::new(), Next::Abort),
         };
         client.outbox.try_send(chunks, usage, then, limits);
         if self.watches.has_missed(watcher) {

@@ -1,13 +1,13 @@
 //! The turns of a round: which clients have one, and what happens to their replies.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
 use crate::{
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
     protocol::LineBlock,
     store::turn::{Turn, TurnState},
-    watch::{EventBuffer, Missed},
+    watch::events::{MustDisconnect, RoundEvents},
 };
 
 /// Emptied buffers that are kept, so that most rounds allocate none.
@@ -93,12 +93,7 @@ impl Coordinator {
         round.blocks.push(block);
     }
 
-    pub(super) fn finish_turn(
-        &mut self,
-        mut turn: Turn,
-        block: LineBlock,
-        events: &EventBuffer<Arc<Vec<u8>>>,
-    ) {
+    pub(super) fn finish_turn(&mut self, mut turn: Turn, block: LineBlock, events: &RoundEvents) {
         let mut then = match turn.state {
             _ if turn.aborted => Next::Abort,
             TurnState::Done => Next::ReadMore,
@@ -131,7 +126,7 @@ impl Coordinator {
                     .interleave(watcher, events, replies, &mut usage, status, stats);
                 self.log
                     .events_missed(client.id, self.stats.missed - missed);
-                interleaved.unwrap_or_else(|Missed| {
+                interleaved.unwrap_or_else(|MustDisconnect| {
                     then = Next::Abort;
                     Chunks::new()
                 })

@@ -19,7 +19,7 @@ use crate::{
         push_value, push_watch,
     },
     shared::limits::Limits,
-    watch::{WatchLimit, WatchRegistry},
+    watch::registry::{WatchLimit, WatchRegistry},
 };
 
 /// Bytes of replies in one round, before the writers have their turn. What a round produced is
