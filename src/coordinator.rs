@@ -32,10 +32,7 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{
-        Store,
-        batch::{Batch, RoundTimer},
-    },
+    store::{Store, batch::Batch, round_timer::RoundTimer},
     watch::registry::WatchRegistry,
 };
 use clients::Client;
@@ -121,7 +118,7 @@ impl Coordinator {
         }
     }
 
-    /// Serves until it is told to stop and every client is gone, or the grace time is over.
+    /// Serves until a shutdown is requested and every client is gone, or the grace time is over.
     pub(crate) async fn run<S: Store>(mut self, mut store: S) -> S {
         let server = self.server.clone();
         {
@@ -219,7 +216,7 @@ impl Coordinator {
         let began = clock.now();
         let mut timer = RoundTimer::start(began);
         self.stats.uptime = began - self.started;
-        // Who asks for the counters gets those of now, not those of the last round.
+        // A Stats in this round is answered with the counters of now, not of the last round.
         self.stats.accept_errors = server.accept_errors();
         let limits = &server.limits;
         loop {
@@ -236,7 +233,7 @@ impl Coordinator {
         }
         self.stats.set_store_size(store.size());
         let (events, notified) = self.watches.take_events();
-        // The counters first: who has a reply finds it counted.
+        // The counters first: a client that has a reply finds it counted.
         self.publish();
         let mut started_turns = 0;
         let mut long_started = false;

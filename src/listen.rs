@@ -29,7 +29,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 ///
 /// [`async_net::TcpListener`] and [`async_net::unix::UnixListener`] are listeners. Anything else
 /// that brings connections can be one too; so can something around one of these, to see its errors
-/// or to choose whom to let in. (The file of a Unix socket stays behind when its listener goes;
+/// or to choose which to accept. (The file of a Unix socket stays behind when its listener goes;
 /// removing it is the program's.) This one brings pipes:
 ///
 /// ```

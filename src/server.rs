@@ -1,4 +1,7 @@
-//! The server: accept_loops, sessions, and the coordinator between them.
+//! The server and its handle.
+//!
+//! In: the builder's settings, listeners, and connections that a handle attaches. Out: the store, when
+//! the run has ended. Here the tasks of all other parts are started, and seen gone.
 
 mod config;
 
@@ -158,7 +161,7 @@ impl<S: Store> Server<S> {
             accept_loops.collect(),
         );
         let main = guard.main.insert(executor.spawn(coordinator.run(store)));
-        // Sessions that the coordinator leaves behind are seen gone when `guard` is dropped.
+        // Connections that the coordinator leaves behind are gone when `guard` is dropped.
         executor.run(main).await
     }
 }
@@ -172,7 +175,7 @@ impl<S> fmt::Debug for Server<S> {
     }
 }
 
-/// Owns the tasks, and sees them gone when it is dropped.
+/// Owns the tasks. When it is dropped, all of them are gone before the drop returns.
 struct RunGuard<S> {
     /// The coordinator. It holds the executor that runs it: a circle, cut by dropping this.
     main: Option<Task<S>>,
@@ -246,8 +249,8 @@ impl Handle {
     }
 
     /// Brings a client in: anything that reads and writes bytes, such as one end of a pipe, or a
-    /// TLS stream. One more than [`max_clients`](Builder::max_clients) is told so and closed, like
-    /// any other.
+    /// TLS stream. One more than [`max_clients`](Builder::max_clients) is rejected like any
+    /// other.
     ///
     /// Up to 64 connections wait for the server to take them. With more, and so always with the
     /// 65th before the server runs, `attach` itself waits: do not await it in the task that would
@@ -272,7 +275,7 @@ impl Handle {
     /// future::block_on(future::or(client, server)).unwrap();
     /// ```
     ///
-    /// Cancel safety: dropped before it is ready, it has not brought the client in.
+    /// Cancel safety: if it is dropped before it is ready, the client was not attached.
     ///
     /// # Errors
     ///
@@ -286,7 +289,7 @@ impl Handle {
 
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
     ///
-    /// The accept_loops close at once. Commands that the server has read are applied and answered; what
+    /// The listeners close at once. Commands that the server has read are applied and answered; what
     /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
     /// [`rate`](Builder::max_line_rate); what comes later is not answered.
     /// Each client gets the replies it has coming, then the end of the stream; before that,
@@ -317,8 +320,8 @@ impl Handle {
     /// Lends this thread to the server: a future that runs the server's tasks wherever it is
     /// polled, beside [`Server::run`], until the server is gone.
     ///
-    /// It helps in a crowd: each time that 64 clients or more have something to do at once, a
-    /// worker is woken, and works until nothing is left. With fewer clients a second thread would
+    /// It helps if there is much to do: each time that 64 clients or more have something to do at once,
+    /// a worker is woken, and works until nothing is left. With fewer clients a second thread would
     /// cost more than it gains. Any number of workers may be lent, and dropped at any time.
     ///
     /// ```

@@ -29,7 +29,7 @@ pub(super) struct Client {
     pub(super) pending: Option<Pending>,
     /// Its last turn had a command that took long.
     pub(super) long: bool,
-    /// The session has ended; only pending commands keep the client here.
+    /// The connection is gone; only pending commands keep the client here.
     pub(super) disconnected: bool,
     pub(super) place: Place,
     _session: Task<()>,
@@ -39,7 +39,7 @@ pub(super) struct Client {
 pub(super) enum Place {
     /// One of those for clients, and one of its address where these are limited.
     Client { address: Option<IpAddr> },
-    /// There was none for it; it is being notified so.
+    /// None: it is being rejected.
     None,
 }
 
@@ -78,7 +78,7 @@ impl Coordinator {
         self.publish();
     }
 
-    /// Tells a connection why it can't come in, unless as many as may be are being notified already.
+    /// Tells a connection why it is rejected, unless as many as may be are being rejected already.
     fn reject(&mut self, transport: Box<dyn Transport>, limit: LimitReached) {
         limit.count(&mut self.stats);
         if self.limiter.start_rejecting() {
@@ -184,7 +184,7 @@ impl Coordinator {
         let knows_control_lines = client.cursor.knows_control_lines;
         let watcher = client.watcher.take();
         if let Some(watcher) = watcher {
-            // Nothing follows, so this is the last it can be notified.
+            // Nothing follows, so this is the last chance to notify it.
             if let Some(missed) = self.watches.take_missed(watcher) {
                 self.send_missed(&outbox, missed);
             }
@@ -243,7 +243,7 @@ impl Coordinator {
         self.publish();
     }
 
-    /// The session has ended. Commands that it had read are still applied.
+    /// The connection is gone. Commands that it had read are still applied.
     fn on_disconnect(&mut self, key: usize, error: Option<io::Error>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;

@@ -1,4 +1,4 @@
-//! Who may come in: so many at a time, and so many from one address.
+//! How many connections may be there: at a time, and from one address.
 
 use std::{
     collections::HashMap,
@@ -7,8 +7,8 @@ use std::{
 
 use crate::shared::{limits::Limits, stats::Stats};
 
-/// Connections that are being told why they can't come in. Where there are more, in a flood, they
-/// are just closed.
+/// Connections that are being rejected, with the reason. Beyond these, in a flood, connections are
+/// just closed.
 const MAX_REJECTING: usize = 64;
 
 /// Bits of an IPv6 address that belong to the network. The others are its owner's to choose.
@@ -22,7 +22,7 @@ pub(crate) struct ConnectionLimiter {
     rejecting: usize,
 }
 
-/// Why a connection can't come in.
+/// Why a connection is rejected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LimitReached {
     MaxClients,
@@ -81,7 +81,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Whether one more may be told why it can't come in. That ends with
+    /// Whether one more may be rejected with the reason. That ends with
     /// [`finish_rejecting`](Self::finish_rejecting).
     pub(crate) fn start_rejecting(&mut self) -> bool {
         let may = self.rejecting < MAX_REJECTING;
@@ -94,7 +94,7 @@ impl ConnectionLimiter {
     }
 }
 
-/// What of an address tells one owner from another.
+/// The part of an address that differs between owners.
 fn subnet(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -8,8 +8,8 @@ use crate::Secret;
 ///
 /// Events of what a client watches are another matter, because nobody waits for a watcher: one
 /// that finds [`outbox_bytes`](crate::Builder::outbox_bytes) of them and of replies waiting, or the outbox
-/// full and the socket taking no bytes, is missed. It is counted and told under `Drop` and `Wait`;
-/// under `Disconnect` the client goes.
+/// full and the socket taking no bytes, is missed. Under `Drop` and `Wait` the client is notified
+/// of the number; under `Disconnect` it is disconnected.
 ///
 /// ```
 /// use keywire::{Overflow, Server};
@@ -20,10 +20,10 @@ use crate::Secret;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// The reply goes, and is counted: the client's next `Sync` says how many lines went.
+    /// The reply is dropped and counted: the client's next `Sync` says how many lines were.
     #[default]
     Drop,
-    /// The client goes.
+    /// The client is disconnected.
     Disconnect,
     /// No reply is dropped. The client's own commands wait until it reads; no one else's do.
     Wait,

@@ -1,4 +1,4 @@
-//! What handles and the server share.
+//! The state that handles, listeners and the coordinator share.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ pub(crate) struct ServerState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) executor: Weak<Executor<'static>>,
     status: Mutex<Status>,
-    /// Counted here, because doors fail without the coordinator.
+    /// Counted here, because listeners fail without the coordinator.
     accept_errors: AtomicU64,
     /// Notified when `phase` or `stop_by` changes.
     changed: Notify,
@@ -113,7 +113,7 @@ impl ServerState {
         self.accept_errors.load(Ordering::Relaxed)
     }
 
-    /// The server is gone, whichever way it went. So many had come and were not let in.
+    /// The server is gone, whichever way it ended. So many connections had not reached it.
     pub(crate) fn mark_closed(&self, refused: u64) {
         let mut state = self.status();
         state.phase = Phase::Closed;

@@ -71,7 +71,7 @@ counters! {
     active,
     /// Clients gone since the start, whatever the cause.
     dropped,
-    /// Connections that were turned away at the door: for one of the next two reasons, or because
+    /// Connections that were rejected: for one of the next two reasons, or because
     /// the server was shutting down.
     refused,
     /// Those that were one more than [`max_clients`](crate::Builder::max_clients).
@@ -79,7 +79,7 @@ counters! {
     /// Those that were one more than
     /// [`max_clients_per_address`](crate::Builder::max_clients_per_address).
     full_addresses,
-    /// Times that a door failed to take a connection in, such as for want of a descriptor.
+    /// Times that a listener failed to accept a connection, such as for want of a descriptor.
     accept_errors,
     /// Commands that were understood, of whatever kind.
     commands,
@@ -134,7 +134,7 @@ counters! {
     watching,
     /// Changes queued for watchers: one change that a hundred clients watch is a hundred events.
     events,
-    /// Changes that watchers were not told of, because they did not keep up.
+    /// Changes of which watchers were not notified, because they did not keep up.
     missed,
     /// Keys that the store holds, where the store can say.
     keys,

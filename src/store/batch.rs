@@ -1,94 +1,27 @@
-//! Commands → replies: the turns of a round, handed to the store as one batch.
+//! Commands → store: the turns of a round, handed to the store as one batch.
+//!
+//! In: the lines of clients that have their turns. Out: operations for the store, in order; its
+//! answers become reply lines in the turns.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
-
-use memchr::memchr;
+use std::fmt;
 
 use super::{
     rejection::{Queue, Rejection, Waiting, What},
-    turn::{Cursor, TURN_BYTES, Turn, TurnState},
+    round_timer::{BYTES_PER_WORK, RoundTimer},
+    turn::{Turn, TurnState},
 };
 use crate::{
-    Clock, Error, Overflow, Stats,
-    connection::outbox::{Size, Usage},
-    protocol::{
-        Change, Code, Command, LineBlock, LineTooLong, Operation, Topic, push_error, push_sync,
-        push_value, push_watch,
-    },
+    Clock, Error, Stats,
+    protocol::{Code, Command, LineBlock, LineTooLong, Operation, Topic},
     shared::limits::Limits,
-    watch::registry::{WatchLimit, WatchRegistry},
+    watch::registry::WatchRegistry,
 };
 
 /// Bytes of replies in one round, before the writers have their turn. What a round produced is
 /// written while it is still in the processor's cache.
 const ROUND_BYTES: usize = 256 * 1024;
 
-/// How long a round may keep on handing out commands before everyone else has their turn. Some
-/// commands take long, such as an Update of a list of a million values.
-const ROUND_TIME: Duration = Duration::from_millis(2);
-
-/// Work between two looks at the clock, counted in short commands: a look costs as much as one.
-const WORK_PER_CLOCK_CHECK: usize = 16;
-
-/// Bytes of values that take as long to go through as a short command.
-const BYTES_PER_WORK: usize = 256;
-
-/// Events that take as long to queue as a short command.
-const EVENTS_PER_WORK: usize = 16;
-
-/// A client with a command that took this long has its next turn behind those without.
-const LONG_COMMAND: Duration = Duration::from_millis(1);
-
-/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Growing by halves
-/// would copy as much as the replies themselves.
-const SMALL_REPLIES: usize = 2 * 1024;
-
 const MISFIT: &str = "the store gave an answer that does not fit the command";
-
-/// Says when a round is over, however many batches it consists of.
-///
-/// Short commands are counted, and the clock is read only once in a while. What may have taken long
-/// is followed by a look at once.
-pub(crate) struct RoundTimer {
-    began: Instant,
-    last_look: Instant,
-    /// Work since the last look.
-    work: usize,
-}
-
-impl RoundTimer {
-    pub(crate) fn start(now: Instant) -> Self {
-        Self {
-            began: now,
-            last_look: now,
-            work: 0,
-        }
-    }
-
-    fn add(&mut self, work: usize) {
-        self.work += work;
-    }
-
-    /// What was done may have taken any time.
-    fn add_unknown(&mut self) {
-        self.work = WORK_PER_CLOCK_CHECK;
-    }
-
-    /// If a look at the clock is due: whether the round is over, and whether one of the last
-    /// commands took long.
-    fn look(&mut self, clock: &dyn Clock) -> Option<(bool, bool)> {
-        if self.work < WORK_PER_CLOCK_CHECK {
-            return None;
-        }
-        self.work = 0;
-        let now = clock.now();
-        let since_last = now - std::mem::replace(&mut self.last_look, now);
-        Some((now - self.began >= ROUND_TIME, since_last >= LONG_COMMAND))
-    }
-}
 
 /// Commands for a [`Store`](crate::store::Store) to apply, and the place for its answers.
 ///
@@ -117,27 +50,27 @@ impl RoundTimer {
 /// }
 /// ```
 pub struct Batch<'a> {
-    limits: &'a Limits,
-    blocks: &'a [LineBlock],
-    turns: &'a mut [Turn],
-    watches: &'a mut WatchRegistry,
-    watches_before: usize,
-    stats: &'a mut Stats,
-    stats_before: Stats,
+    pub(super) limits: &'a Limits,
+    pub(super) blocks: &'a [LineBlock],
+    pub(super) turns: &'a mut [Turn],
+    pub(super) watches: &'a mut WatchRegistry,
+    pub(super) watches_before: usize,
+    pub(super) stats: &'a mut Stats,
+    pub(super) stats_before: Stats,
     /// Which turn the next command is taken from.
-    current: usize,
+    pub(super) current: usize,
     /// Bytes of replies in the turns before that; [`ROUND_BYTES`] when the round is over.
-    round_bytes: usize,
-    clock: &'a dyn Clock,
-    timer: &'a mut RoundTimer,
+    pub(super) round_bytes: usize,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) timer: &'a mut RoundTimer,
     /// What has been read and not been answered: operations that the store has taken, and other
     /// lines that have to wait for them.
-    waiting: Queue<Waiting<'a>>,
-    taken: usize,
+    pub(super) waiting: Queue<Waiting<'a>>,
+    pub(super) taken: usize,
     /// The watches that have begun (`true`) and ended, to be taken back where the batch fails.
-    watch_changes: Vec<(usize, Topic<'a>, bool)>,
+    pub(super) watch_changes: Vec<(usize, Topic<'a>, bool)>,
     /// What follows is for another batch of the same round.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -190,7 +123,7 @@ impl<'a> Batch<'a> {
     fn should_yield(&mut self, turn: usize) -> bool {
         let turn = &mut self.turns[turn];
         self.timer.add(1);
-        if let Some((over, long)) = self.timer.look(self.clock) {
+        if let Some((over, long)) = self.timer.read(self.clock) {
             turn.long |= long;
             if over {
                 // Turns that come after this one stop without beginning.
@@ -241,9 +174,9 @@ impl<'a> Batch<'a> {
             }
             match command {
                 Ok(Command::Operation(_) | Command::Unwatch(_)) => {}
-                // Such a client is told why its connection ends.
+                // Such a client gets the reason when its connection ends.
                 Ok(_) | Err(Rejection::WrongSecret) => turn.cursor.knows_control_lines = true,
-                // It has been told.
+                // It has got the reason.
                 Err(Rejection::Closing) => turn.cursor.knows_control_lines = false,
                 Err(_) => {}
             }
@@ -432,183 +365,6 @@ impl<'a> Batch<'a> {
                 self.fail(error);
             }
         }
-    }
-
-    /// Gives out what waited only for the answer before it.
-    fn settle(&mut self) {
-        while let Some(next) = self.waiting.front() {
-            if matches!(next.what, What::Get { .. } | What::Write { .. }) {
-                return;
-            }
-            if let Some(waiting) = self.waiting.pop_front() {
-                self.control(waiting);
-            }
-        }
-    }
-
-    fn control(&mut self, waiting: Waiting<'a>) {
-        let Waiting { turn, line, what } = waiting;
-        match what {
-            What::Get { .. } | What::Write { .. } | What::Authenticated => {}
-            What::Refused(refusal) => self.refuse(turn, line, refusal),
-            What::Stats => {
-                self.stats.watching = self.watches.watching();
-                self.control_line(turn, |replies, _, stats| {
-                    stats.lines_queued += 1;
-                    stats.push(replies);
-                });
-            }
-            What::Watch(topic) => self.watch(turn, line, topic),
-            What::Unwatch(topic) => {
-                if self.watches.unwatch(self.turns[turn].watcher, topic) {
-                    self.watch_changes.push((turn, topic, false));
-                }
-            }
-            What::Sync { token } => self.control_line(turn, |replies, cursor, stats| {
-                stats.lines_queued += 1;
-                push_sync(replies, std::mem::take(&mut cursor.dropped), token);
-            }),
-        }
-    }
-
-    /// Tells those who watch of a write that was applied.
-    fn notify_watchers(&mut self, line: &[u8]) {
-        if let Ok(Command::Operation(operation)) = Command::parse(line) {
-            if let Some(change) = Change::of(operation) {
-                let events = {
-                    let turns = &*self.turns;
-                    let offset = |turn| turns.get(turn).map_or(0, |turn: &Turn| turn.replies.len());
-                    self.watches.publish(change, offset, self.stats)
-                };
-                self.timer.add(events / EVENTS_PER_WORK);
-            }
-        }
-    }
-
-    fn watch(&mut self, index: usize, line: u64, topic: Topic<'a>) {
-        if self.turns[index].is_closed() {
-            return;
-        }
-        if matches!(topic, Topic::Prefix(prefix) if prefix.len() > self.limits.max_watch_prefix) {
-            return self.refuse(index, line, Rejection::LongPrefix);
-        }
-        match self.add_watch(index, topic) {
-            Ok(new) => {
-                if new {
-                    self.watch_changes.push((index, topic, true));
-                }
-                self.control_line(index, |replies, _, stats| {
-                    stats.lines_queued += 1;
-                    push_watch(replies, topic);
-                });
-            }
-            Err(WatchLimit) => self.refuse(index, line, Rejection::FullWatches),
-        }
-    }
-
-    fn add_watch(&mut self, index: usize, topic: Topic<'a>) -> Result<bool, WatchLimit> {
-        let turn = &mut self.turns[index];
-        self.watches
-            .watch(&mut turn.watcher, turn.client, index, topic, self.limits)
-    }
-
-    fn refuse(&mut self, turn: usize, line: u64, refusal: Rejection) {
-        refusal.count(self.stats);
-        self.error(turn, line, refusal.code(), refusal.message(self.limits));
-    }
-
-    fn error(&mut self, turn: usize, line: u64, code: Code, message: impl fmt::Display) {
-        self.stats.errors += 1;
-        self.control_line(turn, |replies, _, stats| {
-            stats.lines_queued += 1;
-            push_error(replies, line, code, message);
-        });
-    }
-
-    /// Queues a control line, unless nobody is there to read it. ServerState lines are not dropped; who
-    /// leaves an outbox-full of them unread has to go.
-    fn control_line(
-        &mut self,
-        turn: usize,
-        push: impl FnOnce(&mut Vec<u8>, &mut Cursor, &mut Stats),
-    ) {
-        let turn = &mut self.turns[turn];
-        if turn.overflows(self.limits) {
-            let mut control = turn.status.usage.control;
-            control += turn.usage.control;
-            turn.aborted |=
-                self.limits.overflow == Overflow::Disconnect || control.is_full(self.limits);
-        }
-        if turn.is_closed() {
-            return;
-        }
-        let before = turn.replies.len();
-        push(&mut turn.replies, &mut turn.cursor, self.stats);
-        let size = Size {
-            lines: 1,
-            bytes: turn.replies.len() - before,
-        };
-        turn.usage += Usage {
-            all: size,
-            control: size,
-        };
-    }
-
-    fn queue_values<'v>(
-        &mut self,
-        turn_number: usize,
-        line: u64,
-        key: &[u8],
-        values: impl ExactSizeIterator<Item = &'v [u8]>,
-    ) {
-        let turn = &mut self.turns[turn_number];
-        if turn.is_closed() {
-            return;
-        }
-        let mut lines = values.len();
-        if turn.overflows(self.limits) {
-            if lines > 0 && self.limits.overflow == Overflow::Disconnect {
-                turn.aborted = true;
-            } else {
-                turn.cursor.dropped += lines as u64;
-                turn.dropped += lines as u64;
-                self.stats.lines_dropped += lines as u64;
-            }
-            return;
-        }
-        let before = turn.replies.len();
-        let max = self.limits.max_reply;
-        lines = 0;
-        for value in values {
-            let bytes = key.len() + value.len() + 2;
-            let whole = turn.replies.len() - before + bytes;
-            if whole > max || memchr(b'\n', value).is_some() {
-                turn.replies.truncate(before);
-                self.timer.add_unknown();
-                return if whole > max {
-                    self.refuse(turn_number, line, Rejection::LongReply);
-                } else {
-                    let message = "a value holds a line feed, which no line can carry";
-                    self.error(turn_number, line, Code::Store, message);
-                };
-            }
-            make_room(&mut turn.replies, bytes);
-            push_value(&mut turn.replies, key, value);
-            lines += 1;
-        }
-        turn.usage.all += Size {
-            lines,
-            bytes: turn.replies.len() - before,
-        };
-        self.stats.lines_queued += lines as u64;
-    }
-}
-
-fn make_room(replies: &mut Vec<u8>, more: usize) {
-    if replies.capacity() - replies.len() < more
-        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
-    {
-        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lines of a batch that have been read and not been answered yet.
+//! Lines of a batch that wait for their answers, and why a line is rejected.
 
 use std::{collections::VecDeque, fmt};
 

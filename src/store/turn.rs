@@ -23,7 +23,7 @@ pub(crate) struct Turn {
     pub(crate) cursor: Cursor,
     /// The server is closing: commands are refused, not applied.
     pub(crate) rejecting: bool,
-    /// How the client's outbox stood when last looked at. OutboxStatus only grows behind our back.
+    /// The status of the client's outbox when last read. Meanwhile, its room can only have grown.
     pub(crate) status: OutboxStatus,
     /// Encoded replies, in order, and their measure.
     pub(crate) replies: Vec<u8>,
