@@ -27,7 +27,7 @@ pub(super) struct Client {
     pub(super) cursor: Cursor,
     /// Lines that have not been handled, waiting for a turn or for room.
     pub(super) pending: Option<Pending>,
-    /// Its last turn had a command that took long.
+    /// Its last turn took long.
     pub(super) long: bool,
     /// The connection is gone; only pending commands keep the client here.
     pub(super) disconnected: bool,

@@ -19,14 +19,14 @@ const POOLED_BYTES: usize = 16 * 1024;
 /// Clients whose commands wait for their turn, in the order of their turns. One that stands here
 /// twice has nothing left the second time.
 ///
-/// Clients with long commands stand apart. A round comes to them last, so that nobody with short
-/// ones has to wait for several of the others; but if it did not come to them, the next round
+/// Clients whose turns take long stand apart. A round comes to them last, so that a client with a
+/// short turn does not wait for several long ones; but if it did not come to them, the next round
 /// begins with one.
 #[derive(Default)]
 pub(super) struct TurnQueue {
     short: VecDeque<usize>,
     long: VecDeque<usize>,
-    /// The next one is a client with long commands, if there is one.
+    /// The next one is a client with long turns, if there is one.
     pub(super) long_first: bool,
 }
 
@@ -106,7 +106,8 @@ impl Coordinator {
         };
         client.cursor = turn.cursor;
         client.watcher = turn.watcher;
-        client.long = turn.long;
+        // A turn that the end of the round cut short says nothing new.
+        client.long = turn.is_long() || client.long && turn.state != TurnState::Done;
         self.log.replies_dropped(client.id, turn.dropped);
         let limits = &self.server.limits;
         let replies = std::mem::take(&mut turn.replies);

@@ -123,8 +123,8 @@ impl<'a> Batch<'a> {
     fn should_yield(&mut self, turn: usize) -> bool {
         let turn = &mut self.turns[turn];
         self.timer.add(1);
-        if let Some((over, long)) = self.timer.read(self.clock) {
-            turn.long |= long;
+        if let Some((over, since_last)) = self.timer.read(self.clock) {
+            turn.time += since_last;
             if over {
                 // Turns that come after this one stop without beginning.
                 self.round_bytes = ROUND_BYTES;

@@ -17,8 +17,8 @@ pub(super) const BYTES_PER_WORK: usize = 256;
 /// Events that take as long to queue as a short command.
 pub(super) const EVENTS_PER_WORK: usize = 16;
 
-/// A client with a command that took this long has its next turn behind those without.
-const LONG_COMMAND: Duration = Duration::from_millis(1);
+/// A client whose turn took this long has its next turn behind those whose turns did not.
+pub(super) const LONG_TURN: Duration = Duration::from_millis(1);
 
 /// Measures a round, however many batches it consists of.
 ///
@@ -49,15 +49,14 @@ impl RoundTimer {
         self.work = WORK_PER_CLOCK_CHECK;
     }
 
-    /// If a reading is due: whether the round is over, and whether one of the last commands took
-    /// long.
-    pub(super) fn read(&mut self, clock: &dyn Clock) -> Option<(bool, bool)> {
+    /// If a reading is due: whether the round is over, and the time since the last one.
+    pub(super) fn read(&mut self, clock: &dyn Clock) -> Option<(bool, Duration)> {
         if self.work < WORK_PER_CLOCK_CHECK {
             return None;
         }
         self.work = 0;
         let now = clock.now();
         let since_last = now - std::mem::replace(&mut self.last_reading, now);
-        Some((now - self.began >= ROUND_TIME, since_last >= LONG_COMMAND))
+        Some((now - self.began >= ROUND_TIME, since_last))
     }
 }

@@ -1,6 +1,8 @@
 //! One client's part of a round.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use super::round_timer::LONG_TURN;
 
 use crate::{
     connection::outbox::{Outbox, OutboxStatus, Usage},
@@ -32,8 +34,8 @@ pub(crate) struct Turn {
     pub(crate) dropped: u64,
     /// The client broke the overflow policy and has to go.
     pub(crate) aborted: bool,
-    /// One of its commands took long.
-    pub(crate) long: bool,
+    /// How long it has taken, as far as the clock was read.
+    pub(super) time: Duration,
     pub(crate) state: TurnState,
     /// Lines handled in this turn.
     pub(crate) lines: usize,
@@ -100,7 +102,7 @@ impl Turn {
             usage: Usage::default(),
             dropped: 0,
             aborted: false,
-            long: false,
+            time: Duration::ZERO,
             state: TurnState::Running,
             lines: 0,
             taken: 0,
@@ -131,6 +133,10 @@ impl Turn {
         self.aborted = self.mark.aborted;
         self.state = self.mark.state;
         std::mem::take(&mut self.taken)
+    }
+
+    pub(crate) fn is_long(&self) -> bool {
+        self.time >= LONG_TURN
     }
 
     /// Whether the round came to this turn before it was over.
