@@ -31,7 +31,9 @@ pub mod embedding {}
 #[doc = include_str!("guide/limits.md")]
 pub mod limits {}
 #[doc = include_str!("guide/performance.md")]
-#[doc = include_str!("../examples/bench/ratios.svg")]
+#[doc = "\n# The tables as a chart\n"]
+#[doc = "<style>.docblock svg { max-width: 100%; height: auto; }</style>\n"]
+#[doc = include_str!("guide/ratios.svg")]
 pub mod performance {}
 #[doc = include_str!("guide/promises.md")]
 pub mod promises {}
