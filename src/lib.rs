@@ -62,7 +62,9 @@
 //! ```
 //!
 //! One coordinator owns all data, so there is one history and no lock on the store. It never waits
-//! for a socket: it puts replies into bounded outboxes, so a slow client harms no other client.
+//! for a socket: it puts replies into bounded outboxes, so a slow client harms no other client. The
+//! coordinator and a connection share only that connection's outbox, behind a lock that is held
+//! briefly.
 //!
 //! # Promises
 //!

@@ -11,9 +11,9 @@ use crate::{
 
 /// Sets the limits, the store and the clock of a server. Made by [`Server::builder`].
 ///
-/// Each limit has a default that is stated at its method; [`usize::MAX`], its like, and
-/// [`Duration::MAX`] mean no limit. The page [`limits`](crate::guide::limits) has all of them in one
-/// table. Durations are measured by the [clock](Self::clock).
+/// Each limit has a default, stated at its method. The maximum of a number's type, such as
+/// [`usize::MAX`], and [`Duration::MAX`] mean no limit. The page [`limits`](crate::guide::limits) has
+/// all of them in one table. Times are those of the [clock](Self::clock).
 ///
 /// ```
 /// use keywire::{Overflow, Server};
@@ -104,8 +104,8 @@ impl<S: Store> Builder<S> {
 
     /// Keys and prefixes that one client may watch at a time. Default: 1,000.
     ///
-    /// One more is refused with `full`. A key or prefix of more than 64 bytes counts once more for each
-    /// further 64 bytes, so that this limit bounds memory, too.
+    /// One more is refused with `full`. A key or prefix counts once for each 64 bytes, or part of 64
+    /// bytes, so that this limit bounds memory, too.
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;
@@ -164,12 +164,13 @@ impl<S: Store> Builder<S> {
     /// idle time. On Linux, bytes that are written to a TCP client count as a move when the client's
     /// system acknowledges them, not when the server's own system accepts them.
     ///
-    /// Even without this limit, a TCP client whose machine is gone is found in about two minutes. If
-    /// nothing is on the way to it, TCP keepalive finds it; a listener made by [`bind`](crate::bind)
-    /// turns keepalive on. If data is on the way, keepalive does not work; then, on Linux, the server
-    /// looks at the time of the client's last acknowledgement. If the client had not read for minutes
-    /// before its machine went, it takes up to four minutes more, because the system probes it that
-    /// seldom. A client that is alive and does not read is not taken for gone.
+    /// On Linux, a TCP client whose machine is gone is found in about two minutes even without this
+    /// limit. If no data is on the way to it, TCP keepalive finds it; a listener made by
+    /// [`bind`](crate::bind) turns keepalive on. If data is on the way, keepalive is silent, and the
+    /// server looks at the time of the client's last acknowledgement instead. If the client had not
+    /// read for minutes before its machine went, it takes up to four minutes more, because the system
+    /// probes such a client seldom. A client that is alive and does not read is not taken for gone.
+    /// Other systems have only keepalive; the system decides when it gives up.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         // Idle time is counted in milliseconds.
