@@ -59,6 +59,7 @@
 mod client;
 mod clock;
 mod error;
+mod lock;
 pub mod protocol;
 mod secret;
 mod server;
@@ -66,6 +67,7 @@ pub mod squarer;
 pub mod store;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod transport;
 
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use clock::Clock;

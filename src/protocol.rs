@@ -68,32 +68,54 @@
 //! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.
 //!
 //! ```
-//! use keywire::protocol::{Command, LineDecoder, Operation};
+//! use keywire::protocol::{Command, LineDecoder, Write};
 //!
 //! let mut lines = LineDecoder::new(1024);
 //! assert!(lines.push(b"Put:user:al").is_empty()); // no whole line yet
 //! let block = lines.push(b"ice\r\nGet:us"); // one line ends here, another begins
 //! let line = block.iter().next().unwrap().unwrap();
-//! assert_eq!(
-//!     Command::parse(line).unwrap(),
-//!     Command::Operation(Operation::Put { key: b"user", value: b"alice" }),
-//! );
+//! let put = Write::Put { key: b"user", value: b"alice" };
+//! assert_eq!(Command::parse(line), Ok(put.into()));
 //! ```
 
 mod command;
 mod lines;
 mod reply;
 
-pub use command::{Command, Operation, ParseError, Topic};
+use std::fmt;
+
+pub use command::{Command, Operation, ParseError, Topic, Write};
 pub use lines::{LineBlock, LineDecoder, LineTooLong};
-pub use reply::{Change, Code, Reply, ReplyError};
+pub use reply::{Code, Reply, ReplyError};
 pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 
 /// Shows a payload by its length alone: keys and values stay out of logs.
-struct Hidden<'a>(&'a [u8]);
+struct Redacted<'a>(&'a [u8]);
 
-impl std::fmt::Debug for Hidden<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} bytes]", self.0.len())
     }
+}
+
+/// A field of a line and its name.
+type Field<'a> = (&'static str, &'a [u8]);
+
+/// Shows a word and the lengths of its fields.
+fn debug_fields(f: &mut fmt::Formatter<'_>, word: &str, fields: &[Field<'_>]) -> fmt::Result {
+    let mut out = f.debug_struct(word);
+    for (name, bytes) in fields {
+        out.field(name, &Redacted(bytes));
+    }
+    out.finish()
+}
+
+/// Appends the line of a word and its fields.
+fn push_fields(out: &mut Vec<u8>, word: &str, fields: &[Field<'_>]) {
+    out.extend_from_slice(word.as_bytes());
+    for (_, bytes) in fields {
+        out.push(b':');
+        out.extend_from_slice(bytes);
+    }
+    out.push(b'\n');
 }

@@ -23,7 +23,7 @@ const FIRST_BYTES: usize = 5;
 /// ```
 pub struct LineDecoder {
     max: usize,
-    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even when the
+    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even if the
     /// last of them is a CR, the line still shows that it is longer than `max`.
     partial: Vec<u8>,
     /// Whether a CR before the LF belongs to the line.
@@ -41,7 +41,7 @@ impl LineDecoder {
     }
 
     /// Lines of a server, which ends them with an LF alone: a CR before it is part of a value.
-    pub(crate) fn from_server(max: usize) -> Self {
+    pub(crate) fn keeping_cr(max: usize) -> Self {
         Self {
             keeps_cr: true,
             ..Self::new(max)
@@ -51,7 +51,7 @@ impl LineDecoder {
     /// Takes the bytes of one read and gives back the lines that are whole now.
     pub fn push(&mut self, bytes: &[u8]) -> LineBlock {
         let Some(last) = memrchr(b'\n', bytes) else {
-            self.keep(bytes);
+            self.retain_partial(bytes);
             return LineBlock::new(self, Vec::new());
         };
         let (whole, rest) = bytes.split_at(last + 1);
@@ -60,12 +60,12 @@ impl LineDecoder {
         } else {
             // `whole` ends in an LF, so the search finds one.
             let first = memchr(b'\n', whole).unwrap_or(last);
-            self.keep(&whole[..first]);
+            self.retain_partial(&whole[..first]);
             let mut joined = std::mem::take(&mut self.partial);
             joined.extend_from_slice(&whole[first..]);
             joined
         };
-        self.keep(rest);
+        self.retain_partial(rest);
         LineBlock::new(self, whole)
     }
 
@@ -85,7 +85,7 @@ impl LineDecoder {
         &self.partial
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn retain_partial(&mut self, bytes: &[u8]) {
         let room = self.max.saturating_add(2).max(FIRST_BYTES) - self.partial.len();
         self.partial
             .extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -94,9 +94,9 @@ impl LineDecoder {
 
 impl fmt::Debug for LineDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lines")
+        f.debug_struct("LineDecoder")
             .field("max", &self.max)
-            .field("partial", &super::Hidden(&self.partial))
+            .field("partial", &super::Redacted(&self.partial))
             .finish()
     }
 }
@@ -178,7 +178,7 @@ impl LineBlock {
 impl fmt::Debug for LineBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("LineBlock")
-            .field(&super::Hidden(&self.bytes))
+            .field(&super::Redacted(&self.bytes))
             .finish()
     }
 }

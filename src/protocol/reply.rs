@@ -1,10 +1,10 @@
 //! Replies → bytes, and back for whoever reads them.
 
-use std::{fmt, io::Write};
+use std::{fmt, io::Write as _};
 
 use memchr::memchr;
 
-use super::{Hidden, Operation, Topic};
+use super::{Redacted, Topic, Write, debug_fields, push_fields};
 
 /// The codes of `:error:` lines.
 ///
@@ -125,7 +125,7 @@ pub enum Reply<'a> {
     /// change is told.
     Watch(Topic<'a>),
     /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of something watched.
-    Change(Change<'a>),
+    Change(Write<'a>),
     /// `:missed:N`: changes that this connection was not told of, because it did not keep up.
     Missed(
         /// How many, since the last such line.
@@ -136,61 +136,6 @@ pub enum Reply<'a> {
         /// What follows its first colon.
         &'a [u8],
     ),
-}
-
-/// A write that was applied, as those who watch its key are told of it.
-///
-/// `Debug` shows lengths, never keys or values.
-///
-/// ```
-/// use keywire::protocol::{Change, Reply};
-///
-/// let change = Change::Update { key: b"user", old: b"alice", new: b"bob" };
-/// assert_eq!(Reply::parse(b":update:user:alice:bob"), Ok(Reply::Change(change)));
-/// assert_eq!(change.key(), b"user");
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// A value was appended.
-    Put {
-        /// The key written to.
-        key: &'a [u8],
-        /// The new value.
-        value: &'a [u8],
-    },
-    /// The first value equal to `old` was replaced, or, where there was none, `new` appended.
-    Update {
-        /// The key written to.
-        key: &'a [u8],
-        /// The value looked for.
-        old: &'a [u8],
-        /// The new value.
-        new: &'a [u8],
-    },
-    /// The key was removed, if it was there.
-    Delete {
-        /// The key removed.
-        key: &'a [u8],
-    },
-}
-
-impl<'a> Change<'a> {
-    /// What an operation changes; `None` for a `Get`.
-    pub fn of(operation: Operation<'a>) -> Option<Self> {
-        match operation {
-            Operation::Get { .. } => None,
-            Operation::Put { key, value } => Some(Change::Put { key, value }),
-            Operation::Update { key, old, new } => Some(Change::Update { key, old, new }),
-            Operation::Delete { key } => Some(Change::Delete { key }),
-        }
-    }
-
-    /// The key that changed.
-    pub fn key(&self) -> &'a [u8] {
-        match *self {
-            Change::Put { key, .. } | Change::Update { key, .. } | Change::Delete { key } => key,
-        }
-    }
 }
 
 impl<'a> Reply<'a> {
@@ -218,16 +163,16 @@ impl<'a> Reply<'a> {
             }),
             b"stats" => Ok(Reply::Stats(rest)),
             b"error" => error(rest),
-            b"put" => Ok(Reply::Change(Change::Put {
+            b"put" => Ok(Reply::Change(Write::Put {
                 key: key(field())?,
                 value: rest,
             })),
-            b"update" => Ok(Reply::Change(Change::Update {
+            b"update" => Ok(Reply::Change(Write::Update {
                 key: key(field())?,
                 old: field().ok_or(ReplyError)?,
                 new: rest,
             })),
-            b"delete" => Ok(Reply::Change(Change::Delete {
+            b"delete" => Ok(Reply::Change(Write::Delete {
                 key: key(without_colon(rest))?,
             })),
             b"watch" => Ok(Reply::Watch(Topic::Key(key(without_colon(rest))?))),
@@ -322,14 +267,8 @@ pub(crate) fn push_watch(out: &mut Vec<u8>, topic: Topic<'_>) {
     }
 }
 
-pub(crate) fn push_change(out: &mut Vec<u8>, change: Change<'_>) {
-    match change {
-        Change::Put { key, value } => push_parts(out, &[b":put:", key, b":", value]),
-        Change::Update { key, old, new } => {
-            push_parts(out, &[b":update:", key, b":", old, b":", new]);
-        }
-        Change::Delete { key } => push_parts(out, &[b":delete:", key]),
-    }
+pub(crate) fn push_change(out: &mut Vec<u8>, change: Write<'_>) {
+    change.with_fields(|[_, word], fields| push_fields(out, word, fields));
 }
 
 pub(crate) fn push_missed(out: &mut Vec<u8>, events: u64) {
@@ -371,16 +310,14 @@ fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
 
 impl fmt::Debug for Reply<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reply::Value { key, value } => f
-                .debug_struct("Value")
-                .field("key", &Hidden(key))
-                .field("value", &Hidden(value))
-                .finish(),
+        match *self {
+            Reply::Value { key, value } => {
+                debug_fields(f, "Value", &[("key", key), ("value", value)])
+            }
             Reply::Sync { dropped, token } => f
                 .debug_struct("Sync")
-                .field("dropped", dropped)
-                .field("token", &Hidden(token))
+                .field("dropped", &dropped)
+                .field("token", &Redacted(token))
                 .finish(),
             Reply::Stats(counters) => f
                 .debug_tuple("Stats")
@@ -392,33 +329,14 @@ impl fmt::Debug for Reply<'_> {
                 message,
             } => f
                 .debug_struct("Error")
-                .field("line", line)
-                .field("code", code)
+                .field("line", &line)
+                .field("code", &code)
                 .field("message", &String::from_utf8_lossy(message))
                 .finish(),
-            Reply::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
+            Reply::Watch(topic) => f.debug_tuple("Watch").field(&topic).finish(),
             Reply::Change(change) => change.fmt(f),
-            Reply::Missed(events) => f.debug_tuple("Missed").field(events).finish(),
-            Reply::Other(rest) => f.debug_tuple("Other").field(&Hidden(rest)).finish(),
-        }
-    }
-}
-
-impl fmt::Debug for Change<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Change::Put { key, value } => f
-                .debug_struct("Put")
-                .field("key", &Hidden(key))
-                .field("value", &Hidden(value))
-                .finish(),
-            Change::Update { key, old, new } => f
-                .debug_struct("Update")
-                .field("key", &Hidden(key))
-                .field("old", &Hidden(old))
-                .field("new", &Hidden(new))
-                .finish(),
-            Change::Delete { key } => f.debug_struct("Delete").field("key", &Hidden(key)).finish(),
+            Reply::Missed(events) => f.debug_tuple("Missed").field(&events).finish(),
+            Reply::Other(rest) => f.debug_tuple("Other").field(&Redacted(rest)).finish(),
         }
     }
 }

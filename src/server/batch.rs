@@ -17,8 +17,8 @@ use super::{
 use crate::{
     Clock, Error,
     protocol::{
-        Change, Code, Command, LineBlock, LineTooLong, Operation, Topic, push_error, push_sync,
-        push_value, push_watch,
+        Code, Command, LineBlock, LineTooLong, Operation, Topic, push_error, push_sync, push_value,
+        push_watch,
     },
 };
 
@@ -473,11 +473,9 @@ impl<'a> Batch<'a> {
 
     /// Tells those who watch of a write that was applied.
     fn tell(&mut self, line: &[u8]) {
-        if let Ok(Command::Operation(operation)) = Command::parse(line) {
-            if let Some(change) = Change::of(operation) {
-                let events = self.watches.tell(change, self.turns, self.stats);
-                self.timer.add(events / EVENTS_PER_WORK);
-            }
+        if let Ok(Command::Operation(Operation::Write(change))) = Command::parse(line) {
+            let events = self.watches.tell(change, self.turns, self.stats);
+            self.timer.add(events / EVENTS_PER_WORK);
         }
     }
 

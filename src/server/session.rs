@@ -22,7 +22,7 @@ use std::{
 
 use async_channel::Sender;
 use futures_lite::{
-    AsyncRead, AsyncWrite, future,
+    future,
     io::{ReadHalf, WriteHalf, split},
 };
 
@@ -38,10 +38,7 @@ use super::{
 };
 use crate::{Clock, clock};
 
-/// What a client is: anything that reads and writes bytes.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+pub(super) use crate::transport::Transport;
 
 /// What all sessions share.
 pub(super) struct Surroundings {

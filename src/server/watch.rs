@@ -18,7 +18,7 @@ use super::{
     outbox::{Chunk, Chunks, Content, Load, Room, push_chunk},
     turn::Turn,
 };
-use crate::protocol::{Change, Topic, push_change, push_missed};
+use crate::protocol::{Topic, Write, push_change, push_missed};
 
 /// All that is watched, and by whom. Watchers go by a number of their own, since most clients are
 /// none.
@@ -211,7 +211,7 @@ impl Watches {
 
     /// Notes a change for all who watch its key, behind what their turns have been replied so far.
     /// Gives the number of events. What nobody watches costs the look-ups and nothing more.
-    pub(super) fn tell(&mut self, change: Change<'_>, turns: &[Turn], stats: &mut Stats) -> usize {
+    pub(super) fn tell(&mut self, change: Write<'_>, turns: &[Turn], stats: &mut Stats) -> usize {
         let Log { bytes, ends } = &mut self.log;
         let start = bytes.len();
         let mut events = 0;
