@@ -7,7 +7,7 @@
 //!
 //! | module | in → out | touches |
 //! |---|---|---|
-//! | [`pipeline`], [`watcher`] | the user's calls → outcomes, events | the link |
+//! | [`commands`], [`pipeline`], [`watcher`] | the user's calls → outcomes, events | the link |
 //! | `client` (this file) | the user's calls → values | the link, TCP |
 //! | [`link`] | requests → responses | the connection, by channels and by driving it |
 //! | [`driver`] | polls of many tasks → polls of one future | nothing else |
@@ -18,6 +18,7 @@
 //! | [`watch`], [`event`] | changes → events, one bounded queue a watcher | the watchers' queues |
 
 mod call;
+mod commands;
 mod connection;
 mod driver;
 mod event;
@@ -36,7 +37,7 @@ use futures_lite::{AsyncRead, AsyncWrite, future};
 use socket2::SockRef;
 
 use crate::{
-    Error, Secret, Stats, lock::Lock, protocol::Command, server::keepalive, transport::Transport,
+    Error, Secret, lock::Lock, protocol::Command, server::keepalive, transport::Transport,
 };
 use call::{Request, Response};
 use link::ServerLink;
@@ -53,8 +54,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// tasks.
 ///
 /// ```
-/// # use futures_lite::future;
-/// # use keywire::Client;
+/// # use {futures_lite::future, keywire::Client};
 /// # let mut server = keywire::Server::new();
 /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
 /// # let address = listener.local_addr()?;
@@ -68,8 +68,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// // Calls that are under way at the same time share writes and reads.
 /// future::try_zip(client.put("a", "1"), client.clone().delete("user")).await?;
-/// #     Ok::<(), Box<dyn std::error::Error>>(())
-/// # };
+/// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -143,8 +142,7 @@ impl Client {
     /// if you need one.
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -158,8 +156,7 @@ impl Client {
     /// };
     /// let client = future::or(Client::connect(address), timeout).await?;
     /// client.put("user", "alice").await?;
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -181,8 +178,7 @@ impl Client {
     /// one end of a pipe. Nothing is sent before the first call.
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -191,8 +187,7 @@ impl Client {
     /// let stream = async_net::TcpStream::connect(address).await?;
     /// let client = Client::from_stream(stream);
     /// client.put("user", "alice").await?;
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -222,8 +217,7 @@ impl Client {
     /// has gone silent for good, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect).
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -234,8 +228,7 @@ impl Client {
     ///
     /// let client = client.with_timeout(Duration::from_secs(5));
     /// client.put("user", "alice").await?; // fails after 5 seconds
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -254,8 +247,7 @@ impl Client {
     /// The secret goes over the connection as it is: use TLS if others may listen.
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -265,8 +257,7 @@ impl Client {
     /// use keywire::Secret;
     ///
     /// client.authenticate(&Secret::new("correct horse battery staple")?).await?;
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -288,8 +279,7 @@ impl Client {
     /// does, this does nothing. Names are not resolved again. Watchers stay with the old connection.
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -299,8 +289,7 @@ impl Client {
     /// client.disconnect();
     /// client.reconnect().await?;
     /// client.put("user", "alice").await?;
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -343,8 +332,7 @@ impl Client {
     /// [`Error::Disconnected`].
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
+    /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -354,8 +342,7 @@ impl Client {
     /// client.disconnect();
     /// let error = client.put("user", "alice").await.unwrap_err();
     /// assert!(error.is_disconnected());
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -365,175 +352,8 @@ impl Client {
     }
 }
 
-/// Commands.
+/// What the modules below send by.
 impl Client {
-    /// Appends value to the key's list. `Ok` means that it is applied.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.put("user", "alice").await?;
-    /// client.put("user", "bob").await?;
-    /// assert_eq!(client.get("user").await?, [&b"alice"[..], b"bob"]);
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// See [above](Client#what-a-response-guarantees); so for the calls below.
-    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.write(validate::put(key.as_ref(), value.as_ref()))
-            .await
-    }
-
-    /// Reads the key's list: all values, oldest first; an empty list if the key has none.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// assert!(client.get("user").await?.is_empty());
-    /// client.put("user", "alice").await?;
-    /// assert_eq!(client.get("user").await?, [b"alice"]);
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Outcome {
-        let get = validate::get(key.as_ref()).map_err(invalid_argument)?;
-        match self.request(get).await? {
-            Response::Values(values) => Ok(values),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Removes the key and all its values. `Ok` means that it is applied, also if the key had none.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.put("user", "alice").await?;
-    /// client.delete("user").await?;
-    /// assert!(client.get("user").await?.is_empty());
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.write(validate::delete(key.as_ref())).await
-    }
-
-    /// Replaces the first value equal to old by new, in place; appends new if there is none. `Ok`
-    /// means that it is applied.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.put("user", "alice").await?;
-    /// client.put("user", "bob").await?;
-    /// client.update("user", "alice", "carol").await?;
-    /// assert_eq!(client.get("user").await?, [&b"carol"[..], b"bob"]);
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn update(
-        &self,
-        key: impl AsRef<[u8]>,
-        old: impl AsRef<[u8]>,
-        new: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        let update = validate::update(key.as_ref(), old.as_ref(), new.as_ref());
-        self.write(update).await
-    }
-
-    /// A fence: when it returns, everything that was sent on this connection before is applied.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.sync().await?;
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn sync(&self) -> Result<(), Error> {
-        self.write(Ok(Request::Sync)).await
-    }
-
-    /// Reads the server's counters.
-    ///
-    /// ```
-    /// # use futures_lite::future;
-    /// # use keywire::Client;
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.put("user", "alice").await?;
-    /// let stats = client.stats().await?;
-    /// assert_eq!((stats.active, stats.puts), (1, 1));
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn stats(&self) -> Result<Stats, Error> {
-        match self.request(Request::Stats).await? {
-            Response::Stats(stats) => Ok(*stats),
-            _ => Err(Error::Protocol("no counters")),
-        }
-    }
-
-    async fn write(&self, request: Result<Request, &'static str>) -> Result<(), Error> {
-        self.request(request.map_err(invalid_argument)?).await?;
-        Ok(())
-    }
-
     async fn request(&self, request: Request) -> Result<Response, Error> {
         let link = self.link();
         self.with_deadline(link.request(request)).await

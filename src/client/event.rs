@@ -52,7 +52,7 @@ impl Event {
     /// assert_eq!(Event::Missed(3).key(), None);
     /// ```
     pub fn key(&self) -> Option<&[u8]> {
-        self.as_write().map(|write| write.key())
+        self.as_write().ok().map(|write| write.key())
     }
 
     pub(super) fn of(write: Write<'_>) -> Self {
@@ -71,30 +71,32 @@ impl Event {
         }
     }
 
-    fn as_write(&self) -> Option<Write<'_>> {
+    /// `Err` is the number of changes missed.
+    fn as_write(&self) -> Result<Write<'_>, u64> {
         match self {
-            Event::Put { key, value } => Some(Write::Put { key, value }),
-            Event::Update { key, old, new } => Some(Write::Update { key, old, new }),
-            Event::Delete { key } => Some(Write::Delete { key }),
-            Event::Missed(_) => None,
+            Event::Put { key, value } => Ok(Write::Put { key, value }),
+            Event::Update { key, old, new } => Ok(Write::Update { key, old, new }),
+            Event::Delete { key } => Ok(Write::Delete { key }),
+            Event::Missed(changes) => Err(*changes),
         }
     }
 
     /// The bytes of its key and values.
     pub(super) fn bytes(&self) -> usize {
-        self.as_write().map_or(0, |write| match write {
-            Write::Put { key, value } => key.len() + value.len(),
-            Write::Update { key, old, new } => key.len() + old.len() + new.len(),
-            Write::Delete { key } => key.len(),
-        })
+        match self {
+            Event::Put { key, value } => key.len() + value.len(),
+            Event::Update { key, old, new } => key.len() + old.len() + new.len(),
+            Event::Delete { key } => key.len(),
+            Event::Missed(_) => 0,
+        }
     }
 }
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Event::Missed(changes) => f.debug_tuple("Missed").field(changes).finish(),
-            change => change.as_write().fmt(f),
+        match self.as_write() {
+            Ok(write) => write.fmt(f),
+            Err(missed) => f.debug_tuple("Missed").field(&missed).finish(),
         }
     }
 }

@@ -25,8 +25,7 @@ impl Client {
 /// [`Client::pipeline`].
 ///
 /// ```
-/// # use futures_lite::future;
-/// # use keywire::Client;
+/// # use {futures_lite::future, keywire::Client};
 /// # let mut server = keywire::Server::new();
 /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
 /// # let address = listener.local_addr()?;
@@ -42,8 +41,7 @@ impl Client {
 ///     .await?;
 /// assert_eq!(outcomes.len(), 3);
 /// assert_eq!(outcomes[2].as_ref().unwrap(), &[b"bob"]);
-/// #     Ok::<(), Box<dyn std::error::Error>>(())
-/// # };
+/// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -26,8 +26,7 @@ impl Client {
     /// Watches a key: every change from here on is an event, whichever client makes it.
     ///
     /// ```
-    /// # use futures_lite::{StreamExt as _, future};
-    /// # use keywire::{Client, Event};
+    /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -38,8 +37,7 @@ impl Client {
     /// client.put("user", "alice").await?;
     /// let event = watcher.next().await.unwrap()?;
     /// assert_eq!(event, Event::Put { key: b"user".to_vec(), value: b"alice".to_vec() });
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -58,8 +56,7 @@ impl Client {
     /// Watches every key that begins with the prefix; all keys if the prefix is empty.
     ///
     /// ```
-    /// # use futures_lite::{StreamExt as _, future};
-    /// # use keywire::{Client, Event};
+    /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -70,8 +67,7 @@ impl Client {
     /// client.delete("user.alice").await?;
     /// let event = watcher.next().await.unwrap()?;
     /// assert_eq!(event, Event::Delete { key: b"user.alice".to_vec() });
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -87,8 +83,7 @@ impl Client {
     /// before the first event, and none from there on.
     ///
     /// ```
-    /// # use futures_lite::{StreamExt as _, future};
-    /// # use keywire::{Client, Event};
+    /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
     /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
     /// # let address = listener.local_addr()?;
@@ -101,8 +96,7 @@ impl Client {
     /// client.put("user", "bob").await?;
     /// let event = watcher.next().await.unwrap()?;
     /// assert_eq!(event, Event::Put { key: b"user".to_vec(), value: b"bob".to_vec() });
-    /// #     Ok::<(), Box<dyn std::error::Error>>(())
-    /// # };
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -147,8 +141,7 @@ impl Client {
 /// A stream of changes, from [`Client::watch`] and its like.
 ///
 /// ```
-/// # use futures_lite::{StreamExt as _, future};
-/// # use keywire::{Client, Event};
+/// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
 /// # let mut server = keywire::Server::new();
 /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
 /// # let address = listener.local_addr()?;
@@ -164,8 +157,7 @@ impl Client {
 ///         event => println!("{event:?}"),
 ///     }
 /// }
-/// #     Ok::<(), Box<dyn std::error::Error>>(())
-/// # };
+/// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
