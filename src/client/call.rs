@@ -1,11 +1,13 @@
 //! A call: what a caller requests in one go, and the way of the responses back to it.
 
-use std::{sync::Arc, vec};
-
-use async_channel::Sender;
+use std::{
+    sync::Arc,
+    task::{Poll, Waker},
+    vec,
+};
 
 use super::watch::{EventQueue, OwnedTopic};
-use crate::{Error, Stats};
+use crate::{Error, Stats, lock::Lock};
 
 /// One command to the server.
 pub(super) enum Request {
@@ -37,12 +39,77 @@ pub(super) enum Response {
 pub(super) type Responses = Vec<Result<Response, Error>>;
 
 /// What one caller requests in one go. It gets one response for each request.
-///
-/// The sender is that of a channel for one message. If it is dropped without one, the connection is
-/// over and nothing was sent; if the receiver is dropped, the caller has given up.
 pub(super) struct Call {
     pub(super) requests: Vec<Request>,
-    pub(super) caller: Sender<Responses>,
+    pub(super) caller: Caller,
+}
+
+impl Call {
+    pub(super) fn new(requests: Vec<Request>) -> (Self, Receipt) {
+        let delivery = Arc::new(Lock::new(Delivery::Pending(None)));
+        let receipt = Receipt(delivery.clone());
+        let caller = Caller {
+            delivery,
+            responses: None,
+        };
+        (Self { requests, caller }, receipt)
+    }
+}
+
+/// The way of the responses to one caller. A bounded channel would do, and cost a quarter of the
+/// calls a second if many tasks share the connection.
+enum Delivery {
+    /// With the waker of the caller, while it waits.
+    Pending(Option<Waker>),
+    /// `None` if there are no responses: the connection has ended before anything was sent. Or they
+    /// have been taken.
+    Done(Option<Responses>),
+}
+
+/// The connection's end of the delivery. Dropping it delivers.
+pub(super) struct Caller {
+    delivery: Arc<Lock<Delivery>>,
+    responses: Option<Responses>,
+}
+
+impl Caller {
+    fn has_given_up(&self) -> bool {
+        Arc::strong_count(&self.delivery) == 1
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let done = Delivery::Done(self.responses.take());
+        let before = std::mem::replace(&mut *self.delivery.lock(), done);
+        if let Delivery::Pending(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+}
+
+/// The caller's end of the delivery.
+pub(super) struct Receipt(Arc<Lock<Delivery>>);
+
+impl Receipt {
+    pub(super) fn is_done(&self) -> bool {
+        matches!(*self.0.lock(), Delivery::Done(_))
+    }
+
+    /// The responses. If there are none yet, this waker is woken when they come, in place of the one
+    /// before.
+    pub(super) fn poll(&self, waker: Option<&Waker>) -> Poll<Option<Responses>> {
+        let mut delivery = self.0.lock();
+        match &mut *delivery {
+            Delivery::Done(responses) => Poll::Ready(responses.take()),
+            Delivery::Pending(before) => {
+                let before = std::mem::replace(before, waker.cloned());
+                drop(delivery);
+                drop(before);
+                Poll::Pending
+            }
+        }
+    }
 }
 
 /// A call that is being sent or answered.
@@ -52,7 +119,7 @@ pub(super) struct PendingCall {
     sent: usize,
     responses: Responses,
     /// `None` if nobody waits for the responses.
-    caller: Option<Sender<Responses>>,
+    caller: Option<Caller>,
 }
 
 impl PendingCall {
@@ -86,7 +153,7 @@ impl PendingCall {
     /// The next request to be sent. If the caller has given up, the rest is not sent; the responses
     /// to what was sent are dropped when they have come.
     pub(super) fn next_request(&mut self) -> Option<Request> {
-        if self.caller.as_ref().is_some_and(Sender::is_closed) {
+        if self.caller.as_ref().is_some_and(Caller::has_given_up) {
             self.rest = Vec::new().into_iter();
         }
         let request = self.rest.next()?;
@@ -99,9 +166,8 @@ impl PendingCall {
     }
 
     pub(super) fn finish(self) {
-        if let Some(caller) = self.caller {
-            // It fails if the caller has given up.
-            let _ = caller.try_send(self.responses);
+        if let Some(mut caller) = self.caller {
+            caller.responses = Some(self.responses);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::Context,
 };
 
 use async_channel::Sender;
@@ -96,8 +96,8 @@ impl ServerLink {
         let _guard = CallGuard(&self.calls_under_way);
         let others = self.calls_under_way.fetch_add(1, Ordering::Relaxed) > 0;
         let mut waiter = self.driver.waiter();
-        let (caller, responses) = async_channel::bounded(1);
-        let mut send = pin!(self.calls.send(Call { requests, caller }));
+        let (call, receipt) = Call::new(requests);
+        let mut send = pin!(self.calls.send(call));
         let sent = poll_fn(|cx| {
             let sent = send.as_mut().poll(cx);
             if sent.is_ready() {
@@ -112,19 +112,16 @@ impl ServerLink {
             // Other callers may have something to send too. It can go in the same write.
             future::yield_now().await;
         }
-        let mut received = pin!(None);
-        let received = poll_fn(|cx| {
-            // Not listened to while this task drives, so that it does not wake itself.
-            received.set(None);
-            if responses.is_empty() {
-                let enough = || !responses.is_empty() || responses.is_closed();
-                self.driver.drive(&mut waiter, cx, enough);
+        let responses = poll_fn(|cx| {
+            // No waker meanwhile, so that a task that drives does not wake itself.
+            let responses = receipt.poll(None);
+            if responses.is_ready() {
+                return responses;
             }
-            received.set(Some(responses.recv()));
-            let received = received.as_mut().as_pin_mut();
-            received.map_or(Poll::Pending, |received| received.poll(cx))
+            self.driver.drive(&mut waiter, cx, || receipt.is_done());
+            receipt.poll(Some(cx.waker()))
         });
-        received.await.map_err(|_| self.disconnected())
+        responses.await.ok_or_else(|| self.disconnected())
     }
 }
 

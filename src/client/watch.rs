@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
 };
 
 use super::event::Event;
@@ -145,26 +145,15 @@ impl EventQueue {
         self.update(|state| state.end = QueueEnd::Failed(reason.clone()));
     }
 
-    /// The next event, if there is one. The waker is not kept, so that a watcher that drives the
-    /// connection does not wake itself.
-    pub(super) fn try_next(&self) -> Poll<Option<Result<Event, Error>>> {
-        let mut state = self.0.lock();
-        let waker = state.waker.take();
-        let next = state.next();
-        drop(state);
-        drop(waker);
-        next
-    }
-
-    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+    /// The next event. If there is none, this waker is woken when one comes, in place of the one
+    /// before.
+    pub(super) fn poll_next(&self, waker: Option<&Waker>) -> Poll<Option<Result<Event, Error>>> {
         let mut state = self.0.lock();
         let next = state.next();
-        let old = match next {
-            Poll::Pending => state.waker.replace(cx.waker().clone()),
-            Poll::Ready(_) => None,
-        };
+        let waker = waker.filter(|_| next.is_pending()).cloned();
+        let before = std::mem::replace(&mut state.waker, waker);
         drop(state);
-        drop(old);
+        drop(before);
         next
     }
 }

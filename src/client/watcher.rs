@@ -209,11 +209,12 @@ impl Stream for Watcher {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let mut next = this.queue.try_next();
+        // No waker meanwhile, so that a watcher that drives does not wake itself.
+        let mut next = this.queue.poll_next(None);
         if next.is_pending() {
             let queue = &this.queue;
             this.link.drive(&mut this.waiter, cx, || !queue.is_empty());
-            next = this.queue.poll_next(cx);
+            next = this.queue.poll_next(Some(cx.waker()));
         }
         if next.is_ready() {
             this.waiter.unregister();
