@@ -308,7 +308,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The code that the `:error:` line carries.
+    /// The code of the `:error:` line.
     pub fn code(self) -> Code {
         match self {
             ParseError::UnknownCommand => Code::Unknown,

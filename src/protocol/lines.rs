@@ -4,14 +4,15 @@ use std::fmt;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
-/// So much of a line is kept, however low the limit: it may show another protocol by `Host:`.
+/// The bytes of a line that are kept however low the limit is: they may show another protocol by
+/// `Host:`.
 const FIRST_BYTES: usize = 5;
 
 /// Cuts a stream of bytes into lines, whatever the sizes of the reads it came in.
 ///
-/// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once.
-/// Of a line longer than the limit it keeps just enough to tell that it was too long, so it never
-/// holds more than the limit and a few bytes.
+/// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once. Of a
+/// line longer than the limit it keeps just enough to know that it is too long, so it never holds
+/// more than the limit and 5 bytes.
 ///
 /// ```
 /// use keywire::protocol::{LineDecoder, LineTooLong};
@@ -32,6 +33,13 @@ pub struct LineDecoder {
 
 impl LineDecoder {
     /// Lines of at most `max` bytes each, the line ending not counted.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let block = LineDecoder::new(3).push(b"abc\r\n");
+    /// assert_eq!(block.iter().next(), Some(Ok(&b"abc"[..])));
+    /// ```
     pub fn new(max: usize) -> Self {
         Self {
             max,
@@ -48,7 +56,15 @@ impl LineDecoder {
         }
     }
 
-    /// Takes the bytes of one read and gives back the lines that are whole now.
+    /// Takes the bytes of one read and returns the lines that are whole now.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let mut lines = LineDecoder::new(100);
+    /// assert!(lines.push(b"half a").is_empty());
+    /// assert_eq!(lines.push(b" line\n").iter().next(), Some(Ok(&b"half a line"[..])));
+    /// ```
     pub fn push(&mut self, bytes: &[u8]) -> LineBlock {
         let Some(last) = memrchr(b'\n', bytes) else {
             self.retain_partial(bytes);
@@ -70,6 +86,14 @@ impl LineDecoder {
     }
 
     /// Whether a line has begun and not ended.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let mut lines = LineDecoder::new(100);
+    /// lines.push(b"whole\nhalf");
+    /// assert!(lines.is_partial());
+    /// ```
     pub fn is_partial(&self) -> bool {
         !self.partial.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Replies → bytes, and back for whoever reads them.
+//! Replies → bytes, for the server; bytes → replies, for clients.
 
 use std::{fmt, io::Write as _};
 
@@ -25,13 +25,13 @@ pub enum Code {
     TooLong,
     /// A limit of the server is reached.
     Full,
-    /// The connection may not do this: it has not said the right secret.
+    /// The connection has not sent the right secret.
     Unauthorized,
     /// The store failed.
     Store,
     /// The server is shutting down, or ends this connection because nothing moved on it.
     Closing,
-    /// A code that this version does not know. The words begin with it: `CODE:words for a person`.
+    /// A code that this version does not know. The message begins with it: `CODE:message`.
     ///
     /// A newer server may send it. It is an error of its line like any other.
     Other,
@@ -48,8 +48,11 @@ impl Code {
         (Code::Closing, "closing"),
     ];
 
-    /// The code as it stands on the wire; `other` for [`Code::Other`], whose name stands with the
-    /// words.
+    /// The code as it is on the wire; `other` for [`Code::Other`], whose name is in the message.
+    ///
+    /// ```
+    /// assert_eq!(keywire::protocol::Code::Full.as_str(), "full");
+    /// ```
     pub fn as_str(self) -> &'static str {
         let found = Self::KNOWN.iter().find(|(code, _)| *code == self);
         found.map_or("other", |(_, name)| name)
@@ -94,7 +97,7 @@ impl std::str::FromStr for Code {
 pub enum Reply<'a> {
     /// `key:value`, one value of a `Get`.
     Value {
-        /// The key asked for.
+        /// The key that was read.
         key: &'a [u8],
         /// One of its values.
         value: &'a [u8],
@@ -103,7 +106,7 @@ pub enum Reply<'a> {
     Sync {
         /// Reply lines dropped on this connection since the Sync before.
         dropped: u64,
-        /// The token sent along; empty where there was none.
+        /// The token of the `Sync`; empty if it had none.
         token: &'a [u8],
     },
     /// `:stats:name=N name=N ...`, the reply to `Stats`.
@@ -111,9 +114,9 @@ pub enum Reply<'a> {
         /// What follows `:stats:`. [`Stats`](crate::Stats) reads it.
         &'a [u8],
     ),
-    /// `:error:LINE:CODE:words`, a line that was refused.
+    /// `:error:LINE:CODE:message`, a line that was refused.
     Error {
-        /// The 1-based number of the line on this connection; 0 where no line is to blame.
+        /// The 1-based number of the line on this connection; 0 if no line is to blame.
         line: u64,
         /// What kind of error it is, for programs.
         code: Code,
@@ -121,12 +124,12 @@ pub enum Reply<'a> {
         /// before it.
         message: &'a [u8],
     },
-    /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: every later
-    /// change is told.
+    /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: from here on,
+    /// every change comes as a [`Change`](Self::Change).
     Watch(Topic<'a>),
-    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of something watched.
+    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of a watched key.
     Change(Write<'a>),
-    /// `:missed:N`: changes that this connection was not told of, because it did not keep up.
+    /// `:missed:N`: changes that this connection did not get, because it did not keep up.
     Missed(
         /// How many, since the last such line.
         u64,
@@ -139,7 +142,18 @@ pub enum Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Reads one line from the server, without its ending.
+    /// Reads one line from the server, without its ending. It is pure and allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError`] if the line holds no colon, or is of a known kind and malformed.
+    ///
+    /// ```
+    /// use keywire::protocol::{Reply, Write};
+    ///
+    /// let reply = Reply::parse(b":delete:user");
+    /// assert_eq!(reply, Ok(Reply::Change(Write::Delete { key: b"user" })));
+    /// ```
     pub fn parse(line: &'a [u8]) -> Result<Self, ReplyError> {
         let mut rest = line;
         let mut field = || {
@@ -186,6 +200,14 @@ impl<'a> Reply<'a> {
     }
 
     /// Appends the line, its LF included, to `out`.
+    ///
+    /// ```
+    /// use keywire::protocol::Reply;
+    ///
+    /// let mut out = Vec::new();
+    /// Reply::Missed(3).encode(&mut out);
+    /// assert_eq!(out, b":missed:3\n");
+    /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Reply::Value { key, value } => push_value(out, key, value),
@@ -282,7 +304,7 @@ fn push_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
     out.push(b'\n');
 }
 
-/// The words may come from a store, so what would end the line early becomes a space.
+/// The message may come from a store, so a byte that would end the line early becomes a space.
 pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, message: impl fmt::Display) {
     push_error_head(out, line, code);
     let from = out.len();
@@ -297,13 +319,13 @@ pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, message: impl
 
 fn push_error_head(out: &mut Vec<u8>, line: u64, code: Code) {
     match code {
-        // The words begin with it.
+        // The message begins with it.
         Code::Other => push(out, format_args!(":error:{line}:")),
         code => push(out, format_args!(":error:{line}:{code}:")),
     }
 }
 
-/// Writing to a `Vec` fails only where a `Display` of someone else's does; what it wrote stands.
+/// Writing to a `Vec` fails only if the `Display` of a store's error does; what it wrote stands.
 fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
@@ -341,7 +363,7 @@ impl fmt::Debug for Reply<'_> {
     }
 }
 
-/// The line is nothing that a keywire server says.
+/// The line is none that a keywire server sends.
 ///
 /// ```
 /// use keywire::protocol::{Reply, ReplyError};

@@ -12,7 +12,7 @@ use crate::{
 const MAX_MESSAGE: usize = 1024;
 
 impl Framing {
-    /// Whether the server has anything to say.
+    /// Whether anything is to come from the server: a reply or an event.
     pub(in crate::client) fn expects(&self) -> bool {
         !self.exchanges.is_empty() || !self.watches.is_empty()
     }
