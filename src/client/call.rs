@@ -46,10 +46,10 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn new(requests: Vec<Request>) -> (Self, Receipt) {
-        let delivery = Arc::new(Lock::new(Delivery::Pending(None)));
-        let receipt = Receipt(delivery.clone());
+        let cell = Arc::new(Lock::new(ResponseCell::Pending(None)));
+        let receipt = Receipt(cell.clone());
         let caller = Caller {
-            delivery,
+            cell,
             responses: None,
         };
         (Self { requests, caller }, receipt)
@@ -58,7 +58,7 @@ impl Call {
 
 /// The way of the responses to one caller. A bounded channel would do, and cost a quarter of the
 /// calls a second if many tasks share the connection.
-enum Delivery {
+enum ResponseCell {
     /// With the waker of the caller, while it waits.
     Pending(Option<Waker>),
     /// `None` if there are no responses: the connection has ended before anything was sent. Or they
@@ -66,45 +66,45 @@ enum Delivery {
     Done(Option<Responses>),
 }
 
-/// The connection's end of the delivery. Dropping it delivers.
+/// The connection's end. Dropping it delivers the responses.
 pub(super) struct Caller {
-    delivery: Arc<Lock<Delivery>>,
+    cell: Arc<Lock<ResponseCell>>,
     responses: Option<Responses>,
 }
 
 impl Caller {
     fn has_given_up(&self) -> bool {
-        Arc::strong_count(&self.delivery) == 1
+        Arc::strong_count(&self.cell) == 1
     }
 }
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        let done = Delivery::Done(self.responses.take());
-        let before = std::mem::replace(&mut *self.delivery.lock(), done);
-        if let Delivery::Pending(Some(waker)) = before {
+        let done = ResponseCell::Done(self.responses.take());
+        let before = std::mem::replace(&mut *self.cell.lock(), done);
+        if let ResponseCell::Pending(Some(waker)) = before {
             waker.wake();
         }
     }
 }
 
-/// The caller's end of the delivery.
-pub(super) struct Receipt(Arc<Lock<Delivery>>);
+/// The caller's end.
+pub(super) struct Receipt(Arc<Lock<ResponseCell>>);
 
 impl Receipt {
     pub(super) fn is_done(&self) -> bool {
-        matches!(*self.0.lock(), Delivery::Done(_))
+        matches!(*self.0.lock(), ResponseCell::Done(_))
     }
 
     /// The responses. If there are none yet, this waker is woken when they come, in place of the one
     /// before.
     pub(super) fn poll(&self, waker: Option<&Waker>) -> Poll<Option<Responses>> {
-        let mut delivery = self.0.lock();
-        match &mut *delivery {
-            Delivery::Done(responses) => Poll::Ready(responses.take()),
-            Delivery::Pending(before) => {
+        let mut cell = self.0.lock();
+        match &mut *cell {
+            ResponseCell::Done(responses) => Poll::Ready(responses.take()),
+            ResponseCell::Pending(before) => {
                 let before = std::mem::replace(before, waker.cloned());
-                drop(delivery);
+                drop(cell);
                 drop(before);
                 Poll::Pending
             }
