@@ -118,27 +118,17 @@ pub(super) struct PendingCall {
     /// The requests that were sent.
     sent: usize,
     responses: Responses,
-    /// `None` if nobody waits for the responses.
+    /// `None` for a request of the connection itself.
     caller: Option<Caller>,
 }
 
 impl PendingCall {
-    pub(super) fn new(call: Call) -> Self {
+    pub(super) fn new(requests: Vec<Request>, caller: Option<Caller>) -> Self {
         Self {
-            rest: call.requests.into_iter(),
+            rest: requests.into_iter(),
             sent: 0,
             responses: Vec::new(),
-            caller: Some(call.caller),
-        }
-    }
-
-    /// A request of the connection itself.
-    pub(super) fn internal(request: Request) -> Self {
-        Self {
-            rest: vec![request].into_iter(),
-            sent: 0,
-            responses: Vec::new(),
-            caller: None,
+            caller,
         }
     }
 

@@ -59,21 +59,8 @@ struct Exchange {
     fence: u64,
     /// How many commands it answers.
     commands: usize,
-    query: Query,
-}
-
-/// The last command of an exchange, if that is answered by lines of its own.
-enum Query {
-    None,
-    Get {
-        key: Vec<u8>,
-        snapshot: Option<Arc<EventQueue>>,
-    },
-    Stats,
-    Watch {
-        topic: OwnedTopic,
-        queue: Arc<EventQueue>,
-    },
+    /// The last of them, if that is answered by lines of its own.
+    query: Option<Request>,
 }
 
 /// What has come for the first exchange so far.
@@ -100,7 +87,8 @@ impl Framing {
 
     /// Takes a call, all of those before it being sent.
     pub(super) fn accept(&mut self, call: Call) {
-        self.calls.push_back(PendingCall::new(call));
+        self.calls
+            .push_back(PendingCall::new(call.requests, Some(call.caller)));
     }
 
     /// A watcher was dropped.
@@ -109,7 +97,7 @@ impl Framing {
             let mut line = Vec::new();
             Command::Unwatch(topic.topic()).encode(&mut line);
             self.calls
-                .push_back(PendingCall::internal(Request::Write(line)));
+                .push_back(PendingCall::new(vec![Request::Write(line)], None));
         }
     }
 
@@ -134,37 +122,27 @@ impl Framing {
         self.lines += u64::from(has_line);
         self.in_flight
             .push_back(if has_line { self.lines } else { 0 });
-        let query = match request {
-            Request::Write(line) => {
-                out.extend_from_slice(&line);
-                return;
-            }
+        match &request {
+            Request::Write(line) => return out.extend_from_slice(line),
             Request::Sync => return,
-            Request::Get { key, snapshot } => {
-                Command::Operation(Operation::Get { key: &key }).encode(out);
-                Query::Get { key, snapshot }
-            }
-            Request::Stats => {
-                Command::Stats.encode(out);
-                Query::Stats
-            }
+            Request::Get { key, .. } => Command::Operation(Operation::Get { key }).encode(out),
+            Request::Stats => Command::Stats.encode(out),
             Request::Watch { topic, queue } => {
                 Command::Watch(topic.topic()).encode(out);
-                self.watches.insert(&topic, &queue);
-                Query::Watch { topic, queue }
+                self.watches.insert(topic, queue);
             }
-        };
-        self.end_exchange(query, out);
+        }
+        self.end_exchange(Some(request), out);
     }
 
     /// Puts a fence behind what was encoded.
     pub(super) fn fence(&mut self, out: &mut Vec<u8>) {
         if self.unfenced > 0 {
-            self.end_exchange(Query::None, out);
+            self.end_exchange(None, out);
         }
     }
 
-    fn end_exchange(&mut self, query: Query, out: &mut Vec<u8>) {
+    fn end_exchange(&mut self, query: Option<Request>, out: &mut Vec<u8>) {
         self.lines += 1;
         let fence = self.lines;
         let commands = std::mem::take(&mut self.unfenced);
@@ -184,15 +162,16 @@ impl Framing {
         }
     }
 
+    /// The command that the lines to come answer.
+    fn query(&self) -> Option<&Request> {
+        self.exchanges.front()?.query.as_ref()
+    }
+
     fn begin_exchange(&mut self) {
-        if let Some(Exchange {
-            query:
-                Query::Get {
-                    snapshot: Some(queue),
-                    ..
-                },
+        if let Some(Request::Get {
+            snapshot: Some(queue),
             ..
-        }) = self.exchanges.front()
+        }) = self.query()
         {
             // All events so far stand before a fence that stands before the Get.
             queue.clear();

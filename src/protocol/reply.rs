@@ -212,19 +212,14 @@ impl<'a> Reply<'a> {
         match *self {
             Reply::Value { key, value } => push_value(out, key, value),
             Reply::Sync { dropped, token } => push_sync(out, dropped, token),
-            Reply::Stats(counters) => {
-                out.extend_from_slice(b":stats:");
-                out.extend_from_slice(counters);
-                out.push(b'\n');
-            }
+            Reply::Stats(counters) => push_parts(out, &[b":stats:", counters]),
             Reply::Error {
                 line,
                 code,
                 message,
             } => {
                 push_error_head(out, line, code);
-                out.extend_from_slice(message);
-                out.push(b'\n');
+                push_parts(out, &[message]);
             }
             Reply::Watch(topic) => push_watch(out, topic),
             Reply::Change(change) => push_change(out, change),
@@ -260,12 +255,12 @@ fn key(field: Option<&[u8]>) -> Result<&[u8], ReplyError> {
     field.filter(|key| !key.is_empty()).ok_or(ReplyError)
 }
 
-fn text(field: Option<&[u8]>) -> Result<&str, ReplyError> {
-    std::str::from_utf8(field.ok_or(ReplyError)?).map_err(|_| ReplyError)
-}
-
 fn number(field: Option<&[u8]>) -> Result<u64, ReplyError> {
-    text(field)?.parse().map_err(|_| ReplyError)
+    let digits = std::str::from_utf8(field.ok_or(ReplyError)?);
+    digits
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(ReplyError)
 }
 
 pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
@@ -278,8 +273,7 @@ pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 
 pub(crate) fn push_sync(out: &mut Vec<u8>, dropped: u64, token: &[u8]) {
     push(out, format_args!(":sync:{dropped}:"));
-    out.extend_from_slice(token);
-    out.push(b'\n');
+    push_parts(out, &[token]);
 }
 
 pub(crate) fn push_watch(out: &mut Vec<u8>, topic: Topic<'_>) {

@@ -1,9 +1,9 @@
 //! The way in: each line of the server completes a response, or is an event.
 
-use super::{Exchange, Framing, MAX_REPLY, PartialResponse, Query};
+use super::{Exchange, Framing, MAX_REPLY, PartialResponse};
 use crate::{
     Error, Stats,
-    client::call::Response,
+    client::call::{Request, Response},
     error::ConnectionError,
     protocol::{Code, Reply},
 };
@@ -38,19 +38,18 @@ impl Framing {
             // The connection goes on.
             self.refusal = None;
         }
-        let exchange = self.exchanges.front();
         match reply {
             Reply::Value { key, value } => return self.value(key, value),
             Reply::Sync { dropped, token } => {
-                return match exchange {
+                return match self.exchanges.front() {
                     Some(Exchange { fence, .. }) if token == fence.to_string().as_bytes() => {
                         self.finish_exchange(dropped, None)
                     }
                     _ => Err(ConnectionError::Protocol("a Sync's reply out of turn")),
                 };
             }
-            Reply::Stats(counters) => match exchange.map(|exchange| &exchange.query) {
-                Some(Query::Stats) if self.partial.stats.is_none() => {
+            Reply::Stats(counters) => match self.query() {
+                Some(Request::Stats) if self.partial.stats.is_none() => {
                     let stats = Stats::parse(counters);
                     let stats =
                         stats.map_err(|_| ConnectionError::Protocol("counters that are none"))?;
@@ -67,8 +66,12 @@ impl Framing {
                 let message = String::from_utf8_lossy(message).into_owned();
                 return self.error(line, code, message);
             }
-            Reply::Watch(watched) => match exchange.map(|exchange| &exchange.query) {
-                Some(Query::Watch { topic, queue })
+            Reply::Watch(watched) => match self
+                .exchanges
+                .front()
+                .and_then(|exchange| exchange.query.as_ref())
+            {
+                Some(Request::Watch { topic, queue })
                     if topic.topic() == watched && !self.partial.watching =>
                 {
                     self.partial.watching = true;
@@ -85,11 +88,11 @@ impl Framing {
     }
 
     fn value(&mut self, requested: &[u8], value: &[u8]) -> Result<(), ConnectionError> {
-        let Some(Exchange {
-            query: Query::Get { key, snapshot },
-            ..
-        }) = self.exchanges.front()
-        else {
+        let query = self
+            .exchanges
+            .front()
+            .and_then(|first| first.query.as_ref());
+        let Some(Request::Get { key, snapshot }) = query else {
             return Err(ConnectionError::Protocol("a value out of turn"));
         };
         if key != requested {
@@ -149,7 +152,7 @@ impl Framing {
                 // A command that is nothing but the fence.
                 (None, Some(refusal)) if line == 0 => Err(refusal.clone().into()),
                 (None, Some(refusal)) => Err(refusal.clone().unconfirmed()),
-                (None, None) if left == 0 => exchange.query.response(&mut partial, dropped)?,
+                (None, None) if left == 0 => exchange.response(&mut partial, dropped)?,
                 (None, None) => Ok(Response::Done),
             };
             self.respond(response);
@@ -202,9 +205,7 @@ impl Framing {
     /// Whether a command that was sent and has no response may be applied. That the server refuses
     /// the connection says nothing of the lines that it had taken before.
     fn may_be_applied(&self, line: u64) -> bool {
-        let is_query = |exchange: &Exchange| {
-            line + 1 == exchange.fence && !matches!(exchange.query, Query::None)
-        };
+        let is_query = |exchange: &Exchange| line + 1 == exchange.fence && exchange.query.is_some();
         line > 0 && !self.rejected && !self.exchanges.iter().any(is_query)
     }
 }
@@ -217,28 +218,30 @@ impl PartialResponse {
     }
 }
 
-impl Query {
-    /// The response that came before the fence. `Err` if that can't be.
+impl Exchange {
+    /// The response to its last command, of what came before the fence. `Err` if that can't be.
     fn response(
         &self,
         partial: &mut PartialResponse,
         dropped: u64,
     ) -> Result<Result<Response, Error>, ConnectionError> {
-        let response = match self {
-            Query::None => Response::Done,
-            _ if dropped > 0 => return Ok(Err(Error::RepliesDropped { lines: dropped })),
-            Query::Get { snapshot, .. } => match snapshot {
+        let response = match &self.query {
+            None | Some(Request::Write(_) | Request::Sync) => Response::Done,
+            Some(_) if dropped > 0 => return Ok(Err(Error::RepliesDropped { lines: dropped })),
+            Some(Request::Get { snapshot, .. }) => match snapshot {
                 Some(queue) if partial.values.is_empty() && !queue.holds_only_values() => {
                     Response::Retry
                 }
                 _ => Response::Values(std::mem::take(&mut partial.values)),
             },
-            Query::Stats => match partial.stats.take() {
+            Some(Request::Stats) => match partial.stats.take() {
                 Some(stats) => Response::Stats(stats.into()),
                 None => return Err(ConnectionError::Protocol("no counters")),
             },
-            Query::Watch { .. } if partial.watching => Response::Done,
-            Query::Watch { .. } => return Err(ConnectionError::Protocol("no answer to a watch")),
+            Some(Request::Watch { .. }) if partial.watching => Response::Done,
+            Some(Request::Watch { .. }) => {
+                return Err(ConnectionError::Protocol("no answer to a watch"));
+            }
         };
         Ok(Ok(response))
     }
