@@ -10,7 +10,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Context,
 };
 
 use async_channel::Sender;
@@ -19,7 +18,7 @@ use futures_lite::future::{self, poll_fn};
 use super::{
     call::{Call, Request, Response, Responses},
     connection::ClientConnection,
-    driver::{SharedDriver, Waiter},
+    driver::SharedDriver,
     watch::{EventQueue, OwnedTopic},
 };
 use crate::{Error, error::ConnectionError, transport::Transport};
@@ -30,7 +29,7 @@ const QUEUED_CALLS: usize = 256;
 /// A connection, for those that request something of it. The connection itself does not hold it, so
 /// it ends with the last of them.
 pub(super) struct ServerLink {
-    driver: SharedDriver,
+    pub(super) driver: SharedDriver,
     calls: Sender<Call>,
     /// Watchers that were dropped, of those whose watch was sent. Each is dropped once, so the
     /// watches that were sent bound this.
@@ -68,14 +67,6 @@ impl ServerLink {
     pub(super) fn end(&self) {
         let _ = self.end.set(ConnectionError::Disconnected(None));
         self.driver.stop();
-    }
-
-    pub(super) fn waiter(&self) -> Waiter {
-        self.driver.waiter()
-    }
-
-    pub(super) fn drive(&self, waiter: &mut Waiter, cx: &Context<'_>, enough: impl Fn() -> bool) {
-        self.driver.drive(waiter, cx, enough);
     }
 
     pub(super) fn unwatch(&self, topic: OwnedTopic, queue: Arc<EventQueue>) {

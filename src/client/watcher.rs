@@ -189,7 +189,7 @@ pub struct Watcher {
 impl Watcher {
     fn new(link: Arc<ServerLink>, topic: OwnedTopic) -> Self {
         Self {
-            waiter: link.waiter(),
+            waiter: link.driver.waiter(),
             link,
             topic,
             queue: Arc::default(),
@@ -213,7 +213,9 @@ impl Stream for Watcher {
         let mut next = this.queue.poll_next(None);
         if next.is_pending() {
             let queue = &this.queue;
-            this.link.drive(&mut this.waiter, cx, || !queue.is_empty());
+            this.link
+                .driver
+                .drive(&mut this.waiter, cx, || !queue.is_empty());
             next = this.queue.poll_next(Some(cx.waker()));
         }
         if next.is_ready() {
