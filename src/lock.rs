@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 ///
 /// Poisoning says that a panic may have left the value half-changed. No code here can panic between
 /// two steps of a change with such a lock held: stores and transports run outside it, and wakers are
-/// woken and dropped outside it. So
-/// the value is whole, and the panic of one task stays with that task.
+/// woken and dropped outside it. So the value is whole, and the panic of one task stays with that
+/// task.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T>(Mutex<T>);
 

@@ -66,14 +66,15 @@ mod stream;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
-pub use futures_rustls::{self, TlsConnector, rustls};
-pub use pem::{Pem, client_config, server_config};
-pub use stream::TlsStream;
-
-use crate::Listener;
 use async_channel::{Receiver, Sender};
 use futures_rustls::TlsAcceptor;
 use rustls::ServerConfig;
+
+use crate::Listener;
+
+pub use futures_rustls::{self, TlsConnector, rustls};
+pub use pem::{Pem, client_config, server_config};
+pub use stream::TlsStream;
 
 /// More than a processor can compute within a usual round trip, so honest clients never wait for
 /// a permit, only for the processor. The memory of all stays small: a handshake message may have
