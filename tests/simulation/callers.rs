@@ -14,7 +14,7 @@ use fastrand::Rng;
 use futures_lite::{StreamExt as _, future};
 use keywire::{
     Client, Error, Event, Outcome, Secret,
-    protocol::{Change, Code},
+    protocol::{Code, Write},
 };
 
 use crate::{
@@ -478,9 +478,9 @@ fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
     let mut missed = 0;
     for event in &heard.events {
         let line = line_of(match event {
-            Event::Put { key, value } => Change::Put { key, value },
-            Event::Update { key, old, new } => Change::Update { key, old, new },
-            Event::Delete { key } => Change::Delete { key },
+            Event::Put { key, value } => Write::Put { key, value },
+            Event::Update { key, old, new } => Write::Update { key, old, new },
+            Event::Delete { key } => Write::Delete { key },
             Event::Missed(more) => {
                 missed += more;
                 continue;

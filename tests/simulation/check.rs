@@ -7,7 +7,7 @@ use std::{
 
 use keywire::{
     Overflow, Stats,
-    protocol::{Change, Reply, Topic},
+    protocol::{Reply, Topic, Write},
 };
 
 use crate::{
@@ -297,11 +297,11 @@ impl<'a> Check<'a> {
         })
     }
 
-    fn change(&mut self, change: Change<'_>, line: &Line, text: &str) {
+    fn change(&mut self, change: Write<'_>, line: &Line, text: &str) {
         let value = match change {
-            Change::Put { value, .. } => value,
-            Change::Update { new, .. } => new,
-            Change::Delete { key } => key,
+            Write::Put { value, .. } => value,
+            Write::Update { new, .. } => new,
+            Write::Delete { key } => key,
         };
         let tag = tag_of(change.key())
             .or_else(|| tag_of(value))
