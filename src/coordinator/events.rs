@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Coordinator;
 use crate::{
-    connection::outbox::{Chunk, Chunks, Next, Outbox, Size, Usage},
+    connection::outbox::{Chunk, Chunks, Next, OutboxSender, Size, Usage},
     watch::{EventBuffer, Missed},
 };
 
@@ -29,7 +29,7 @@ impl Coordinator {
             Ok(chunks) => (chunks, Next::Continue),
             Err(Missed) => (Chunks::new(), Next::Abort),
         };
-        client.outbox.try_send(chunks, usage, then, limits);
+        client.outbox.try_send(chunks, usage, then);
         if self.watches.has_missed(watcher) {
             client.outbox.request_capacity();
         }
@@ -53,7 +53,7 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn send_missed(&self, outbox: &Outbox, line: Vec<u8>) {
+    pub(super) fn send_missed(&self, outbox: &OutboxSender, line: Vec<u8>) {
         let size = Size {
             lines: 1,
             bytes: line.len(),
@@ -63,6 +63,6 @@ impl Coordinator {
             ..Usage::default()
         };
         let chunks = Chunks::from_iter([Chunk::Own(line)]);
-        outbox.try_send(chunks, usage, Next::Continue, &self.server.limits);
+        outbox.try_send(chunks, usage, Next::Continue);
     }
 }

@@ -1,9 +1,7 @@
 //! One client's part of a round.
 
-use std::sync::Arc;
-
 use crate::{
-    connection::outbox::{Outbox, OutboxStatus, Usage},
+    connection::outbox::{OutboxSender, OutboxStatus, Usage},
     protocol::{LineBlock, LineTooLong},
     shared::limits::Limits,
 };
@@ -17,7 +15,7 @@ pub(crate) const TURN_BYTES: usize = 64 * 1024;
 /// Where a client's block of lines stands, and the replies so far.
 pub(crate) struct Turn {
     pub(crate) client: usize,
-    outbox: Arc<Outbox>,
+    outbox: OutboxSender,
     /// The client's number among the watchers, if it is one.
     pub(crate) watcher: Option<usize>,
     pub(crate) cursor: Cursor,
@@ -83,7 +81,7 @@ pub(crate) enum TurnState {
 impl Turn {
     pub(crate) fn new(
         client: usize,
-        outbox: Arc<Outbox>,
+        outbox: OutboxSender,
         watcher: Option<usize>,
         cursor: Cursor,
         rejecting: bool,
