@@ -71,7 +71,7 @@ pub(crate) enum Wait {
 pub(crate) struct Inbound {
     wait: Wait,
     lines: LineDecoder,
-    /// When a line that has begun must have ended. It counts only while the client can go on with it.
+    /// When a line that has begun must have ended. It has one only while its client can go on with it.
     line_deadline: Option<Instant>,
     opening: Opening,
     /// Why the input ends once the lines that were read are processed.
@@ -139,12 +139,8 @@ impl Inbound {
         let rate = self.limiter.as_ref().and_then(|it| it.until());
         let idle = self.idle.as_ref().map(|it| it.deadline());
         let linger = self.linger.as_ref().map(|it| it.deadline());
-        let deadlines = [self.line_deadline(), authentication, rate, idle, linger];
+        let deadlines = [self.line_deadline, authentication, rate, idle, linger];
         deadlines.into_iter().flatten().min()
-    }
-
-    fn line_deadline(&self) -> Option<Instant> {
-        self.line_deadline.filter(|_| self.wait == Wait::Bytes)
     }
 
     /// A read has brought these bytes. If the input waits for bytes after that, others have their
@@ -236,7 +232,7 @@ impl Inbound {
             self.on_authentication_timeout(now, env);
         } else if is_past(self.limiter.as_ref().and_then(|it| it.until())) {
             self.deliver_limited(env);
-        } else if is_past(self.line_deadline()) {
+        } else if is_past(self.line_deadline) {
             self.end(InputEnd::LineTimeout, env);
         } else if is_past(self.idle.as_ref().map(|it| it.deadline())) {
             self.on_idle(now, env);
@@ -264,13 +260,11 @@ impl Inbound {
         if awaits_server && env.is_delivered() {
             idle.touch(now);
         } else if !idle.update_acknowledged(now, env) {
-            self.end(
-                match self.wait {
-                    Wait::Delivery => InputEnd::UnreadTimeout,
-                    _ => InputEnd::IdleTimeout,
-                },
-                env,
-            );
+            let end = match self.wait {
+                Wait::Delivery => InputEnd::UnreadTimeout,
+                _ => InputEnd::IdleTimeout,
+            };
+            self.end(end, env);
         }
     }
 
@@ -321,6 +315,7 @@ impl Inbound {
     }
 
     fn deliver(&mut self, block: LineBlock, env: &impl Environment) {
+        self.line_deadline = None;
         if block.is_empty() {
             self.on_processed(env);
         } else if let Some(limiter) = &mut self.limiter {
@@ -350,7 +345,6 @@ impl Inbound {
             return self.end(end, env);
         }
         self.wait = Wait::Bytes;
-        self.line_deadline = None;
         if self.lines.is_partial() {
             self.start_line(env);
         }
@@ -358,16 +352,15 @@ impl Inbound {
 
     fn end(&mut self, end: InputEnd, env: &impl Environment) {
         env.send(Message::InputEnd(end));
+        self.authenticator = None;
+        self.line_deadline = None;
         match end {
             InputEnd::UnreadTimeout => self.finish(Wait::Late),
             InputEnd::ShuttingDown => self.discard(Linger::new(env.now())),
-            InputEnd::Eof | InputEnd::IncompleteLine if self.idle.is_none() => {
-                self.finish(Wait::Done);
-            }
-            InputEnd::Eof | InputEnd::IncompleteLine => {
-                self.authenticator = None;
+            InputEnd::Eof | InputEnd::IncompleteLine if self.idle.is_some() => {
                 self.wait = Wait::Delivery;
             }
+            InputEnd::Eof | InputEnd::IncompleteLine => self.finish(Wait::Done),
             _ => self.discard(Linger::with_limit(env.now())),
         }
     }

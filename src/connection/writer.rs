@@ -1,4 +1,7 @@
 //! The outbox → bytes.
+//!
+//! In: chunks of replies from the outbox. Out: bytes to the transport, and to the coordinator that there
+//! is room again, or that the transport takes nothing.
 
 use std::{
     io,
@@ -32,7 +35,10 @@ pub(crate) struct Outbound {
     chunks: Chunks,
     /// Bytes of the first chunk that are written.
     written: usize,
-    blocked: Blocked,
+    /// The transport takes nothing just now, and may do so until then.
+    deadline: Option<Instant>,
+    /// It has done so for longer than that.
+    is_stalled: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -45,23 +51,9 @@ enum Phase {
     Done,
 }
 
-/// Whether the transport takes nothing just now.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Blocked {
-    #[default]
-    No,
-    /// It does not, and may do so until then.
-    Until(Instant),
-    /// It does not, for longer than that.
-    Stalled,
-}
-
 impl Outbound {
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self.blocked {
-            Blocked::Until(deadline) => Some(deadline),
-            _ => None,
-        }
+        self.deadline
     }
 
     /// Makes one chunk of the small ones that come first. A watcher that is behind has many.
@@ -136,13 +128,12 @@ impl Connection {
             let rest = &chunk.bytes()[self.outbound.written..];
             let left = rest.len();
             let written = transport.poll_write(cx, rest);
-            let written = match ready!(self.detect_stall(cx, written))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => written,
-            };
-            if written < left {
-                self.outbound.written += written;
-            } else {
+            let written = ready!(self.detect_stall(cx, written))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbound.written += written;
+            if written >= left {
                 self.outbound.written = 0;
                 self.outbound.chunks.pop();
             }
@@ -164,15 +155,13 @@ impl Connection {
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            if self.outbound.blocked == Blocked::Stalled {
+            self.outbound.deadline = None;
+            if std::mem::take(&mut self.outbound.is_stalled) {
                 let _ = self.link.outbox.set_stalled(false);
             }
-            self.outbound.blocked = Blocked::No;
-        } else if self.outbound.blocked == Blocked::Stalled {
-            return self.link.outbox.poll_aborted(cx).map(|()| {
-                let error = io::ErrorKind::ConnectionAborted;
-                Err(error.into())
-            });
+        } else if self.outbound.is_stalled {
+            let aborted = self.link.outbox.poll_aborted(cx);
+            return aborted.map(|()| Err(io::ErrorKind::ConnectionAborted.into()));
         } else if let Some(stall) = self.link.context.stall {
             self.block(stall);
         }
@@ -180,9 +169,8 @@ impl Connection {
     }
 
     fn block(&mut self, limit: Duration) {
-        if self.outbound.blocked == Blocked::No {
-            let deadline = clock::later(self.link.now(), limit);
-            self.outbound.blocked = Blocked::Until(deadline);
+        if self.outbound.deadline.is_none() {
+            self.outbound.deadline = Some(clock::later(self.link.now(), limit));
         }
     }
 
@@ -191,7 +179,8 @@ impl Connection {
         if self.outbound.phase == Phase::Close {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.outbound.blocked = Blocked::Stalled;
+        self.outbound.deadline = None;
+        self.outbound.is_stalled = true;
         if self.link.outbox.set_stalled(true) {
             self.link.send(Message::OutboxReady);
         }
