@@ -9,11 +9,13 @@ use std::{
 
 use crate::Clock;
 
+type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Waits for a deadline that moves. It is set anew only if the deadline comes earlier, or when it
 /// fires too early: a deadline moves with every read, and seldom comes.
 #[derive(Default)]
 pub(crate) struct Timer {
-    armed: Option<(Instant, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    armed: Option<(Instant, Sleep)>,
 }
 
 impl Timer {
