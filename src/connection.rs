@@ -1,7 +1,12 @@
 //! One client: bytes → lines → the coordinator, and its replies → bytes.
 //!
-//! Reader and writer are two futures in one task. The reader has at most one batch with the
-//! coordinator at a time, so a client's commands wait in its own socket and nowhere else.
+//! In: a transport from `listen`, and replies from the coordinator through the outbox. Out: the
+//! messages of `message.rs` to the coordinator, and bytes to the transport. A connection touches
+//! nothing else: not the store, and no other connection.
+//!
+//! One task polls reader and writer, with one timer for both. What input means is decided in
+//! `inbound.rs`, without I/O. The coordinator has at most one batch of a connection at a time, so a
+//! client's commands wait in its own socket and nowhere else.
 
 mod authenticator;
 mod close;
@@ -10,6 +15,8 @@ pub(crate) mod epoll;
 #[cfg(not(target_os = "linux"))]
 #[path = "connection/no_epoll.rs"]
 pub(crate) mod epoll;
+mod idle;
+mod inbound;
 pub(crate) mod message;
 mod other_protocol;
 pub(crate) mod outbox;
@@ -20,185 +27,184 @@ pub(crate) mod peer;
 pub(crate) mod peer;
 mod rate_limiter;
 mod reader;
+mod timer;
 mod writer;
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use async_channel::Sender;
-use futures_lite::{
-    future,
-    io::{ReadHalf, WriteHalf, split},
-};
 
 pub(crate) use authenticator::AUTH_TIMEOUT;
 
 use crate::{
-    Clock, Overflow, clock,
+    Clock, Overflow,
     shared::{limits::Limits, state::ServerState},
 };
+use inbound::{Environment, Inbound};
 use message::{FromConnection, Message};
-use outbox::Outbox;
+use outbox::{OutboxReceiver, OutboxSender};
 use peer::Peer;
-use rate_limiter::RateLimiter;
+use timer::Timer;
+use writer::Outbound;
 
 pub(crate) use crate::transport::Transport;
 
-/// What all sessions share.
+/// What all connections share.
 pub(crate) struct ConnectionContext {
-    events: Sender<FromConnection>,
-    limits: Limits,
+    messages: Sender<FromConnection>,
+    limits: Arc<Limits>,
     clock: Arc<dyn Clock>,
-    began: Instant,
-    /// How long a socket may take nothing before it counts as stalled; `None` is for ever.
+    /// How long a transport may take nothing before it counts as stalled; `None` is for ever.
     stall: Option<Duration>,
 }
 
 impl ConnectionContext {
-    pub(crate) fn new(events: Sender<FromConnection>, control: &ServerState) -> Self {
-        let limits = &control.limits;
+    pub(crate) fn new(messages: Sender<FromConnection>, server: &ServerState) -> Self {
+        let limits = &server.limits;
         Self {
-            events,
-            limits: limits.clone(),
-            clock: control.clock.clone(),
-            began: control.clock.now(),
+            messages,
+            limits: Arc::new(limits.clone()),
+            clock: server.clock.clone(),
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall_timeout),
         }
     }
 
-    async fn sleep(&self, time: Duration) {
-        clock::sleep(&*self.clock, time).await;
-    }
-
-    fn rate_limiter(&self) -> Option<Box<RateLimiter>> {
-        let rate = self.limits.max_line_rate;
-        (rate < u32::MAX).then(|| Box::new(RateLimiter::new(rate, self.clock.now())))
-    }
-
-    /// The server's time, where anyone wants to know how long a client has been idle.
-    fn millis(&self) -> u64 {
-        match self.limits.idle_timeout {
-            Duration::MAX => 0,
-            _ => (self.clock.now() - self.began).as_millis() as u64,
-        }
+    /// The outbox of a new connection.
+    pub(crate) fn outbox(&self) -> (OutboxSender, OutboxReceiver) {
+        outbox::outbox(self.limits.clone())
     }
 }
 
-type Reader = ReadHalf<Box<dyn Transport>>;
-type Writer = WriteHalf<Box<dyn Transport>>;
+/// One task polls all of it.
+struct Connection {
+    // It is closed before the link, which then sends that it is.
+    transport: Box<dyn Transport>,
+    inbound: Inbound,
+    outbound: Outbound,
+    timer: Timer,
+    link: Link,
+}
 
-struct Session {
+/// What connects a connection with the rest of the server.
+struct Link {
     client: usize,
-    outbox: Arc<Outbox>,
+    outbox: OutboxReceiver,
     context: Arc<ConnectionContext>,
-    /// When a byte last last_activity, in milliseconds of the server's time; kept only where idleness has
-    /// a limit.
-    last_activity: AtomicU64,
-    /// The same of a write to a peer that the system knows more of. It counts as a move if the peer
-    /// has acknowledged it: the system takes bytes for one that is gone, too.
-    wrote: AtomicU64,
     peer: Option<Arc<Peer>>,
-    /// The reader awaiting_server for the server.
-    awaiting_server: AtomicBool,
+    /// What broke the connection.
     error: Option<io::Error>,
 }
 
 /// Serves one client to its end.
+///
+/// The task ends when input and output have both ended, or when the input breaks, or when the
+/// coordinator cuts the client off. Which of these it was matters only for the log.
 pub(crate) fn run(
     (transport, peer): (Box<dyn Transport>, Option<Arc<Peer>>),
     client: usize,
-    outbox: Arc<Outbox>,
+    outbox: OutboxReceiver,
     context: Arc<ConnectionContext>,
     admitted: bool,
 ) -> impl Future<Output = ()> {
-    let mut session = Session {
+    let link = Link {
         client,
         outbox,
-        last_activity: AtomicU64::new(context.millis()),
-        wrote: AtomicU64::new(0),
-        peer,
         context,
-        awaiting_server: AtomicBool::new(false),
+        peer,
         error: None,
     };
-    async move {
-        let (reader, writer) = split(transport);
-        // It ends when input and output have both ended, or when the input breaks, or when the
-        // coordinator cuts the client off. Which of these matters to nobody but a log.
-        let ended = {
-            let both = future::try_zip(
-                session.run_writer(writer),
-                session.run_reader(reader, admitted),
-            );
-            clock::deferrable(&session.context.clock, pin!(both)).await
-        };
-        session.error = ended.err();
-        drop(session);
+    let mut connection = Connection {
+        transport,
+        inbound: match admitted {
+            true => Inbound::new(&link),
+            false => Inbound::rejected(&link),
+        },
+        outbound: Outbound::default(),
+        timer: Timer::default(),
+        link,
+    };
+    poll_fn(move |cx| connection.poll(cx))
+}
+
+impl Connection {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.link.context.clock.defers(cx.waker()) {
+            return Poll::Pending;
+        }
+        let result = ready!(self.poll_both(cx));
+        self.link.error = result.err();
+        Poll::Ready(())
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let output = self.poll_output(cx)?;
+            let input = self.poll_input(cx)?;
+            if output.is_ready() && input.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let deadlines = [self.inbound.deadline(), self.outbound.deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
+            ready!(self.timer.poll(cx, deadline, &*self.link.context.clock));
+            self.on_deadline()?;
+        }
+    }
+
+    fn on_deadline(&mut self) -> io::Result<()> {
+        let blocked = self.outbound.deadline();
+        if blocked.is_some_and(|deadline| deadline <= self.link.now()) {
+            self.on_blocked()?;
+        }
+        self.inbound.on_timeout(&self.link);
+        Ok(())
     }
 }
 
-/// However a session ends, the coordinator hears of it, once the connection is closed.
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.outbox.close();
-        let error = self.error.take();
-        self.send_message(Message::Disconnected { error });
+impl Environment for Link {
+    fn limits(&self) -> &Limits {
+        &self.context.limits
     }
-}
 
-impl Session {
-    fn send_message(&self, message: Message) {
-        // The coordinator is gone only where this task is about to be.
-        let _ = self.context.events.try_send(FromConnection {
+    fn now(&self) -> Instant {
+        self.context.clock.now()
+    }
+
+    fn unread(&self) -> Option<usize> {
+        self.peer.as_ref()?.unread()
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.outbox.is_delivered()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.outbox.is_finished()
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        self.peer.as_ref()?.silence()
+    }
+
+    fn send(&self, message: Message) {
+        // The coordinator is gone only if this task is about to be.
+        let _ = self.context.messages.try_send(FromConnection {
             client: self.client,
             message,
         });
     }
+}
 
-    /// The client has sent something.
-    fn on_read(&self) {
-        if let Some(peer) = &self.peer {
-            peer.on_read();
-        }
-        self.touch();
-    }
-
-    /// The transport has taken something.
-    fn on_write(&self) {
-        let Some(peer) = &self.peer else {
-            return self.touch();
-        };
-        peer.on_write();
-        self.wrote.store(self.context.millis(), Ordering::Relaxed);
-    }
-
-    /// Counts what was written as a move, as far as the peer has acknowledged it. Says whether that
-    /// makes a difference.
-    fn update_acknowledged(&self) -> bool {
-        let wrote = self.wrote.load(Ordering::Relaxed);
-        if wrote <= self.last_activity.load(Ordering::Relaxed) {
-            return false;
-        }
-        let silence = self.peer.as_ref().and_then(|peer| peer.silence());
-        let silence = silence.map_or(0, |silence| silence.as_millis() as u64);
-        let answered = self.context.millis().saturating_sub(silence);
-        let last_activity = wrote.min(answered);
-        self.last_activity
-            .fetch_max(last_activity, Ordering::Relaxed)
-            < last_activity
-    }
-
-    /// A byte has last_activity.
-    fn touch(&self) {
-        self.last_activity
-            .store(self.context.millis(), Ordering::Relaxed);
+/// However a connection ends, the coordinator is notified once it is closed.
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = self.outbox.close();
+        let error = self.error.take();
+        self.send(Message::Disconnected { error });
     }
 }

@@ -1,84 +1,77 @@
-//! What a connection may say before it is let in: the secret, and little else.
+//! What a connection may send before it is authenticated: the secret, and little else.
 
-use std::{future::poll_fn, io, sync::atomic::Ordering, task::Poll, time::Duration};
+use std::time::{Duration, Instant};
 
-use futures_lite::future;
 use memchr::memchr;
 
 use super::{
-    Reader, Session,
-    message::{AuthFailed, InputEnd, Message},
+    message::{AuthFailed, InputEnd},
     other_protocol::{Opening, OtherProtocol},
-    reader::poll_read,
 };
 use crate::Secret;
 
 /// What is read at a time, and the longest line. A secret has half of it.
-const AUTH_BYTES: usize = 1024;
+pub(crate) const AUTH_BYTES: usize = 1024;
 
-/// How long a connection may take to say the secret.
+/// How long a connection may take to authenticate.
 pub(crate) const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it waits for the answer to a line that is not the secret, so that guessing takes time.
+/// How long the answer to a line that is not the secret takes, so that guessing takes time.
 const AUTH_DELAY: Duration = Duration::from_secs(1);
 
 /// How many such lines are answered. After the last, the connection is closed.
 const AUTH_TRIES: u32 = 3;
 
 /// The lines so far. It never holds more than a line and a read.
-struct Authenticator<'a> {
-    secret: &'a Secret,
+pub(crate) struct Authenticator {
     buffer: Vec<u8>,
+    /// The number of lines that have ended.
     lines: u64,
     failures: u32,
-    opening: Opening,
+    /// When the time to authenticate is over.
+    deadline: Instant,
+    /// A failure that has not been answered, and when it is.
+    failure: Option<(AuthFailed, Instant)>,
 }
 
-enum AuthStep {
+pub(crate) enum AuthStep {
     /// More has to be read.
     NeedMore,
-    /// The secret was said. What follows is for the server.
-    Authenticated { rest: Vec<u8> },
-    /// A line was something else.
-    Rejected {
-        /// Another secret, that is.
-        wrong: bool,
-        /// The connection has had its chance.
-        last: bool,
+    /// The client is authenticated. The rest is for the server.
+    Authenticated {
+        line: u64,
+        rest: Vec<u8>,
     },
-    /// The peer speaks another protocol.
-    OtherProtocol { protocol: OtherProtocol, line: u64 },
+    /// A line was something else.
+    Rejected(AuthFailed),
+    End(InputEnd),
 }
 
-impl<'a> Authenticator<'a> {
-    fn new(secret: &'a Secret) -> Self {
+impl Authenticator {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            secret,
             buffer: Vec::new(),
             lines: 0,
             failures: 0,
-            opening: Opening::default(),
+            deadline: now + AUTH_TIMEOUT,
+            failure: None,
         }
     }
 
-    /// The number of lines looked at.
-    fn lines(&self) -> u64 {
-        self.lines
-    }
-
-    fn is_partial(&self) -> bool {
-        !self.buffer.is_empty()
+    pub(crate) fn deadline(&self) -> Instant {
+        let answer = self.failure.map(|(_, at)| at);
+        answer.map_or(self.deadline, |at| at.min(self.deadline))
     }
 
     /// Takes the bytes of a read, of at most [`AUTH_BYTES`].
-    fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Looks at the next line that is not blank.
-    fn next(&mut self) -> AuthStep {
-        if let Some(protocol) = self.opening.first_bytes(&self.buffer) {
-            return AuthStep::OtherProtocol { protocol, line: 1 };
+    /// Examines the next line that is not blank.
+    pub(crate) fn next(&mut self, secret: &Secret, opening: &mut Opening) -> AuthStep {
+        if let Some(end) = opening.on_bytes(&self.buffer) {
+            return AuthStep::End(end);
         }
         while let Some(end) = memchr(b'\n', &self.buffer) {
             let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -88,104 +81,49 @@ impl<'a> Authenticator<'a> {
             }
             self.lines += 1;
             let guess = line.strip_prefix(b"Auth:");
-            if guess.is_some_and(|guess| self.secret.is(guess)) {
-                let rest = std::mem::take(&mut self.buffer);
-                return AuthStep::Authenticated { rest };
+            if guess.is_some_and(|guess| secret.is(guess)) {
+                let (line, rest) = (self.lines, std::mem::take(&mut self.buffer));
+                return AuthStep::Authenticated { line, rest };
             } else if let Some(protocol) = OtherProtocol::of_line(&line) {
                 let line = self.lines;
-                return AuthStep::OtherProtocol { protocol, line };
+                return AuthStep::End(InputEnd::OtherProtocol { protocol, line });
             } else if !line.is_empty() {
                 self.failures += 1;
-                return AuthStep::Rejected {
-                    wrong: guess.is_some(),
-                    last: self.failures == AUTH_TRIES,
-                };
+                return self.reject(guess.is_some());
             }
         }
         if self.buffer.len() > AUTH_BYTES {
             self.lines += 1;
-            return AuthStep::Rejected {
-                wrong: false,
-                last: true,
-            };
+            self.failures = AUTH_TRIES;
+            return self.reject(false);
         }
         AuthStep::NeedMore
     }
-}
 
-impl Session {
-    /// Lets the client in where it says the secret in time, and gives what it has sent behind it.
-    pub(crate) async fn authenticate_within(
-        &self,
-        reader: &mut Reader,
-        secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, InputEnd>> {
-        let late = async {
-            self.context.sleep(AUTH_TIMEOUT).await;
-            Ok(Err(InputEnd::AuthTimeout))
-        };
-        future::or(self.authenticate(reader, secret), late).await
+    fn reject(&self, wrong: bool) -> AuthStep {
+        let line = self.lines;
+        AuthStep::Rejected(AuthFailed { line, wrong })
     }
 
-    async fn authenticate(
-        &self,
-        reader: &mut Reader,
-        secret: &Secret,
-    ) -> io::Result<Result<Vec<u8>, InputEnd>> {
-        let mut authenticator = Authenticator::new(secret);
-        let mut has_read = false;
-        loop {
-            let step = authenticator.next();
-            let line = authenticator.lines();
-            match step {
-                AuthStep::Authenticated { rest } => {
-                    self.send_message(Message::Authenticated { line });
-                    return Ok(Ok(rest));
-                }
-                AuthStep::Rejected { wrong, last } => {
-                    self.awaiting_server.store(true, Ordering::Relaxed);
-                    self.context.sleep(AUTH_DELAY).await;
-                    self.awaiting_server.store(false, Ordering::Relaxed);
-                    self.touch();
-                    let refused = AuthFailed { line, wrong };
-                    if last {
-                        return Ok(Err(InputEnd::AuthFailed(refused)));
-                    }
-                    self.send_message(Message::AuthFailed(refused));
-                    if poll_fn(|cx| self.outbox.poll_read_permit(cx)).await? {
-                        return Ok(Err(InputEnd::ShuttingDown));
-                    }
-                }
-                AuthStep::OtherProtocol { protocol, line } => {
-                    return Ok(Err(InputEnd::OtherProtocol { protocol, line }));
-                }
-                AuthStep::NeedMore => {
-                    // Others get their turn, and the clock is looked at, also where there is always
-                    // more to read. What was read has been looked at by now: the coordinator has
-                    // it, or nothing of it is for it.
-                    if has_read {
-                        future::yield_now().await;
-                    }
-                    has_read = true;
-                    let read = poll_fn(|cx| {
-                        let read =
-                            poll_read(reader, cx, AUTH_BYTES, |bytes| authenticator.push(bytes));
-                        match read {
-                            Poll::Ready(read) => Poll::Ready(read.map(Some)),
-                            Poll::Pending => self.outbox.poll_closing(cx).map(|()| Ok(None)),
-                        }
-                    });
-                    match read.await? {
-                        Some(0) if authenticator.is_partial() => {
-                            let (line, wrong) = (line + 1, false);
-                            return Ok(Err(InputEnd::AuthFailed(AuthFailed { line, wrong })));
-                        }
-                        Some(0) => return Ok(Err(InputEnd::Eof)),
-                        Some(_) => self.on_read(),
-                        None => return Ok(Err(InputEnd::ShuttingDown)),
-                    }
-                }
-            }
+    /// The answer to a failure comes later.
+    pub(crate) fn delay(&mut self, failed: AuthFailed, now: Instant) {
+        self.failure = Some((failed, now + AUTH_DELAY));
+    }
+
+    /// The failure that is to be answered by now, and whether it was the last one.
+    pub(crate) fn take_failure(&mut self, now: Instant) -> Option<(AuthFailed, bool)> {
+        let (failed, _) = self.failure.take_if(|(_, at)| *at <= now)?;
+        Some((failed, self.failures == AUTH_TRIES))
+    }
+
+    /// Why the input ends if the client sends no more.
+    pub(crate) fn on_eof(&self) -> InputEnd {
+        match self.buffer.is_empty() {
+            true => InputEnd::Eof,
+            false => InputEnd::AuthFailed(AuthFailed {
+                line: self.lines + 1,
+                wrong: false,
+            }),
         }
     }
 }

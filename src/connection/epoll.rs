@@ -1,9 +1,12 @@
 //! Sockets on Linux: one edge-triggered epoll for all clients of a server.
 //!
-//! async-io asks the system anew for every wait, which is a system call a request; and where its
-//! own thread has the events, waking the server is a change of threads a request. Here a socket is
+//! In: the sockets of new clients, and the events of the system. Out: a [`Transport`] for each socket,
+//! whose task is woken by its events. Nothing else of the server is touched.
+//!
+//! async-io registers a socket anew for every wait, which is a system call a request; and if its own
+//! thread has the events, waking the server is a change of threads a request. Here a socket is
 //! registered once, for its whole life. The epoll is itself something to wait for, so the server
-//! asks async-io for events of all its sockets at once, and only when it has nothing else to do.
+//! waits with async-io for events of all its sockets at once, and only when it has nothing else to do.
 
 use std::{
     any::Any,
@@ -12,7 +15,7 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, MutexGuard, OnceLock},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -29,32 +32,33 @@ use slab::Slab;
 use socket2::SockRef;
 
 use super::{Transport, peer::Peers};
+use crate::lock::Lock;
 
-/// Sockets that one look brings events of.
+/// Sockets that one poll brings events of.
 const EVENTS_PER_POLL: usize = 256;
 
-/// After a look that brought events of more sockets than this, the next look comes as soon as
-/// everyone has had a turn; by then there is more. After a lesser one it is cheaper to be told.
+/// After a poll that brought events of more sockets than this, the next one comes as soon as every
+/// task has had a turn; by then there is more. After a lesser one it is cheaper to wait for async-io.
 const BUSY_THRESHOLD: usize = 2;
 
-/// The time to the next look where there is no being told, such as for want of memory.
+/// The time to the next poll if async-io can't wait, such as for want of memory.
 const FALLBACK_INTERVAL: Duration = Duration::from_millis(5);
 
 pub(crate) struct Reactor {
     pub(crate) peers: Peers,
     /// Made for the first socket.
     epoll: OnceLock<Async<OwnedFd>>,
-    made: Notify,
-    sockets: Mutex<Slab<Readiness>>,
+    created: Notify,
+    sockets: Lock<Slab<Readiness>>,
 }
 
 /// What is known of one socket.
 #[derive(Default)]
 struct Readiness {
-    /// A read may find something. News sets it, and a reader takes it back *before* it reads, so
-    /// that events during the read is not lost.
+    /// A read may find something. An event sets it, and a reader clears it *before* it reads, so that
+    /// an event during the read is not lost.
     readable: bool,
-    /// A short read may not have been the last there was: the peer has hung up, of which there is
+    /// A short read may not have been the last there was: the peer has hung up, after which there are
     /// no more events, or it has sent urgent data, at which a read stops.
     read_to_end: bool,
     /// A write has found no room.
@@ -64,8 +68,8 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Says whether that is events for whoever waits.
-    fn note(&mut self, flags: EventFlags) -> bool {
+    /// Says whether the task has to be woken.
+    fn on_event(&mut self, flags: EventFlags) -> bool {
         let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let urgent = flags.contains(EventFlags::PRI);
         let readable = over || urgent || flags.contains(EventFlags::IN);
@@ -89,16 +93,16 @@ impl Reactor {
         Self {
             peers: Peers::default(),
             epoll: OnceLock::new(),
-            made: Notify::new(),
-            sockets: Mutex::default(),
+            created: Notify::new(),
+            sockets: Lock::default(),
         }
     }
 
     fn sockets(&self) -> MutexGuard<'_, Slab<Readiness>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock()
     }
 
-    /// Takes a client in. A plain socket is waited for here, anything else in its own way.
+    /// The transport of a new client. A plain socket is waited for here, anything else in its own way.
     pub(crate) fn register<T>(self: &Arc<Self>, transport: T) -> Box<dyn Transport>
     where
         T: Transport + 'static,
@@ -114,7 +118,7 @@ impl Reactor {
         socket.unwrap_or_else(|| Box::new(transport))
     }
 
-    /// `None` where the system has no room for it, or it is here already.
+    /// `None` if the system has no room for it, or if it is registered already.
     fn register_fd<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
     where
         T: AsFd + Send + Sync + 'static,
@@ -122,9 +126,9 @@ impl Reactor {
     {
         if self.epoll.get().is_none() {
             let epoll = epoll::create(CreateFlags::CLOEXEC).ok()?;
-            // Where another thread was faster, its epoll is the one.
+            // If another thread was faster, its epoll is the one.
             let _ = self.epoll.set(Async::new_nonblocking(epoll).ok()?);
-            self.made.notify(usize::MAX);
+            self.created.notify(usize::MAX);
         }
         let epoll = self.epoll.get()?;
         let key = self.sockets().insert(Readiness::default());
@@ -142,18 +146,18 @@ impl Reactor {
         }))
     }
 
-    /// Brings the events and looks after the peers, as long as it is polled.
+    /// Brings the events and checks the peers, as long as it is polled.
     pub(crate) async fn run(&self) {
-        future::or(self.bring_news(), self.peers.run()).await;
+        future::or(self.bring_events(), self.peers.run()).await;
     }
 
-    async fn bring_news(&self) {
+    async fn bring_events(&self) {
         let epoll = loop {
-            let made = self.made.listen();
+            let created = self.created.listen();
             if let Some(epoll) = self.epoll.get() {
                 break epoll;
             }
-            made.await;
+            created.await;
         };
         loop {
             if self.poll_events() > BUSY_THRESHOLD {
@@ -164,18 +168,18 @@ impl Reactor {
         }
     }
 
-    /// Brings all the events that there is.
+    /// Brings all the events that there are.
     pub(crate) fn poll_all_events(&self) {
-        // A peer that sends on brings more events, so the sockets there are bound the looks.
-        let looks = self.sockets().len() / EVENTS_PER_POLL + 1;
-        for _ in 0..looks {
+        // A peer that sends on causes more events, so the number of sockets bounds the polls.
+        let polls = self.sockets().len() / EVENTS_PER_POLL + 1;
+        for _ in 0..polls {
             if self.poll_events() < EVENTS_PER_POLL {
                 return;
             }
         }
     }
 
-    /// Brings the events that there is, of up to [`EVENTS_PER_POLL`] sockets. Says of how many.
+    /// Brings the events that there are, of up to [`EVENTS_PER_POLL`] sockets. Says of how many.
     fn poll_events(&self) -> usize {
         let Some(epoll) = self.epoll.get() else {
             return 0;
@@ -187,9 +191,9 @@ impl Reactor {
         };
         let mut sockets = self.sockets();
         let wakers = events.iter().filter_map(|event| {
-            // A socket may be gone by now and another in its place, which then looks in vain.
+            // A socket may be gone by now and another in its place, which then reads in vain.
             let socket = sockets.get_mut(event.data.u64() as usize)?;
-            socket.note(event.flags).then(|| socket.waker.take())?
+            socket.on_event(event.flags).then(|| socket.waker.take())?
         });
         let wakers: Vec<Waker> = wakers.collect();
         drop(sockets);
@@ -206,7 +210,7 @@ struct Socket<T: AsFd> {
 }
 
 impl<T: AsFd> Socket<T> {
-    fn note<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
         change(&mut self.reactor.sockets()[self.key])
     }
 }
@@ -214,7 +218,7 @@ impl<T: AsFd> Socket<T> {
 impl<T: AsFd> Drop for Socket<T> {
     fn drop(&mut self) {
         if let Some(epoll) = self.reactor.epoll.get() {
-            // Someone may hold a clone of it, and then closing it would not do.
+            // If there is a clone of it, closing this one does not remove it.
             let _ = epoll::delete(epoll, self.stream.get_ref());
         }
         // Its waker is dropped outside the lock.
@@ -233,7 +237,7 @@ where
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let read_to_end = self.note(|socket| {
+            let read_to_end = self.change(|socket| {
                 if std::mem::take(&mut socket.readable) {
                     return Some(socket.read_to_end);
                 }
@@ -246,12 +250,12 @@ where
             match self.stream.get_ref().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    self.note(|socket| socket.readable = true);
+                    self.change(|socket| socket.readable = true);
                 }
-                // All that was there is read; events comes with what follows.
+                // All that was there is read; what follows causes an event.
                 Ok(n) if 0 < n && n < buffer.len() && !read_to_end => return Poll::Ready(Ok(n)),
                 result => {
-                    self.note(|socket| socket.readable = true);
+                    self.change(|socket| socket.readable = true);
                     return Poll::Ready(result);
                 }
             }
@@ -276,8 +280,8 @@ where
                     if waiting {
                         return Poll::Pending;
                     }
-                    // Room may have come before anyone was waiting for it, so try once more.
-                    self.note(|socket| {
+                    // Room may have come before the task waited for it, so try once more.
+                    self.change(|socket| {
                         socket.write_blocked = true;
                         socket.wait(cx);
                     });

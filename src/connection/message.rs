@@ -1,4 +1,4 @@
-//! Messages from a connection to the coordinator.
+//! Messages from a connection to the coordinator. They are all that goes out besides bytes.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use crate::protocol::LineBlock;
 
 /// A message of one client.
 ///
-/// The channel that carries them has no bound of its own. A session has at most one of each kind
+/// The channel that carries them has no bound of its own. A connection has at most one of each kind
 /// on its way, so the number of clients bounds it.
 pub(crate) struct FromConnection {
     pub(crate) client: usize,
@@ -18,18 +18,18 @@ pub(crate) enum Message {
     /// The lines of one read, or a part of them.
     Lines {
         block: LineBlock,
-        /// They had to wait for the client's rate.
+        /// They had to wait for the rate limit.
         throttled: bool,
     },
     /// The outbox has room again, or the socket refuses bytes.
     OutboxReady,
-    /// The client has said the secret, in this line.
+    /// The client has sent the secret, in this line.
     Authenticated { line: u64 },
-    /// It has said something else, and may try again.
+    /// It has sent something else, and may try again.
     AuthFailed(AuthFailed),
     /// The client may send no more.
     InputEnd(InputEnd),
-    /// The session is over and the connection closed.
+    /// The connection is closed.
     Disconnected {
         /// What broke it.
         error: Option<io::Error>,
@@ -65,14 +65,14 @@ pub(crate) enum InputEnd {
     ShuttingDown,
     /// Nothing moved for too long.
     IdleTimeout,
-    /// The same, after the client had ended its input: its replies stand in the way of more words.
+    /// The same, after the client had ended its input. No error is sent: unread replies stand before it.
     UnreadTimeout,
     /// A line took too long.
     LineTimeout,
     /// The peer speaks another protocol.
     OtherProtocol { protocol: OtherProtocol, line: u64 },
-    /// The last chance to say the secret was missed.
+    /// The last try to authenticate has failed.
     AuthFailed(AuthFailed),
-    /// The time for the secret is over.
+    /// The time to authenticate is over.
     AuthTimeout,
 }

@@ -2,12 +2,10 @@
 //!
 //! Any web page can have its reader's browser send bytes to a port of that machine. They come behind
 //! an HTTP request line and a `Host:` line, so a connection that shows one of these before its first
-//! valid command is closed, and nothing behind it is applied. A `Host:` line is looked for as well,
+//! valid command is closed, and nothing behind it is applied. A `Host:` line counts as well,
 //! since a page chooses the target of the request line, which can make it longer than any limit.
 
-use std::io;
-
-use super::{Session, message::InputEnd, rate_limiter::RateLimiter, reader::Input};
+use super::message::InputEnd;
 use crate::protocol::{Command, LineBlock, LineTooLong};
 
 /// What the peer speaks.
@@ -26,7 +24,7 @@ impl OtherProtocol {
         }
     }
 
-    /// What a line shows that is no command.
+    /// What a line that is no command shows.
     pub(crate) fn of_line(line: &[u8]) -> Option<Self> {
         (is_request(line) || is_host(line)).then_some(OtherProtocol::Http)
     }
@@ -56,80 +54,69 @@ fn is_host(line: &[u8]) -> bool {
 /// What is known of a connection before its first valid command.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
+    /// The first bytes have been examined.
     has_begun: bool,
-    /// Lines looked at so far.
+    /// There was a valid command.
+    has_passed: bool,
+    /// Lines that have been examined.
     lines: u64,
 }
 
 impl Opening {
-    /// Looks at the beginning of all that was read, once it is there.
-    pub(crate) fn first_bytes(&mut self, bytes: &[u8]) -> Option<OtherProtocol> {
+    pub(crate) fn pass(&mut self) {
+        self.has_begun = true;
+        self.has_passed = true;
+    }
+
+    /// Examines the beginning of all that was read, once it is there. Says how the input ends.
+    pub(crate) fn on_bytes(&mut self, bytes: &[u8]) -> Option<InputEnd> {
         if self.has_begun {
             return None;
         }
         // The second byte may come with the next read.
         self.has_begun = bytes.len() > 1;
-        OtherProtocol::of_first_bytes(bytes)
+        let protocol = OtherProtocol::of_first_bytes(bytes)?;
+        Some(InputEnd::OtherProtocol { protocol, line: 1 })
     }
 
-    /// Looks at the whole lines of a read, before anything of them is handed over. Gives the number
-    /// of those to be handed over, and what ends the connection behind them; nothing where there is
-    /// a valid command.
-    fn look(&mut self, block: &LineBlock) -> Option<(usize, Option<OtherProtocol>)> {
-        let first = self.first_bytes(block.bytes());
-        self.has_begun = true;
-        if first.is_some() {
-            return Some((0, first));
+    /// Examines the whole lines of a read. Says how the input ends behind those that are left.
+    pub(crate) fn on_lines(&mut self, block: &mut LineBlock) -> Option<InputEnd> {
+        if self.has_passed {
+            return None;
         }
-        let (mut seen, mut at, mut begin) = (0, 0, 0);
+        let mut seen = 0;
+        let end = self
+            .on_bytes(block.bytes())
+            .or_else(|| self.examine(block, &mut seen));
+        self.has_begun = true;
+        if end.is_some() {
+            *block = block.split_to(seen).0;
+        }
+        end
+    }
+
+    fn examine(&mut self, block: &LineBlock, seen: &mut usize) -> Option<InputEnd> {
+        let (mut at, mut begin) = (0, 0);
         while let Some(line) = block.line_at(&mut at) {
-            let other_protocol = match line {
-                Ok(line) if Command::parse(line).is_ok() => return None,
+            let protocol = match line {
+                Ok(line) if Command::parse(line).is_ok() => {
+                    self.pass();
+                    return None;
+                }
                 Ok(line) => OtherProtocol::of_line(line),
                 // Its first bytes are there.
                 Err(LineTooLong) => {
                     is_host(&block.bytes()[begin..at]).then_some(OtherProtocol::Http)
                 }
             };
-            if other_protocol.is_some() {
-                return Some((seen, other_protocol));
+            self.lines += 1;
+            if let Some(protocol) = protocol {
+                let line = self.lines;
+                return Some(InputEnd::OtherProtocol { protocol, line });
             }
+            *seen += 1;
             begin = at;
-            seen += 1;
         }
-        Some((seen, None))
-    }
-}
-
-impl Session {
-    /// Hands over the lines of a connection that has shown no valid command so far. Says whether the
-    /// server is closing, or how the input ends.
-    pub(crate) async fn deliver_first(
-        &self,
-        mut block: LineBlock,
-        opening: &mut Option<Opening>,
-        limiter: &mut Option<Box<RateLimiter>>,
-    ) -> io::Result<Result<bool, InputEnd>> {
-        let mut other_protocol = None;
-        if let Some(look) = opening {
-            match look.look(&block) {
-                None => *opening = None,
-                Some((seen, found)) => {
-                    look.lines += seen as u64;
-                    if let Some(found) = found {
-                        block = block.split_to(seen).0;
-                        other_protocol = Some(InputEnd::OtherProtocol {
-                            protocol: found,
-                            line: look.lines + 1,
-                        });
-                    }
-                }
-            }
-        }
-        let closing = match self.deliver(block, limiter.is_some()) {
-            Input::Incomplete => false,
-            input => self.await_processed(input, limiter).await?,
-        };
-        Ok(other_protocol.map_or(Ok(closing), Err))
+        None
     }
 }

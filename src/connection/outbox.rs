@@ -1,21 +1,21 @@
 //! Replies → writer: a bounded channel for one client.
 //!
-//! It is measured in lines and bytes, not in slots, so that an idle client's costs nothing and a
-//! batch of replies is one entry. The coordinator sends with [`Outbox::try_send`], which never
-//! waits; the client's session receives.
+//! In: the replies of the coordinator, by [`OutboxSender::try_send`], which never waits. Out: the same
+//! replies for the writer, by [`OutboxReceiver::poll_next`]. The channel is measured in lines and
+//! bytes, not in slots, so that it costs nothing while it is empty, and a batch of replies is one entry.
 //!
 //! The lock is held for a few moves at a time and never across an await.
 
 use std::{
     io,
     ops::{AddAssign, Range},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
 use smallvec::SmallVec;
 
-use crate::shared::limits::Limits;
+use crate::{lock::Lock, shared::limits::Limits};
 
 /// An amount of reply lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,8 @@ impl AddAssign for Usage {
     }
 }
 
-/// How an outbox stands, for the coordinator to decide by. OutboxStatus can only grow behind its back.
+/// How an outbox stands, for the coordinator to decide by. The usage can only shrink behind
+/// its back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OutboxStatus {
     pub(crate) usage: Usage,
@@ -99,8 +100,8 @@ pub(crate) struct OutboxStatus {
 }
 
 impl OutboxStatus {
-    /// Whether an outbox takes events, which is by the rule for replies but for one thing: nobody
-    /// waits for a watcher. So while it reads, not the number of lines is bounded, only the bytes.
+    /// Whether an outbox takes events. The rule is that for replies with one difference: no command
+    /// waits for a watcher. So while the watcher reads, only the bytes are bounded, not the lines.
     pub(crate) fn accepts_events(&self, limits: &Limits) -> bool {
         let all = self.usage.all;
         all.bytes < limits.outbox_bytes && !(self.stalled && all.is_full(limits))
@@ -122,8 +123,9 @@ pub(crate) enum Next {
     Abort,
 }
 
-pub(crate) struct Outbox {
-    state: Mutex<State>,
+struct Outbox {
+    limits: Arc<Limits>,
+    state: Lock<State>,
 }
 
 #[derive(Default)]
@@ -134,14 +136,14 @@ struct State {
     /// What the writer took and the socket has not, so far.
     in_flight: Usage,
     stalled: bool,
-    /// The coordinator wants to hear when there is room.
+    /// The coordinator waits for room.
     notify_capacity: bool,
     /// The coordinator is through with the batch that was sent to it.
     next_batch: bool,
     /// The server is closing: the client's input ends here.
     closing: bool,
     end: SendState,
-    /// The session's one task, reader and writer both.
+    /// The task of the connection.
     waker: Option<Waker>,
 }
 
@@ -167,6 +169,16 @@ impl State {
         self.notify_capacity = false;
     }
 
+    fn usage(&self) -> Usage {
+        let mut usage = self.queued;
+        usage += self.in_flight;
+        usage
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.all.bytes == 0
+    }
+
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         match &self.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -176,20 +188,13 @@ impl State {
     }
 }
 
-/// The coordinator's side.
 impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self {
-            state: Mutex::default(),
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is whole between any two statements that could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// Changes the state, then wakes the session, outside the lock.
+    /// Changes the state, then wakes the task of the connection, outside the lock.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let result = change(&mut state);
@@ -200,13 +205,24 @@ impl Outbox {
         }
         result
     }
+}
 
+/// An outbox within these limits.
+pub(crate) fn outbox(limits: Arc<Limits>) -> (OutboxSender, OutboxReceiver) {
+    let state = Lock::default();
+    let outbox = Arc::new(Outbox { limits, state });
+    (OutboxSender(outbox.clone()), OutboxReceiver(outbox))
+}
+
+/// The coordinator's side.
+#[derive(Clone)]
+pub(crate) struct OutboxSender(Arc<Outbox>);
+
+impl OutboxSender {
     pub(crate) fn status(&self) -> OutboxStatus {
-        let state = self.state();
-        let mut usage = state.queued;
-        usage += state.in_flight;
+        let state = self.0.state();
         OutboxStatus {
-            usage,
+            usage: state.usage(),
             stalled: state.stalled,
             closed: matches!(state.end, SendState::Aborted | SendState::Closed),
         }
@@ -214,18 +230,12 @@ impl Outbox {
 
     /// Queues replies without waiting and says what comes after them.
     ///
-    /// The caller has looked at [`status`](Self::status) before. With [`Next::AwaitCapacity`] it
-    /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
-    /// there is room by now, or nobody to wait for. Where nobody takes replies any more, they are
+    /// The caller has asked for the [`status`](Self::status) before. With [`Next::AwaitCapacity`] it
+    /// learns whether to wait: `true` says that the connection will send an `OutboxReady`, `false`
+    /// that there is room by now, or that nothing is delivered any more. In that case the replies are
     /// dropped here.
-    pub(crate) fn try_send(
-        &self,
-        replies: Chunks,
-        usage: Usage,
-        then: Next,
-        limits: &Limits,
-    ) -> bool {
-        self.change(|state| {
+    pub(crate) fn try_send(&self, replies: Chunks, usage: Usage, then: Next) -> bool {
+        self.0.change(|state| {
             let mut waits = false;
             if state.end == SendState::Open {
                 if state.queue.is_empty() {
@@ -240,9 +250,8 @@ impl Outbox {
             match then {
                 Next::ReadMore => state.next_batch = true,
                 Next::AwaitCapacity => {
-                    let mut all = state.queued.all;
-                    all += state.in_flight.all;
-                    waits = state.end == SendState::Open && all.is_full(limits) && !state.stalled;
+                    let is_full = state.usage().all.is_full(&self.0.limits);
+                    waits = state.end == SendState::Open && is_full && !state.stalled;
                     state.notify_capacity |= waits;
                 }
                 Next::Continue => {}
@@ -254,14 +263,15 @@ impl Outbox {
         })
     }
 
-    /// The session will send a `Resume` when there is room.
+    /// The connection will send an `OutboxReady` when there is room.
     pub(crate) fn request_capacity(&self) {
-        self.change(|state| state.notify_capacity = state.end == SendState::Open);
+        self.0
+            .change(|state| state.notify_capacity = state.end == SendState::Open);
     }
 
     /// The client's input ends here, because the server is closing.
     pub(crate) fn shut_down(&self) {
-        self.change(|state| state.closing = true);
+        self.0.change(|state| state.closing = true);
     }
 }
 
@@ -269,7 +279,7 @@ impl Outbox {
 pub(crate) enum Delivery {
     /// Write these.
     Write(Chunks),
-    /// Tell the coordinator that there is room: it waits for that.
+    /// Send the coordinator that there is room: it waits for that.
     NotifyCapacity,
     /// Nothing: everything is delivered and nothing follows.
     Finish,
@@ -279,17 +289,19 @@ pub(crate) enum Delivery {
     Abort,
 }
 
-/// The session's side. One task polls all of it.
-impl Outbox {
+/// The connection's side. One task polls all of it.
+pub(crate) struct OutboxReceiver(Arc<Outbox>);
+
+impl OutboxReceiver {
     /// Takes everything that is queued. What was taken before counts as delivered now.
-    pub(crate) fn poll_next(&self, cx: &Context<'_>, limits: &Limits) -> Poll<Delivery> {
-        let mut state = self.state();
+    pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Delivery> {
+        let mut state = self.0.state();
         state.in_flight = Usage::default();
         if state.end == SendState::Aborted {
             Poll::Ready(Delivery::Abort)
         } else if state.end == SendState::Closed {
             Poll::Ready(Delivery::Closed)
-        } else if state.notify_capacity && !state.queued.all.is_full(limits) {
+        } else if state.notify_capacity && !state.queued.all.is_full(&self.0.limits) {
             state.notify_capacity = false;
             Poll::Ready(Delivery::NotifyCapacity)
         } else if !state.queue.is_empty() {
@@ -302,11 +314,11 @@ impl Outbox {
         }
     }
 
-    /// The socket refuses bytes, or takes some again. Says whether the coordinator wants to hear
-    /// of it.
+    /// The socket refuses bytes, or takes some again. Says whether the coordinator
+    /// has to be notified.
     #[must_use]
     pub(crate) fn set_stalled(&self, stalled: bool) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.state();
         state.stalled = stalled;
         stalled && std::mem::take(&mut state.notify_capacity)
     }
@@ -314,7 +326,7 @@ impl Outbox {
     /// Waits until the coordinator is through with the last batch. Says whether the server is
     /// closing; an error means that the client is cut off.
     pub(crate) fn poll_read_permit(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
-        let mut state = self.state();
+        let mut state = self.0.state();
         if state.end == SendState::Aborted {
             Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
         } else if std::mem::take(&mut state.next_batch) {
@@ -324,48 +336,47 @@ impl Outbox {
         }
     }
 
+    /// Is ready when the server shuts down.
     pub(crate) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.state();
-        if state.closing {
-            Poll::Ready(())
-        } else {
-            state.wait(cx)
-        }
+        self.poll_until(cx, |state| state.closing)
     }
 
-    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.state();
-        if state.end == SendState::Aborted {
-            Poll::Ready(())
-        } else {
-            state.wait(cx)
+    /// Is ready when the coordinator has cut the client off.
+    pub(crate) fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_until(cx, |state| state.end == SendState::Aborted)
+    }
+
+    fn poll_until(&self, cx: &Context<'_>, condition: fn(&State) -> bool) -> Poll<()> {
+        let mut state = self.0.state();
+        match condition(&state) {
+            true => Poll::Ready(()),
+            false => state.wait(cx),
         }
     }
 
     /// The socket has taken so many bytes of what was taken last.
     pub(crate) fn count_written(&self, bytes: usize) {
-        let mut state = self.state();
+        let mut state = self.0.state();
         let in_flight = &mut state.in_flight.all.bytes;
         *in_flight = in_flight.saturating_sub(bytes);
     }
 
     /// Whether everything sent so far is in the socket.
-    pub(crate) fn is_empty(&self) -> bool {
-        let state = self.state();
-        state.queue.is_empty() && state.in_flight.all.bytes == 0
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.0.state().is_delivered()
     }
 
     /// Whether the writer has nothing more to do.
     pub(crate) fn is_finished(&self) -> bool {
-        let state = self.state();
-        state.end != SendState::Open && state.queue.is_empty() && state.in_flight.all.bytes == 0
+        let state = self.0.state();
+        state.end != SendState::Open && state.is_delivered()
     }
 
-    /// The socket takes no more, for good: from now on, what is sent is for nobody. Says whether
+    /// The socket takes no more, for good: from now on, what is sent is dropped. Says whether
     /// the coordinator waits for room.
     #[must_use]
     pub(crate) fn close(&self) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.state();
         let notify_capacity = state.notify_capacity;
         if state.end != SendState::Aborted {
             state.end_with(SendState::Closed);

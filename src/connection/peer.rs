@@ -5,15 +5,18 @@
 //! shorten that, and would also end a living peer that does not read. The two differ in that the
 //! living one answers: with an acknowledgement, or to a probe of its closed window.
 //!
+//! In: the TCP sockets of new clients. Out: what the idle timeout and the shutdown have to know of
+//! them; and the connection to a peer that is gone is shut down.
+//!
 //! The system is asked by `sock_diag(7)`, a netlink protocol, because it takes bytes where
-//! `TCP_INFO` takes a pointer. If it does not answer, nobody is taken for gone.
+//! `TCP_INFO` takes a pointer. If it does not answer, no peer counts as gone.
 
 use std::{
     any::Any,
     io::{self, Read},
     net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,19 +27,21 @@ use event_listener::Event as Notify;
 use futures_lite::future;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// How often those are looked at that have been written to and have said nothing.
+use crate::lock::Lock;
+
+/// How often the peers are checked that have been written to and have sent nothing since.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// So many transmissions or probes without an answer are no accident. The window of a living peer
+/// So many transmissions or probes without an answer mean that the peer is gone. The window of a living peer
 /// that does not read is probed every two minutes at last, so one may be on its way.
 const UNANSWERED: u8 = 2;
 
-/// Looks at peers before others have their turn.
+/// Checks before others have their turn.
 const CHECKS_PER_YIELD: usize = 16;
 
 /// The TCP socket of a client.
 pub(crate) struct Peer {
-    /// The session closes it.
+    /// The connection owns it.
     socket: Weak<Async<TcpStream>>,
     /// Something was written since the peer last sent anything.
     owes_answer: AtomicBool,
@@ -81,7 +86,7 @@ impl Peer {
         self.owes_answer.store(false, Ordering::Relaxed);
     }
 
-    /// Bytes that it has sent and nobody has read.
+    /// Bytes that it has sent and that have not been read.
     pub(crate) fn unread(&self) -> Option<usize> {
         let socket = self.socket.upgrade()?;
         rustix::io::ioctl_fionread(&*socket).ok()?.try_into().ok()
@@ -110,7 +115,7 @@ impl Peer {
         } else if info.unanswered >= UNANSWERED
             && patience(&socket).is_some_and(|patience| info.last_answer >= patience)
         {
-            // Its session finds the connection at its end.
+            // Its task reads the end of the input.
             let _ = SockRef::from(socket.get_ref()).shutdown(Shutdown::Both);
         }
     }
@@ -130,7 +135,7 @@ fn patience(socket: &Async<TcpStream>) -> Option<Duration> {
 /// The peers of a server.
 #[derive(Default)]
 pub(crate) struct Peers {
-    all: Mutex<Vec<Weak<Peer>>>,
+    all: Lock<Vec<Weak<Peer>>>,
     added: Notify,
 }
 
@@ -143,10 +148,10 @@ impl Peers {
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Weak<Peer>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
-    /// Looks for those that are gone, as long as it is polled.
+    /// Checks for peers that are gone, as long as it is polled.
     pub(crate) async fn run(&self) {
         loop {
             let added = self.added.listen();

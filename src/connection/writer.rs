@@ -1,132 +1,189 @@
 //! The outbox → bytes.
+//!
+//! In: chunks of replies from the outbox. Out: bytes to the transport, and to the coordinator that there
+//! is room again, or that the transport takes nothing.
 
 use std::{
-    future::{Future, pending, poll_fn},
     io,
-    time::Duration,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
-use futures_lite::{AsyncWriteExt as _, future};
+use futures_lite::AsyncWrite as _;
 
 use super::{
-    Session, Writer,
+    Connection,
+    inbound::Environment as _,
     message::Message,
-    outbox::{Chunks, Delivery},
+    outbox::{Chunk, Chunks, Delivery},
 };
+use crate::clock;
 
 /// Chunks that are smaller together than this are written in one go.
 const WRITE_BYTES: usize = 16 * 1024;
 
-/// How long a client may take to make room for the end of the stream, which is a few bytes where
-/// it is one of TLS. All replies are in the socket by then, so one that reads needs far less.
+/// How long a client may take to make room for the end of the stream, which is a few bytes if it is
+/// one of TLS. All replies are in the socket by then, so one that reads needs far less.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Session {
+/// The output of a connection: what it is about to write, and how long the transport may refuse it.
+#[derive(Default)]
+pub(crate) struct Outbound {
+    phase: Phase,
+    /// The last first.
+    chunks: Chunks,
+    /// Bytes of the first chunk that are written.
+    written: usize,
+    /// The transport takes nothing just now, and may do so until then.
+    deadline: Option<Instant>,
+    /// It has done so for longer than that.
+    is_stalled: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the outbox.
+    #[default]
+    Next,
+    Write,
+    Close,
+    Done,
+}
+
+impl Outbound {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Makes one chunk of the small ones that come first. A watcher that is behind has many.
+    fn gather(&mut self) {
+        let mut bytes = 0;
+        let small = self.chunks.iter().rev().take_while(|chunk| {
+            bytes += chunk.bytes().len();
+            bytes <= WRITE_BYTES
+        });
+        let rest = self.chunks.len() - small.count();
+        if self.chunks.len() - rest > 1 {
+            let mut gathered = Vec::with_capacity(WRITE_BYTES);
+            for chunk in self.chunks.drain(rest..).rev() {
+                gathered.extend_from_slice(chunk.bytes());
+            }
+            self.chunks.push(Chunk::Own(gathered));
+        }
+    }
+}
+
+impl Connection {
     /// Replies → bytes, until there are no more.
-    pub(crate) async fn run_writer(&self, mut writer: Writer) -> io::Result<()> {
+    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            match poll_fn(|cx| self.outbox.poll_next(cx, &self.context.limits)).await {
-                Delivery::Write(replies) => {
-                    if self.write_chunks(&mut writer, &replies).await.is_err()
-                        && self.outbox.close()
-                    {
-                        self.send_message(Message::OutboxReady);
+            match self.outbound.phase {
+                Phase::Next => match ready!(self.link.outbox.poll_next(cx)) {
+                    Delivery::Write(mut chunks) => {
+                        chunks.reverse();
+                        self.outbound.chunks = chunks;
+                        self.outbound.phase = Phase::Write;
+                    }
+                    Delivery::NotifyCapacity => self.link.send(Message::OutboxReady),
+                    Delivery::Finish => self.outbound.phase = Phase::Close,
+                    // What the client sent before it hung up is still there to be read.
+                    Delivery::Closed => self.outbound.phase = Phase::Done,
+                    Delivery::Abort => {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                },
+                Phase::Write => {
+                    let result = ready!(self.poll_write(cx));
+                    self.outbound = Outbound::default();
+                    if result.is_err() && self.link.outbox.close() {
+                        self.link.send(Message::OutboxReady);
                     }
                 }
-                Delivery::NotifyCapacity => self.send_message(Message::OutboxReady),
-                Delivery::Finish => {
-                    return match future::poll_once(writer.close()).await {
-                        // Where that failed, reading will fail too.
-                        Some(_) => Ok(()),
-                        None => Box::pin(self.close(writer)).await,
-                    };
+                Phase::Close => {
+                    if Pin::new(&mut self.transport).poll_close(cx).is_pending() {
+                        // A client that never lets the transport close is cut off.
+                        self.block(CLOSE_TIMEOUT);
+                        return Poll::Pending;
+                    }
+                    // If that failed, reading will fail too.
+                    self.outbound = Outbound::default();
+                    self.outbound.phase = Phase::Done;
                 }
-                // What the client sent before it hung up is still there to be read.
-                Delivery::Closed => return Ok(()),
-                Delivery::Abort => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Phase::Done => return Poll::Ready(Ok(())),
             }
         }
     }
 
-    /// The transport can't close at once. A client that never lets it is cut off.
-    async fn close(&self, mut writer: Writer) -> io::Result<()> {
-        let late = async {
-            self.context.sleep(CLOSE_TIMEOUT).await;
-            Err(io::ErrorKind::TimedOut.into())
-        };
-        let closed = async {
-            let _ = writer.close().await;
-            Ok(())
-        };
-        future::or(closed, late).await
-    }
-
-    async fn write_chunks(&self, writer: &mut Writer, chunks: &Chunks) -> io::Result<()> {
-        match &chunks[..] {
-            [chunk] => self.write_all(writer, chunk.bytes()).await,
-            // Boxed for the sake of those who are idle, too.
-            _ => Box::pin(self.write_gathered(writer, chunks)).await,
-        }
-    }
-
-    /// A watcher that is behind has many chunks, and small ones.
-    async fn write_gathered(&self, writer: &mut Writer, chunks: &Chunks) -> io::Result<()> {
-        let mut gathered = Vec::new();
-        for chunk in chunks {
-            let bytes = chunk.bytes();
-            if gathered.len() + bytes.len() > WRITE_BYTES {
-                self.write_all(writer, &gathered).await?;
-                gathered.clear();
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.outbound.written == 0 && self.outbound.chunks.len() > 1 {
+                self.outbound.gather();
             }
-            if bytes.len() > WRITE_BYTES {
-                self.write_all(writer, bytes).await?;
-            } else {
-                gathered.extend_from_slice(bytes);
-            }
-        }
-        self.write_all(writer, &gathered).await
-    }
-
-    async fn write_all(&self, writer: &mut Writer, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            let written = match future::poll_once(writer.write(rest)).await {
-                Some(result) => result?,
-                // Boxed, because it is rare and every idle client would have to hold room for it.
-                None => Box::pin(self.with_stall_detection(writer.write(rest))).await?,
+            let transport = Pin::new(&mut self.transport);
+            let Some(chunk) = self.outbound.chunks.last() else {
+                let flushed = transport.poll_flush(cx);
+                return self.detect_stall(cx, flushed);
             };
+            let rest = &chunk.bytes()[self.outbound.written..];
+            let left = rest.len();
+            let written = transport.poll_write(cx, rest);
+            let written = ready!(self.detect_stall(cx, written))?;
             if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            rest = &rest[written..];
+            self.outbound.written += written;
+            if written >= left {
+                self.outbound.written = 0;
+                self.outbound.chunks.pop();
+            }
             // A client that reads slowly has room for more before it has read the last byte.
-            self.outbox.count_written(written);
-            self.on_write();
-        }
-        match future::poll_once(writer.flush()).await {
-            Some(result) => result,
-            None => Box::pin(self.with_stall_detection(writer.flush())).await,
+            self.link.outbox.count_written(written);
+            if let Some(peer) = &self.link.peer {
+                peer.on_write();
+            }
+            let is_acknowledged = self.link.peer.is_none();
+            self.inbound.on_write(is_acknowledged, &self.link);
         }
     }
 
-    /// The socket accepts nothing just now. Where that lasts, the coordinator hears of it.
-    async fn with_stall_detection<T>(
-        &self,
-        write: impl Future<Output = io::Result<T>>,
-    ) -> io::Result<T> {
-        let stalled = async {
-            match self.context.stall {
-                Some(stall) => self.context.sleep(stall).await,
-                None => pending().await,
+    /// If the transport takes nothing for long, the coordinator is notified, and may cut the client
+    /// off.
+    fn detect_stall<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.outbound.deadline = None;
+            if std::mem::take(&mut self.outbound.is_stalled) {
+                let _ = self.link.outbox.set_stalled(false);
             }
-            if self.outbox.set_stalled(true) {
-                self.send_message(Message::OutboxReady);
-            }
-            // From here on, the coordinator may lose its patience.
-            poll_fn(|cx| self.outbox.poll_cut(cx)).await;
-            Err(io::ErrorKind::ConnectionAborted.into())
-        };
-        let result = future::or(write, stalled).await;
-        let _ = self.outbox.set_stalled(false);
+        } else if self.outbound.is_stalled {
+            let aborted = self.link.outbox.poll_aborted(cx);
+            return aborted.map(|()| Err(io::ErrorKind::ConnectionAborted.into()));
+        } else if let Some(stall) = self.link.context.stall {
+            self.block(stall);
+        }
         result
+    }
+
+    fn block(&mut self, limit: Duration) {
+        if self.outbound.deadline.is_none() {
+            self.outbound.deadline = Some(clock::later(self.link.now(), limit));
+        }
+    }
+
+    /// The time is over in which the transport should have taken something.
+    pub(crate) fn on_blocked(&mut self) -> io::Result<()> {
+        if self.outbound.phase == Phase::Close {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.outbound.deadline = None;
+        self.outbound.is_stalled = true;
+        if self.link.outbox.set_stalled(true) {
+            self.link.send(Message::OutboxReady);
+        }
+        Ok(())
     }
 }

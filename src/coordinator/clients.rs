@@ -9,7 +9,7 @@ use crate::{
     connection::{
         self, AUTH_TIMEOUT, Transport,
         message::{FromConnection, InputEnd, Message},
-        outbox::{Chunk, Chunks, Next, Outbox, Size, Usage},
+        outbox::{Chunk, Chunks, Next, OutboxReceiver, OutboxSender, Size, Usage},
         peer::Peer,
     },
     listen::{admission::LimitReached, incoming::Incoming},
@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Client {
     /// Its name in the log.
     pub(super) id: u64,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) outbox: OutboxSender,
     /// Its number among the watchers, if it is one.
     pub(super) watcher: Option<usize>,
     /// How far its commands have been handled; `at` is into `block`.
@@ -66,7 +66,7 @@ impl Coordinator {
                 self.log.connected(self.last_id, from);
                 self.spawn_connection(
                     (transport, peer),
-                    Arc::new(Outbox::new()),
+                    self.context.outbox(),
                     Place::Client { address },
                 );
             }
@@ -82,23 +82,24 @@ impl Coordinator {
     fn reject(&mut self, transport: Box<dyn Transport>, limit: LimitReached) {
         limit.count(&mut self.stats);
         if self.limiter.start_rejecting() {
-            let outbox = Arc::new(Outbox::new());
-            self.spawn_connection((transport, None), outbox.clone(), Place::None);
-            self.send_error(&outbox, 0, Code::Full, limit.message(), Next::Finish);
+            let (sender, receiver) = self.context.outbox();
+            let outbox = (sender.clone(), receiver);
+            self.spawn_connection((transport, None), outbox, Place::None);
+            self.send_error(&sender, 0, Code::Full, limit.message(), Next::Finish);
         }
     }
 
     fn spawn_connection(
         &mut self,
         connection: (Box<dyn Transport>, Option<Arc<Peer>>),
-        outbox: Arc<Outbox>,
+        (outbox, receiver): (OutboxSender, OutboxReceiver),
         place: Place,
     ) {
         let entry = self.clients.vacant_entry();
         let session = connection::run(
             connection,
             entry.key(),
-            outbox.clone(),
+            receiver,
             self.context.clone(),
             matches!(place, Place::Client { .. }),
         );
@@ -156,7 +157,14 @@ impl Coordinator {
     }
 
     /// Sends a client an error that is not of a round.
-    fn send_error(&mut self, outbox: &Outbox, line: u64, code: Code, message: &str, then: Next) {
+    fn send_error(
+        &mut self,
+        outbox: &OutboxSender,
+        line: u64,
+        code: Code,
+        message: &str,
+        then: Next,
+    ) {
         let mut reply = Vec::new();
         push_error(&mut reply, line, code, message);
         let size = Size {
@@ -170,7 +178,7 @@ impl Coordinator {
         self.stats.errors += 1;
         self.stats.lines_queued += 1;
         let chunks = Chunks::from_iter([Chunk::Own(reply)]);
-        outbox.try_send(chunks, usage, then, &self.server.limits);
+        outbox.try_send(chunks, usage, then);
     }
 
     /// No more commands will come: after the last reply comes the end of the stream.
@@ -199,7 +207,7 @@ impl Coordinator {
                 Rejection::Closing.message(limits).to_string().into(),
             ),
             InputEnd::Eof | InputEnd::ShuttingDown => {
-                outbox.try_send(Chunks::new(), Usage::default(), Next::Finish, limits);
+                outbox.try_send(Chunks::new(), Usage::default(), Next::Finish);
                 return self.publish();
             }
             InputEnd::IncompleteLine => {

@@ -2,7 +2,7 @@
 
 use super::Coordinator;
 use crate::{
-    connection::outbox::{Chunk, Chunks, Next, Outbox, Size, Usage},
+    connection::outbox::{Chunk, Chunks, Next, OutboxSender, Size, Usage},
     watch::events::{MustDisconnect, RoundEvents},
 };
 
@@ -27,7 +27,7 @@ impl Coordinator {
             Ok(chunks) => (chunks, Next::Continue),
             Err(MustDisconnect) => (Chunks::new(), Next::Abort),
         };
-        client.outbox.try_send(chunks, usage, then, limits);
+        client.outbox.try_send(chunks, usage, then);
         if self.watches.has_missed(watcher) {
             client.outbox.request_capacity();
         }
@@ -51,7 +51,7 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn send_missed(&self, outbox: &Outbox, line: Vec<u8>) {
+    pub(super) fn send_missed(&self, outbox: &OutboxSender, line: Vec<u8>) {
         let size = Size {
             lines: 1,
             bytes: line.len(),
@@ -61,6 +61,6 @@ impl Coordinator {
             ..Usage::default()
         };
         let chunks = Chunks::from_iter([Chunk::Own(line)]);
-        outbox.try_send(chunks, usage, Next::Continue, &self.server.limits);
+        outbox.try_send(chunks, usage, Next::Continue);
     }
 }

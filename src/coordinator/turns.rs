@@ -166,7 +166,7 @@ impl Coordinator {
                 })
             }
         };
-        let awaits_capacity = client.outbox.try_send(chunks, usage, then, limits);
+        let awaits_capacity = client.outbox.try_send(chunks, usage, then);
         if turn.watcher.is_some_and(|id| self.watches.has_missed(id)) {
             client.outbox.request_capacity();
         }

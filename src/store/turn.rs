@@ -1,11 +1,10 @@
 //! One client's part of a round.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::round_timer::LONG_TURN;
-
 use crate::{
-    connection::outbox::{Outbox, OutboxStatus, Usage},
+    connection::outbox::{OutboxSender, OutboxStatus, Usage},
     protocol::{LineBlock, LineTooLong},
     shared::limits::Limits,
 };
@@ -19,7 +18,7 @@ pub(crate) const TURN_BYTES: usize = 64 * 1024;
 /// Where a client's block of lines stands, and the replies so far.
 pub(crate) struct Turn {
     pub(crate) client: usize,
-    outbox: Arc<Outbox>,
+    outbox: OutboxSender,
     /// The client's number among the watchers, if it is one.
     pub(crate) watcher: Option<usize>,
     pub(crate) cursor: Cursor,
@@ -85,7 +84,7 @@ pub(crate) enum TurnState {
 impl Turn {
     pub(crate) fn new(
         client: usize,
-        outbox: Arc<Outbox>,
+        outbox: OutboxSender,
         watcher: Option<usize>,
         cursor: Cursor,
         rejecting: bool,

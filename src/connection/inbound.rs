@@ -1,0 +1,384 @@
+//! The rules for the input of a connection, without I/O.
+//!
+//! In: the bytes of each read, the end of the input, permits for the next batch, the shutdown of the
+//! server, and the time. Out: messages to the coordinator, and what the input [waits](Wait) for. The
+//! rules touch nothing but the [`Environment`]; the driver in `reader.rs` does the rest.
+//!
+//! An idle connection holds no line and no timer, and what few connections need is boxed.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    authenticator::{AUTH_BYTES, AuthStep, Authenticator},
+    close::Linger,
+    idle::IdleTracker,
+    message::{InputEnd, Message},
+    other_protocol::Opening,
+    rate_limiter::RateLimiter,
+    reader::READ_BYTES,
+};
+use crate::{
+    clock,
+    protocol::{LineBlock, LineDecoder},
+    shared::limits::Limits,
+};
+
+/// Bytes that are read once the server shuts down, if the system can't say how many there are.
+const CLOSING_BYTES: usize = 1 << 20;
+
+/// What surrounds the rules. They ask only if it makes a difference, since most answers cost a system
+/// call or a lock.
+pub(crate) trait Environment {
+    fn limits(&self) -> &Limits;
+
+    fn now(&self) -> Instant;
+
+    /// The bytes in the socket that have not been read, if the system can say that.
+    fn unread(&self) -> Option<usize>;
+
+    /// Whether all replies so far are in the socket.
+    fn is_delivered(&self) -> bool;
+
+    /// Whether there are no more replies and all are in the socket.
+    fn is_finished(&self) -> bool;
+
+    /// How long ago the peer acknowledged anything, if it has not acknowledged everything.
+    fn silence(&self) -> Option<Duration>;
+
+    /// Sends a message to the coordinator.
+    fn send(&self, message: Message);
+}
+
+/// What the input waits for, besides the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Bytes, or the shutdown if there are none.
+    Bytes,
+    /// The permit of the coordinator, once it is through with what was sent to it.
+    Permit,
+    /// The deadline alone, or the shutdown.
+    Deadline,
+    /// The input has ended: until the replies are delivered.
+    Delivery,
+    /// The input has ended: bytes, which are discarded.
+    Discard,
+    /// Nothing.
+    Done,
+    /// Nothing: the connection has to be closed at once.
+    Late,
+}
+
+pub(crate) struct Inbound {
+    wait: Wait,
+    lines: LineDecoder,
+    /// When a line that has begun must have ended. It has one only while its client can go on with it.
+    line_deadline: Option<Instant>,
+    opening: Opening,
+    /// Why the input ends once the lines that were read are processed.
+    end: Option<InputEnd>,
+    /// Bytes to be read before the input ends, once the server shuts down.
+    unread: Option<usize>,
+    /// Until the client is authenticated.
+    authenticator: Option<Box<Authenticator>>,
+    limiter: Option<Box<RateLimiter>>,
+    idle: Option<Box<IdleTracker>>,
+    linger: Option<Box<Linger>>,
+}
+
+impl Inbound {
+    pub(crate) fn new(env: &impl Environment) -> Self {
+        let limits = env.limits();
+        let (rate, idle) = (limits.max_line_rate, limits.idle_timeout);
+        let authenticator = || Box::new(Authenticator::new(env.now()));
+        let limiter = || Box::new(RateLimiter::new(rate, env.now()));
+        let tracker = || Box::new(IdleTracker::new(idle, env.now()));
+        Self {
+            wait: Wait::Bytes,
+            lines: LineDecoder::new(limits.max_line),
+            line_deadline: None,
+            opening: Opening::default(),
+            end: None,
+            unread: None,
+            authenticator: limits.secret.is_some().then(authenticator),
+            limiter: (rate < u32::MAX).then(limiter),
+            idle: (idle < Duration::MAX).then(tracker),
+            linger: None,
+        }
+    }
+
+    /// Of a connection that was not admitted: it has a short time to read why.
+    pub(crate) fn rejected(env: &impl Environment) -> Self {
+        let mut inbound = Self::new(env);
+        inbound.discard(Linger::with_limit(env.now()));
+        inbound
+    }
+
+    pub(crate) fn wait(&self) -> Wait {
+        self.wait
+    }
+
+    /// All replies are delivered after the input has ended.
+    pub(crate) fn on_delivered(&mut self) {
+        self.finish(Wait::Done);
+    }
+
+    pub(crate) fn waits_for_bytes(&self) -> bool {
+        matches!(self.wait, Wait::Bytes | Wait::Discard)
+    }
+
+    /// The most that a read may bring.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.authenticator
+            .as_ref()
+            .map_or(READ_BYTES, |_| AUTH_BYTES)
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) has to be called, if nothing else comes before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let authentication = self.authenticator.as_ref().map(|it| it.deadline());
+        let rate = self.limiter.as_ref().and_then(|it| it.until());
+        let idle = self.idle.as_ref().map(|it| it.deadline());
+        let linger = self.linger.as_ref().map(|it| it.deadline());
+        let deadlines = [self.line_deadline, authentication, rate, idle, linger];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// A read has brought these bytes. If the input waits for bytes after that, others have their
+    /// turn before the next read.
+    pub(crate) fn on_bytes(&mut self, bytes: &[u8], env: &impl Environment) {
+        if let Some(linger) = &mut self.linger {
+            return linger.on_bytes(env.now());
+        }
+        self.touch(env);
+        if let Some(unread) = &mut self.unread {
+            *unread = unread.saturating_sub(bytes.len());
+        }
+        if let Some(authenticator) = &mut self.authenticator {
+            authenticator.push(bytes);
+            return self.authenticate(env);
+        }
+        let mut block = self.lines.push(bytes);
+        if !block.is_empty() {
+            self.end = self.opening.on_lines(&mut block);
+            self.deliver(block, env);
+        } else if let Some(end) = self.opening.on_bytes(self.lines.partial()) {
+            self.end(end, env);
+        } else if self.unread == Some(0) {
+            self.end(InputEnd::ShuttingDown, env);
+        } else if self.line_deadline.is_none() {
+            self.start_line(env);
+        }
+    }
+
+    /// The client sends no more.
+    pub(crate) fn on_eof(&mut self, env: &impl Environment) {
+        if self.linger.is_some() {
+            return self.finish(Wait::Done);
+        }
+        let end = match &self.authenticator {
+            Some(authenticator) => authenticator.on_eof(),
+            None if self.lines.is_partial() => InputEnd::IncompleteLine,
+            None => InputEnd::Eof,
+        };
+        self.end(end, env);
+    }
+
+    /// The server shuts down, and there are no bytes: the input waits for some, or for the deadline.
+    pub(crate) fn on_shutdown(&mut self, env: &impl Environment) {
+        if self.wait == Wait::Bytes {
+            self.end(InputEnd::ShuttingDown, env);
+        } else if let Some(limiter) = &mut self.limiter {
+            limiter.lift();
+            self.deliver_limited(env);
+        }
+    }
+
+    /// The coordinator is through with what was sent to it.
+    pub(crate) fn on_permit(&mut self, shutting_down: bool, env: &impl Environment) {
+        if self.authenticator.is_some() {
+            return match shutting_down {
+                true => self.end(InputEnd::ShuttingDown, env),
+                false => self.authenticate(env),
+            };
+        }
+        if let Some(limiter) = &mut self.limiter {
+            if shutting_down {
+                limiter.lift();
+            }
+            if limiter.is_holding() {
+                return self.deliver_limited(env);
+            }
+        }
+        match self.unread {
+            Some(0) => self.end = self.end.or(Some(InputEnd::ShuttingDown)),
+            // What stands in the socket by now is still read, and refused line by line.
+            None if shutting_down => self.unread = Some(env.unread().unwrap_or(CLOSING_BYTES)),
+            _ => {}
+        }
+        self.on_processed(env);
+    }
+
+    /// The deadline has come.
+    pub(crate) fn on_timeout(&mut self, env: &impl Environment) {
+        let now = env.now();
+        let is_past = |deadline: Option<Instant>| deadline.is_some_and(|it| it <= now);
+        if let Some(linger) = &mut self.linger {
+            match linger.on_timeout(now, env) {
+                Some(true) => self.finish(Wait::Done),
+                Some(false) => self.finish(Wait::Late),
+                None => {}
+            }
+        } else if is_past(self.authenticator.as_ref().map(|it| it.deadline())) {
+            self.on_authentication_timeout(now, env);
+        } else if is_past(self.limiter.as_ref().and_then(|it| it.until())) {
+            self.deliver_limited(env);
+        } else if is_past(self.line_deadline) {
+            self.end(InputEnd::LineTimeout, env);
+        } else if is_past(self.idle.as_ref().map(|it| it.deadline())) {
+            self.on_idle(now, env);
+        }
+    }
+
+    fn on_authentication_timeout(&mut self, now: Instant, env: &impl Environment) {
+        let authenticator = self.authenticator.as_mut();
+        match authenticator.and_then(|it| it.take_failure(now)) {
+            None => self.end(InputEnd::AuthTimeout, env),
+            Some((failed, true)) => self.end(InputEnd::AuthFailed(failed), env),
+            Some((failed, false)) => {
+                self.touch(env);
+                self.wait = Wait::Permit;
+                env.send(Message::AuthFailed(failed));
+            }
+        }
+    }
+
+    fn on_idle(&mut self, now: Instant, env: &impl Environment) {
+        let awaits_server = matches!(self.wait, Wait::Permit | Wait::Deadline);
+        let Some(idle) = &mut self.idle else {
+            return;
+        };
+        if awaits_server && env.is_delivered() {
+            idle.touch(now);
+        } else if !idle.update_acknowledged(now, env) {
+            let end = match self.wait {
+                Wait::Delivery => InputEnd::UnreadTimeout,
+                _ => InputEnd::IdleTimeout,
+            };
+            self.end(end, env);
+        }
+    }
+
+    /// The transport has taken bytes. If the system knows what a peer acknowledges, they count as
+    /// activity once they are acknowledged: the system takes bytes for a peer that is gone, too.
+    pub(crate) fn on_write(&mut self, is_acknowledged: bool, env: &impl Environment) {
+        match &mut self.idle {
+            Some(idle) if is_acknowledged => idle.touch(env.now()),
+            Some(idle) => idle.on_write(env.now()),
+            None => {}
+        }
+    }
+
+    fn touch(&mut self, env: &impl Environment) {
+        if let Some(idle) = &mut self.idle {
+            idle.touch(env.now());
+        }
+    }
+
+    fn start_line(&mut self, env: &impl Environment) {
+        let limit = env.limits().line_timeout;
+        if limit < Duration::MAX {
+            self.line_deadline = Some(clock::later(env.now(), limit));
+        }
+    }
+
+    fn authenticate(&mut self, env: &impl Environment) {
+        let (Some(authenticator), Some(secret)) = (&mut self.authenticator, &env.limits().secret)
+        else {
+            return;
+        };
+        match authenticator.next(secret, &mut self.opening) {
+            AuthStep::NeedMore => self.wait = Wait::Bytes,
+            AuthStep::Rejected(failed) => {
+                authenticator.delay(failed, env.now());
+                self.wait = Wait::Deadline;
+            }
+            AuthStep::End(end) => self.end(end, env),
+            AuthStep::Authenticated { line, rest } => {
+                env.send(Message::Authenticated { line });
+                self.authenticator = None;
+                // The secret was a valid command.
+                self.opening.pass();
+                let block = self.lines.push(&rest);
+                self.deliver(block, env);
+            }
+        }
+    }
+
+    fn deliver(&mut self, block: LineBlock, env: &impl Environment) {
+        self.line_deadline = None;
+        if block.is_empty() {
+            self.on_processed(env);
+        } else if let Some(limiter) = &mut self.limiter {
+            limiter.hold(block);
+            self.deliver_limited(env);
+        } else {
+            self.wait = Wait::Permit;
+            let throttled = false;
+            env.send(Message::Lines { block, throttled });
+        }
+    }
+
+    /// As many of the held lines as the rate allows.
+    fn deliver_limited(&mut self, env: &impl Environment) {
+        let lines = self.limiter.as_mut().and_then(|it| it.next(env.now()));
+        self.wait = Wait::Deadline;
+        if let Some(lines) = lines {
+            self.wait = Wait::Permit;
+            env.send(lines);
+        }
+    }
+
+    /// The coordinator is through with all lines that were read.
+    fn on_processed(&mut self, env: &impl Environment) {
+        self.touch(env);
+        if let Some(end) = self.end {
+            return self.end(end, env);
+        }
+        self.wait = Wait::Bytes;
+        if self.lines.is_partial() {
+            self.start_line(env);
+        }
+    }
+
+    fn end(&mut self, end: InputEnd, env: &impl Environment) {
+        env.send(Message::InputEnd(end));
+        self.authenticator = None;
+        self.line_deadline = None;
+        match end {
+            InputEnd::UnreadTimeout => self.finish(Wait::Late),
+            InputEnd::ShuttingDown => self.discard(Linger::new(env.now())),
+            InputEnd::Eof | InputEnd::IncompleteLine if self.idle.is_some() => {
+                self.wait = Wait::Delivery;
+            }
+            InputEnd::Eof | InputEnd::IncompleteLine => self.finish(Wait::Done),
+            _ => self.discard(Linger::with_limit(env.now())),
+        }
+    }
+
+    fn discard(&mut self, linger: Linger) {
+        self.finish(Wait::Discard);
+        self.linger = Some(Box::new(linger));
+    }
+
+    /// The input has ended: no deadline of it counts any more.
+    fn finish(&mut self, wait: Wait) {
+        self.wait = wait;
+        self.authenticator = None;
+        self.limiter = None;
+        self.idle = None;
+        self.linger = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;
