@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, TestServer, resident, stage::Stage};
+use common::{TestServer, resident, stage::Stage};
 use keywire::{Overflow, Server};
 
 const MIB: usize = 1 << 20;
@@ -21,8 +21,8 @@ fn watchers_that_never_read_cost_a_bounded_amount() {
 
 /// 200 watchers, 100,000 changes of a hundred bytes, a thousand at a time.
 fn many_changes_a_round(overflow: Overflow) {
-    common::allow_files(2000);
-    let server = TestServer::start(Place::PLAIN, Server::builder().overflow(overflow).build());
+    crate::common::allow_files(2000);
+    let server = TestServer::start(Server::builder().overflow(overflow).build());
     let mut watchers: Vec<_> = (0..200).map(|_| server.connect()).collect();
     for watcher in &mut watchers {
         watcher.send("WatchPrefix:\n");

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stage::Actor;
 use futures_lite::future;
 use keywire::{
     Clock, Error,
     protocol::Operation,
     store::{Batch, Memory, Store, StoreSize},
 };
+
+use super::stage::Actor;
 
 fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
     match operation {

@@ -1,0 +1,15 @@
+//! The server, by behaviour.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/pipe.rs"]
+mod pipe;
+
+mod auth;
+mod counts;
+mod limits;
+mod listeners;
+mod shutdown;
+mod slow_store;
+mod store;
+mod wire;
