@@ -13,33 +13,51 @@ use crate::common::far::{mute, poll};
 
 /// What the server says, and what the client makes of it.
 const NONSENSE: &[(&str, &str)] = &[
-    ("what\n", "out of step: a line that is no reply"),
-    ("\n:sync:0:TOKEN\n", "out of step: a line that is no reply"),
+    ("what\n", "broke the protocol: a line that is no reply"),
+    (
+        "\n:sync:0:TOKEN\n",
+        "broke the protocol: a line that is no reply",
+    ),
     (
         ":error:x:nonsense:no\n",
-        "out of step: a line that is no reply",
+        "broke the protocol: a line that is no reply",
     ),
-    (":sync:0:0\n", "out of step: a Sync's reply out of turn"),
+    (
+        ":sync:0:0\n",
+        "broke the protocol: a Sync's reply out of turn",
+    ),
     (
         ":sync:0:TOKEN0\n",
-        "out of step: a Sync's reply out of turn",
+        "broke the protocol: a Sync's reply out of turn",
     ),
-    (":sync:0:\n", "out of step: a Sync's reply out of turn"),
-    (":sync:-1:TOKEN\n", "out of step: a line that is no reply"),
+    (
+        ":sync:0:\n",
+        "broke the protocol: a Sync's reply out of turn",
+    ),
+    (
+        ":sync:-1:TOKEN\n",
+        "broke the protocol: a line that is no reply",
+    ),
     (
         "other:v\n:sync:0:TOKEN\n",
-        "out of step: a value of another key",
+        "broke the protocol: a value of another key",
     ),
     (
         "kk:v\n:sync:0:TOKEN\n",
-        "out of step: a value of another key",
+        "broke the protocol: a value of another key",
     ),
-    (":stats:active=1\n", "out of step: counters out of turn"),
-    (":watch:k\n", "out of step: a watch out of turn"),
-    (":error:3:store:no\n", "out of step: an error out of turn"),
+    (
+        ":stats:active=1\n",
+        "broke the protocol: counters out of turn",
+    ),
+    (":watch:k\n", "broke the protocol: a watch out of turn"),
+    (
+        ":error:3:store:no\n",
+        "broke the protocol: an error out of turn",
+    ),
     (
         ":error:1:store:no\n:error:1:store:no\n",
-        "out of step: an error out of turn",
+        "broke the protocol: an error out of turn",
     ),
     (":error:0:full:too many\n", "refused (full): too many"),
     ("k:v", ""),

@@ -37,7 +37,9 @@ fn connections_that_wait_when_the_server_ends_are_clients_to_the_end() {
         future::zip(shutdown, server.run()).await;
         let mut replies = String::new();
         for near in &mut ours {
-            near.read_to_string(&mut replies).await.unwrap();
+            let mut reply = String::new();
+            near.read_to_string(&mut reply).await.unwrap();
+            replies += &reply;
         }
         (handle.stats(), replies)
     });

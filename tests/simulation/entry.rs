@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Settings, check::Quiet, network::Way, sent::Sent, world::Moment};
+use crate::{check::Quiet, network::Way, sent::Sent, settings::Settings, world::Moment};
 
 /// What has to be said where anything has to be.
 pub(crate) const SECRET: &str = "sesame:1";
