@@ -22,7 +22,7 @@ use async_net::{AsyncToSocketAddrs, TcpStream};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use socket2::SockRef;
 
-use crate::{Error, Secret, Stats, protocol::Command, server::keepalive};
+use crate::{Error, Secret, Stats, listen::tcp::keepalive, protocol::Command};
 use connection::{Link, Transport};
 use flow::{Answer, Answers, Ask};
 use watch::Subject;

@@ -11,7 +11,7 @@ use async_io::Timer;
 /// What time it is for a server, and how it waits.
 ///
 /// A server waits for time where a client takes no bytes or keeps to a limit of time or rate, at a
-/// door without descriptors, and at its shutdown. (TLS handshakes go by async-io's timers, whatever
+/// listener without descriptors, and at its shutdown. (TLS handshakes go by async-io's timers, whatever
 /// the clock.) Unless [told otherwise](crate::Builder::clock), it asks the system, through async-io.
 /// A clock of one's own is for those who have timers already, and for tests that can't wait. This
 /// one is on tokio's:

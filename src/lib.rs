@@ -58,20 +58,27 @@
 
 mod client;
 mod clock;
+mod connection;
+mod coordinator;
 mod error;
+mod listen;
 pub mod protocol;
 mod secret;
 mod server;
+mod shared;
 pub mod squarer;
 pub mod store;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod watch;
 
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use clock::Clock;
 pub use error::Error;
+pub use listen::{Listener, tcp::bind};
 pub use secret::Secret;
-pub use server::{Builder, Handle, Listener, Overflow, Server, Stats, bind};
+pub use server::{Builder, Handle, Server};
+pub use shared::{limits::Overflow, stats::Stats};
 pub use squarer::Squarer;
 
 /// The README's code is compiled with the doctests.

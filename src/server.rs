@@ -1,27 +1,9 @@
-//! The server: doors, sessions, and the coordinator between them.
+//! The server and its handle.
+//!
+//! In: the builder's settings, listeners, and connections that a handle attaches. Out: the store, when
+//! the run has ended. Here the tasks of all other parts are started, and seen gone.
 
-mod accept;
-mod admission;
-mod batch;
-mod builder;
-mod control;
-mod coordinator;
-mod event;
-mod journal;
-mod outbox;
-mod pace;
-#[cfg(target_os = "linux")]
-mod peer;
-#[cfg(not(target_os = "linux"))]
-#[path = "server/no_peer.rs"]
-mod peer;
-#[cfg(target_os = "linux")]
-mod poller;
-mod session;
-mod stats;
-mod turn;
-mod waiting;
-mod watch;
+mod config;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -29,25 +11,24 @@ use async_channel::Receiver;
 use async_executor::{Executor, Task};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 
-pub(crate) use accept::keepalive;
-pub use accept::{Listener, bind};
-pub use batch::Batch;
-pub use builder::{Builder, Overflow};
-pub use stats::Stats;
+pub use config::Builder;
 
 use crate::{
-    Clock, Error,
+    Clock, Error, Listener, Stats,
     clock::{self, SystemClock},
+    connection::epoll::Reactor,
+    coordinator::Coordinator,
+    listen::{
+        self,
+        incoming::{Incoming, IncomingSender},
+    },
+    shared::{
+        limits::Limits,
+        log,
+        state::{Phase, ServerState},
+    },
     store::{Memory, Store},
 };
-use admission::Newcomer;
-use builder::Limits;
-use control::{Control, Phase};
-use coordinator::Coordinator;
-
-/// Connections that have been accepted and not yet taken in by the coordinator. Past this, they
-/// wait in the system's backlog.
-const JOINS: usize = 64;
 
 /// A key-value line server.
 ///
@@ -79,9 +60,9 @@ const JOINS: usize = 64;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Server<S = Memory> {
-    core: Core<S>,
+    guard: RunGuard<S>,
     store: S,
-    doors: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    accept_loops: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Server {
@@ -109,28 +90,31 @@ impl Default for Server {
 }
 
 impl<S: Store> Server<S> {
-    fn with(limits: Limits, clock: Arc<dyn Clock>, store: S) -> Self {
+    fn from_parts(limits: Limits, clock: Arc<dyn Clock>, store: S) -> Self {
         let executor = Arc::new(Executor::new());
-        let (joins, newcomers) = async_channel::bounded(JOINS);
-        let control = Control::new(limits, clock, joins, Arc::downgrade(&executor));
+        let reactor = Arc::new(Reactor::new());
+        let (sender, incoming) = IncomingSender::new(reactor.clone());
+        let state = ServerState::new(limits, clock, Arc::downgrade(&executor));
         Self {
-            core: Core {
+            guard: RunGuard {
                 main: None,
                 executor,
-                newcomers,
-                control: Arc::new(control),
+                reactor,
+                incoming,
+                sender,
+                state: Arc::new(state),
             },
             store,
-            doors: Vec::new(),
+            accept_loops: Vec::new(),
         }
     }
 
-    /// Adds a door. A server may have several, of different kinds, or none: clients can also be
+    /// Adds a listener. A server may have several, of different kinds, or none: clients can also be
     /// brought in one by one, with [`Handle::attach`].
     pub fn listen(&mut self, listener: impl Listener) -> &mut Self {
-        let control = self.core.control.clone();
-        self.doors
-            .push(Box::pin(accept::accept_loop(listener, control)));
+        let (sender, state) = (self.guard.sender.clone(), self.guard.state.clone());
+        let accept_loop = listen::accept_loop(listener, sender, state);
+        self.accept_loops.push(Box::pin(accept_loop));
         self
     }
 
@@ -138,7 +122,8 @@ impl<S: Store> Server<S> {
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle {
-            control: self.core.control.clone(),
+            state: self.guard.state.clone(),
+            incoming: self.guard.sender.clone(),
         }
     }
 
@@ -155,26 +140,28 @@ impl<S: Store> Server<S> {
     /// # Panics
     ///
     /// Where the store panics. A transport that panics takes its own client with it, and a
-    /// listener its own door.
+    /// listener its own accept loop.
     pub async fn run(self) -> S {
         let Server {
-            mut core,
+            mut guard,
             store,
-            doors,
+            accept_loops,
         } = self;
-        core.control.begin();
-        let executor = core.executor.clone();
-        let (events, inbox) = async_channel::unbounded();
-        let doors = doors.into_iter().map(|door| {
-            let control = core.control.clone();
-            executor.spawn(async move { clock::deferrable(&control.clock, door).await })
+        guard.state.mark_running();
+        let executor = guard.executor.clone();
+        let accept_loops = accept_loops.into_iter().map(|accept_loop| {
+            let state = guard.state.clone();
+            executor.spawn(async move { clock::deferrable(&state.clock, accept_loop).await })
         });
-        let doors = doors.collect();
-        let coordinator = Coordinator::new(core.control.clone(), executor.clone(), events, doors);
-        let main =
-            core.main
-                .insert(executor.spawn(coordinator.run(store, core.newcomers.clone(), inbox)));
-        // Sessions that the coordinator leaves behind are seen gone when `core` is dropped.
+        let coordinator = Coordinator::new(
+            guard.state.clone(),
+            executor.clone(),
+            guard.reactor.clone(),
+            guard.incoming.clone(),
+            accept_loops.collect(),
+        );
+        let main = guard.main.insert(executor.spawn(coordinator.run(store)));
+        // Connections that the coordinator leaves behind are gone when `guard` is dropped.
         executor.run(main).await
     }
 }
@@ -182,23 +169,25 @@ impl<S: Store> Server<S> {
 impl<S> fmt::Debug for Server<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("limits", &self.core.control.limits)
-            .field("doors", &self.doors.len())
+            .field("limits", &self.guard.state.limits)
+            .field("listeners", &self.accept_loops.len())
             .finish_non_exhaustive()
     }
 }
 
-/// Owns the tasks, and sees them gone when it is dropped.
-struct Core<S> {
+/// Owns the tasks. When it is dropped, all of them are gone before the drop returns.
+struct RunGuard<S> {
     /// The coordinator. It holds the executor that runs it: a circle, cut by dropping this.
     main: Option<Task<S>>,
     executor: Arc<Executor<'static>>,
     /// Connections on their way in. Handles keep this channel alive, so it is emptied here.
-    newcomers: Receiver<Newcomer>,
-    control: Arc<Control>,
+    incoming: Receiver<Incoming>,
+    sender: IncomingSender,
+    reactor: Arc<Reactor>,
+    state: Arc<ServerState>,
 }
 
-impl<S> Drop for Core<S> {
+impl<S> Drop for RunGuard<S> {
     fn drop(&mut self) {
         // The coordinator owns every other task; cancelling it cancels all. A cancelled task is
         // dropped when the executor comes to it, so run the executor until it has. No task waits
@@ -209,13 +198,13 @@ impl<S> Drop for Core<S> {
                 future::yield_now().await;
             }
         }));
-        self.newcomers.close();
+        self.incoming.close();
         let mut refused = 0;
-        while self.newcomers.try_recv().is_ok() {
+        while self.incoming.try_recv().is_ok() {
             refused += 1;
         }
-        self.control.finish(refused);
-        journal::closed();
+        self.state.mark_closed(refused);
+        log::closed();
     }
 }
 
@@ -242,25 +231,26 @@ impl<S> Drop for Core<S> {
 /// ```
 #[derive(Clone)]
 pub struct Handle {
-    control: Arc<Control>,
+    state: Arc<ServerState>,
+    incoming: IncomingSender,
 }
 
 impl Handle {
     /// The counters. Never waits; works before, during and after the run.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.control.stats()
+        self.state.stats()
     }
 
     /// Whether the server is gone: every task ended, every socket closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.control.state().phase == Phase::Closed
+        self.state.status().phase == Phase::Closed
     }
 
     /// Brings a client in: anything that reads and writes bytes, such as one end of a pipe, or a
-    /// TLS stream. One more than [`max_clients`](Builder::max_clients) is told so and closed, like
-    /// any other.
+    /// TLS stream. One more than [`max_clients`](Builder::max_clients) is rejected like any
+    /// other.
     ///
     /// Up to 64 connections wait for the server to take them. With more, and so always with the
     /// 65th before the server runs, `attach` itself waits: do not await it in the task that would
@@ -285,7 +275,7 @@ impl Handle {
     /// future::block_on(future::or(client, server)).unwrap();
     /// ```
     ///
-    /// Cancel safety: dropped before it is ready, it has not brought the client in.
+    /// Cancel safety: if it is dropped before it is ready, the client was not attached.
     ///
     /// # Errors
     ///
@@ -294,12 +284,12 @@ impl Handle {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.control.take_in(transport, None).await
+        self.incoming.send(transport, None).await
     }
 
     /// Shuts the server down and waits until it is gone: every task ended, every socket closed.
     ///
-    /// The doors close at once. Commands that the server has read are applied and answered; what
+    /// The listeners close at once. Commands that the server has read are applied and answered; what
     /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
     /// [`rate`](Builder::max_line_rate); what comes later is not answered.
     /// Each client gets the replies it has coming, then the end of the stream; before that,
@@ -315,23 +305,23 @@ impl Handle {
     ///
     /// Cancel safety: once polled, the request stands, whether or not the caller waits.
     pub async fn shutdown(&self, grace: Duration) {
-        self.control.request_stop(grace);
+        self.state.request_stop(grace);
         self.closed().await;
     }
 
     /// Waits until the server is gone, without asking for it: until [`run`](Server::run) has ended
     /// or was dropped, or the [`Server`] was dropped before it ran.
     pub async fn closed(&self) {
-        self.control
-            .wait_for(|state| (state.phase == Phase::Closed).then_some(()))
+        self.state
+            .wait_until(|state| (state.phase == Phase::Closed).then_some(()))
             .await;
     }
 
     /// Lends this thread to the server: a future that runs the server's tasks wherever it is
     /// polled, beside [`Server::run`], until the server is gone.
     ///
-    /// It helps in a crowd: each time that 64 clients or more have something to do at once, a
-    /// worker is woken, and works until nothing is left. With fewer clients a second thread would
+    /// It helps if there is much to do: each time that 64 clients or more have something to do at once,
+    /// a worker is woken, and works until nothing is left. With fewer clients a second thread would
     /// cost more than it gains. Any number of workers may be lent, and dropped at any time.
     ///
     /// ```
@@ -346,21 +336,21 @@ impl Handle {
     /// second.join().unwrap();
     /// ```
     pub fn worker(&self) -> impl Future<Output = ()> + Send + 'static {
-        let control = self.control.clone();
+        let state = self.state.clone();
         async move {
-            let Some(executor) = control.executor.upgrade() else {
+            let Some(executor) = state.executor.upgrade() else {
                 return;
             };
-            let closed = control.wait_for(|state| (state.phase == Phase::Closed).then_some(()));
-            future::or(closed, control.work(&executor)).await;
+            let closed = state.wait_until(|state| (state.phase == Phase::Closed).then_some(()));
+            future::or(closed, state.run_worker(&executor)).await;
         }
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = self.control.state().phase;
-        let stats = self.control.stats();
+        let phase = self.state.status().phase;
+        let stats = self.state.stats();
         f.debug_struct("Handle")
             .field("phase", &phase)
             .field("stats", &stats)

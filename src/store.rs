@@ -1,13 +1,18 @@
-//! Commands → values: what a server keeps, and the contract of whatever keeps it.
+//! Commands → values: the store of a server, and its contract.
 
+pub(crate) mod batch;
 mod memory;
+pub(crate) mod rejection;
+mod replies;
+pub(crate) mod round_timer;
+pub(crate) mod turn;
 
 use std::future::Future;
 
+pub use batch::Batch;
 pub use memory::{Memory, Values};
 
 use crate::Error;
-pub use crate::server::Batch;
 
 /// How much a store holds. See [`Store::size`].
 ///

@@ -59,7 +59,7 @@ impl Visit for Line<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         match field.name() {
             "message" => write!(self.0, " {value:?}"),
-            "withheld" if format!("{value:?}") == "0" => Ok(()),
+            "suppressed" if format!("{value:?}") == "0" => Ok(()),
             name => write!(self.0, " {name}={value:?}"),
         }
         .unwrap();
@@ -103,8 +103,8 @@ fn a_connection_that_breaks_is_told_in_the_words_of_its_transport() {
         stage.play_until("it is gone", |stats| stats.dropped == 1);
         assert_eq!(
             listener.heard(),
-            "DEBUG client joined client=1\n\
-             DEBUG client left client=1 error=the client speaks no TLS\n"
+            "DEBUG client connected client=1\n\
+             DEBUG client disconnected client=1 error=the client speaks no TLS\n"
         );
     });
 }
@@ -119,7 +119,7 @@ fn clients_come_and_go_and_are_refused() {
             .stall_timeout(Duration::ZERO);
         let mut stage = Stage::new(server.build());
         let mut client = stage.join_with(8);
-        assert_eq!(listener.heard(), "DEBUG client joined client=1\n");
+        assert_eq!(listener.heard(), "DEBUG client connected client=1\n");
         stage.join();
         stage.play();
         let words = "connection refused: the server has as many clients as it may";
@@ -129,7 +129,7 @@ fn clients_come_and_go_and_are_refused() {
         let error = "connection aborted";
         assert_eq!(
             listener.heard(),
-            format!("DEBUG client left client=1 error={error}\n")
+            format!("DEBUG client disconnected client=1 error={error}\n")
         );
         let mut polite = stage.join();
         polite.fall_silent();
@@ -137,7 +137,7 @@ fn clients_come_and_go_and_are_refused() {
         stage.end();
         assert_eq!(
             listener.heard(),
-            "DEBUG client joined client=2\nDEBUG client left client=2\nINFO closing clients=0\nINFO closed\n"
+            "DEBUG client connected client=2\nDEBUG client disconnected client=2\nINFO shutting down clients=0\nINFO closed\n"
         );
     });
 }
@@ -168,7 +168,7 @@ fn replies_and_events_that_are_lost_are_told_without_their_words() {
     });
 }
 
-/// Each kind of event that a client can cause has its budget, and what was withheld is counted.
+/// Each kind of event that a client can cause has its budget, and what was suppressed is counted.
 #[test]
 fn a_flood_makes_few_events() {
     let listener = Listener::default();
@@ -196,7 +196,7 @@ fn a_flood_makes_few_events() {
             .collect();
         assert_eq!(failures.len(), 3 * 3 * 20, "{heard}");
         assert_eq!(failures[0], "WARN not the secret client=1");
-        assert_eq!(failures[20], "WARN not the secret withheld=80 client=1");
+        assert_eq!(failures[20], "WARN not the secret suppressed=80 client=1");
         assert!(heard.lines().count() < 3 * 5 * 3 * 20);
     });
 }
@@ -219,6 +219,6 @@ fn an_address_is_told_where_there_is_one() {
         future::block_on(future::zip(server.run(), client));
     });
     let heard = listener.heard();
-    let joined = "DEBUG client joined client=1 address=127.0.0.1\n";
+    let joined = "DEBUG client connected client=1 address=127.0.0.1\n";
     assert!(heard.starts_with(joined), "{heard}");
 }

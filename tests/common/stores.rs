@@ -154,16 +154,17 @@ pub struct Costly {
     /// It takes at most so many commands at a time.
     pub most: usize,
     pub clock: HandClock,
+    /// How long an update takes.
+    pub time: Duration,
     pub updates: usize,
     pub asking: Arc<Mutex<Option<Actor>>>,
     pub updates_before_get: Option<usize>,
 }
 
 impl Costly {
-    pub const UPDATE: Duration = Duration::from_millis(4);
-
-    /// The client asks during the update of this number.
-    const ASKS: usize = 50;
+    /// The client asks during the update of this number, when the server knows that the turns of
+    /// the others take long.
+    const ASKS: usize = 450;
 }
 
 impl Store for Costly {
@@ -173,7 +174,7 @@ impl Store for Costly {
             match operation {
                 Operation::Update { .. } => {
                     self.updates += 1;
-                    self.clock.pass(Self::UPDATE);
+                    self.clock.pass(self.time);
                     if let (Self::ASKS, Some(client)) =
                         (self.updates, &mut *self.asking.lock().unwrap())
                     {

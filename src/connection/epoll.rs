@@ -1,0 +1,299 @@
+//! Sockets on Linux: one edge-triggered epoll for all clients of a server.
+//!
+//! async-io asks the system anew for every wait, which is a system call a request; and where its
+//! own thread has the events, waking the server is a change of threads a request. Here a socket is
+//! registered once, for its whole life. The epoll is itself something to wait for, so the server
+//! asks async-io for events of all its sockets at once, and only when it has nothing else to do.
+
+use std::{
+    any::Any,
+    io::{self, Read, Write},
+    mem::MaybeUninit,
+    net::Shutdown,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use async_io::{Async, Timer};
+use async_net::{TcpStream, unix::UnixStream};
+use event_listener::Event as Notify;
+use futures_lite::{AsyncRead, AsyncWrite, future};
+use rustix::event::{
+    Timespec,
+    epoll::{self, CreateFlags, EventData, EventFlags},
+};
+use slab::Slab;
+use socket2::SockRef;
+
+use super::{Transport, peer::Peers};
+
+/// Sockets that one look brings events of.
+const EVENTS_PER_POLL: usize = 256;
+
+/// After a look that brought events of more sockets than this, the next look comes as soon as
+/// everyone has had a turn; by then there is more. After a lesser one it is cheaper to be told.
+const BUSY_THRESHOLD: usize = 2;
+
+/// The time to the next look where there is no being told, such as for want of memory.
+const FALLBACK_INTERVAL: Duration = Duration::from_millis(5);
+
+pub(crate) struct Reactor {
+    pub(crate) peers: Peers,
+    /// Made for the first socket.
+    epoll: OnceLock<Async<OwnedFd>>,
+    made: Notify,
+    sockets: Mutex<Slab<Readiness>>,
+}
+
+/// What is known of one socket.
+#[derive(Default)]
+struct Readiness {
+    /// A read may find something. News sets it, and a reader takes it back *before* it reads, so
+    /// that events during the read is not lost.
+    readable: bool,
+    /// A short read may not have been the last there was: the peer has hung up, of which there is
+    /// no more events, or it has sent urgent data, at which a read stops.
+    read_to_end: bool,
+    /// A write has found no room.
+    write_blocked: bool,
+    /// The one task that reads and writes.
+    waker: Option<Waker>,
+}
+
+impl Readiness {
+    /// Says whether that is events for whoever waits.
+    fn note(&mut self, flags: EventFlags) -> bool {
+        let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let urgent = flags.contains(EventFlags::PRI);
+        let readable = over || urgent || flags.contains(EventFlags::IN);
+        let room = self.write_blocked && (over || flags.contains(EventFlags::OUT));
+        self.read_to_end |= over || urgent;
+        self.readable |= readable;
+        self.write_blocked &= !room;
+        readable || room
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.waker = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Reactor {
+    pub(crate) fn new() -> Self {
+        Self {
+            peers: Peers::default(),
+            epoll: OnceLock::new(),
+            made: Notify::new(),
+            sockets: Mutex::default(),
+        }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Slab<Readiness>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a client in. A plain socket is waited for here, anything else in its own way.
+    pub(crate) fn register<T>(self: &Arc<Self>, transport: T) -> Box<dyn Transport>
+    where
+        T: Transport + 'static,
+    {
+        let any: &dyn Any = &transport;
+        let socket = if let Some(stream) = any.downcast_ref::<TcpStream>() {
+            self.register_fd::<std::net::TcpStream>(stream.clone().into())
+        } else if let Some(stream) = any.downcast_ref::<UnixStream>() {
+            self.register_fd::<std::os::unix::net::UnixStream>(stream.clone().into())
+        } else {
+            None
+        };
+        socket.unwrap_or_else(|| Box::new(transport))
+    }
+
+    /// `None` where the system has no room for it, or it is here already.
+    fn register_fd<T>(self: &Arc<Self>, stream: Arc<Async<T>>) -> Option<Box<dyn Transport>>
+    where
+        T: AsFd + Send + Sync + 'static,
+        for<'a> &'a T: Read + Write,
+    {
+        if self.epoll.get().is_none() {
+            let epoll = epoll::create(CreateFlags::CLOEXEC).ok()?;
+            // Where another thread was faster, its epoll is the one.
+            let _ = self.epoll.set(Async::new_nonblocking(epoll).ok()?);
+            self.made.notify(usize::MAX);
+        }
+        let epoll = self.epoll.get()?;
+        let key = self.sockets().insert(Readiness::default());
+        let events =
+            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        let data = EventData::new_u64(key as u64);
+        if epoll::add(epoll, stream.get_ref(), data, events).is_err() {
+            self.sockets().remove(key);
+            return None;
+        }
+        Some(Box::new(Socket {
+            stream,
+            reactor: self.clone(),
+            key,
+        }))
+    }
+
+    /// Brings the events and looks after the peers, as long as it is polled.
+    pub(crate) async fn run(&self) {
+        future::or(self.bring_news(), self.peers.run()).await;
+    }
+
+    async fn bring_news(&self) {
+        let epoll = loop {
+            let made = self.made.listen();
+            if let Some(epoll) = self.epoll.get() {
+                break epoll;
+            }
+            made.await;
+        };
+        loop {
+            if self.poll_events() > BUSY_THRESHOLD {
+                future::yield_now().await;
+            } else if epoll.readable().await.is_err() {
+                Timer::after(FALLBACK_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Brings all the events that there is.
+    pub(crate) fn poll_all_events(&self) {
+        // A peer that sends on brings more events, so the sockets there are bound the looks.
+        let looks = self.sockets().len() / EVENTS_PER_POLL + 1;
+        for _ in 0..looks {
+            if self.poll_events() < EVENTS_PER_POLL {
+                return;
+            }
+        }
+    }
+
+    /// Brings the events that there is, of up to [`EVENTS_PER_POLL`] sockets. Says of how many.
+    fn poll_events(&self) -> usize {
+        let Some(epoll) = self.epoll.get() else {
+            return 0;
+        };
+        let mut space = [const { MaybeUninit::uninit() }; EVENTS_PER_POLL];
+        // It cannot fail on an epoll of our own.
+        let Ok((events, _)) = epoll::wait(epoll, &mut space, Some(&Timespec::default())) else {
+            return 0;
+        };
+        let mut sockets = self.sockets();
+        let wakers = events.iter().filter_map(|event| {
+            // A socket may be gone by now and another in its place, which then looks in vain.
+            let socket = sockets.get_mut(event.data.u64() as usize)?;
+            socket.note(event.flags).then(|| socket.waker.take())?
+        });
+        let wakers: Vec<Waker> = wakers.collect();
+        drop(sockets);
+        wakers.into_iter().for_each(Waker::wake);
+        events.len()
+    }
+}
+
+/// A socket that the reactor brings events of.
+struct Socket<T: AsFd> {
+    stream: Arc<Async<T>>,
+    reactor: Arc<Reactor>,
+    key: usize,
+}
+
+impl<T: AsFd> Socket<T> {
+    fn note<R>(&self, change: impl FnOnce(&mut Readiness) -> R) -> R {
+        change(&mut self.reactor.sockets()[self.key])
+    }
+}
+
+impl<T: AsFd> Drop for Socket<T> {
+    fn drop(&mut self) {
+        if let Some(epoll) = self.reactor.epoll.get() {
+            // Someone may hold a clone of it, and then closing it would not do.
+            let _ = epoll::delete(epoll, self.stream.get_ref());
+        }
+        // Its waker is dropped outside the lock.
+        let _readiness = self.reactor.sockets().remove(self.key);
+    }
+}
+
+impl<T> AsyncRead for Socket<T>
+where
+    T: AsFd,
+    for<'a> &'a T: Read,
+{
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let read_to_end = self.note(|socket| {
+                if std::mem::take(&mut socket.readable) {
+                    return Some(socket.read_to_end);
+                }
+                socket.wait(cx);
+                None
+            });
+            let Some(read_to_end) = read_to_end else {
+                return Poll::Pending;
+            };
+            match self.stream.get_ref().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.note(|socket| socket.readable = true);
+                }
+                // All that was there is read; events comes with what follows.
+                Ok(n) if 0 < n && n < buffer.len() && !read_to_end => return Poll::Ready(Ok(n)),
+                result => {
+                    self.note(|socket| socket.readable = true);
+                    return Poll::Ready(result);
+                }
+            }
+        }
+    }
+}
+
+impl<T> AsyncWrite for Socket<T>
+where
+    T: AsFd,
+    for<'a> &'a T: Write,
+{
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut waiting = false;
+        loop {
+            match self.stream.get_ref().write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if waiting {
+                        return Poll::Pending;
+                    }
+                    // Room may have come before anyone was waiting for it, so try once more.
+                    self.note(|socket| {
+                        socket.write_blocked = true;
+                        socket.wait(cx);
+                    });
+                    waiting = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(self.stream.get_ref()).shutdown(Shutdown::Write))
+    }
+}

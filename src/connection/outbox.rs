@@ -1,0 +1,375 @@
+//! Replies → writer: a bounded channel for one client.
+//!
+//! It is measured in lines and bytes, not in slots, so that an idle client's costs nothing and a
+//! batch of replies is one entry. The coordinator sends with [`Outbox::try_send`], which never
+//! waits; the client's session receives.
+//!
+//! The lock is held for a few moves at a time and never across an await.
+
+use std::{
+    io,
+    ops::{AddAssign, Range},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use smallvec::SmallVec;
+
+use crate::shared::limits::Limits;
+
+/// An amount of reply lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) lines: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Size {
+    /// Whether this much is an outbox-full.
+    pub(crate) fn is_full(&self, limits: &Limits) -> bool {
+        self.lines >= limits.outbox_lines || self.bytes >= limits.outbox_bytes
+    }
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, more: Size) {
+        self.lines += more.lines;
+        self.bytes += more.bytes;
+    }
+}
+
+/// Encoded lines on their way to a client.
+pub(crate) enum Chunk {
+    /// What is for this client alone.
+    Own(Vec<u8>),
+    /// A part of what other clients get as well.
+    Shared(Arc<Vec<u8>>, Range<usize>),
+}
+
+impl Chunk {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Own(bytes) => bytes,
+            Chunk::Shared(bytes, part) => &bytes[part.clone()],
+        }
+    }
+}
+
+/// Mostly a single chunk, which then needs no list. None of them is empty.
+pub(crate) type Chunks = SmallVec<[Chunk; 1]>;
+
+/// To share less than this, in a list of chunks, costs more than to copy it.
+const SHARED_BYTES: usize = 128;
+
+pub(crate) fn push_chunk(chunks: &mut Chunks, chunk: Chunk) {
+    let small = chunk.bytes().len() < SHARED_BYTES;
+    match (chunks.last_mut(), chunk) {
+        (_, chunk) if chunk.bytes().is_empty() => {}
+        (Some(Chunk::Own(last)), Chunk::Own(mut more)) => last.append(&mut more),
+        (Some(Chunk::Own(last)), chunk) if small => last.extend_from_slice(chunk.bytes()),
+        (Some(_), chunk) if small => chunks.push(Chunk::Own(chunk.bytes().to_vec())),
+        (_, chunk) => chunks.push(chunk),
+    }
+}
+
+/// What stands in an outbox: queued, or taken by the writer and not yet in the socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Everything, control lines too.
+    pub(crate) all: Size,
+    /// The control lines alone.
+    pub(crate) control: Size,
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, more: Usage) {
+        self.all += more.all;
+        self.control += more.control;
+    }
+}
+
+/// How an outbox stands, for the coordinator to decide by. OutboxStatus can only grow behind its back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OutboxStatus {
+    pub(crate) usage: Usage,
+    /// The socket has taken nothing for the stall time.
+    pub(crate) stalled: bool,
+    /// Nothing will be delivered any more.
+    pub(crate) closed: bool,
+}
+
+impl OutboxStatus {
+    /// Whether an outbox takes events, which is by the rule for replies but for one thing: nobody
+    /// waits for a watcher. So while it reads, not the number of lines is bounded, only the bytes.
+    pub(crate) fn accepts_events(&self, limits: &Limits) -> bool {
+        let all = self.usage.all;
+        all.bytes < limits.outbox_bytes && !(self.stalled && all.is_full(limits))
+    }
+}
+
+/// What comes after the replies that are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The client's next batch may come.
+    ReadMore,
+    /// The rest of this batch waits for room.
+    AwaitCapacity,
+    /// The rest of this batch goes on of itself.
+    Continue,
+    /// No more replies: the end of the line.
+    Finish,
+    /// The client is to be cut off, what is queued with it.
+    Abort,
+}
+
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Encoded replies that the writer has not taken yet.
+    queue: Chunks,
+    queued: Usage,
+    /// What the writer took and the socket has not, so far.
+    in_flight: Usage,
+    stalled: bool,
+    /// The coordinator wants to hear when there is room.
+    notify_capacity: bool,
+    /// The coordinator is through with the batch that was sent to it.
+    next_batch: bool,
+    /// The server is closing: the client's input ends here.
+    closing: bool,
+    end: SendState,
+    /// The session's one task, reader and writer both.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum SendState {
+    #[default]
+    Open,
+    /// Nothing follows what is queued.
+    Draining,
+    /// What is queued doesn't matter any more.
+    Aborted,
+    /// The socket takes no more.
+    Closed,
+}
+
+impl State {
+    /// Ends the way out; what is queued goes.
+    fn end_with(&mut self, end: SendState) {
+        self.end = end;
+        self.queue = Chunks::new();
+        self.queued = Usage::default();
+        self.in_flight = Usage::default();
+        self.notify_capacity = false;
+    }
+
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// The coordinator's side.
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two statements that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then wakes the session, outside the lock.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let result = change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        result
+    }
+
+    pub(crate) fn status(&self) -> OutboxStatus {
+        let state = self.state();
+        let mut usage = state.queued;
+        usage += state.in_flight;
+        OutboxStatus {
+            usage,
+            stalled: state.stalled,
+            closed: matches!(state.end, SendState::Aborted | SendState::Closed),
+        }
+    }
+
+    /// Queues replies without waiting and says what comes after them.
+    ///
+    /// The caller has looked at [`status`](Self::status) before. With [`Next::AwaitCapacity`] it
+    /// learns whether to wait: `true` says that the session will send a `Resume`, `false` that
+    /// there is room by now, or nobody to wait for. Where nobody takes replies any more, they are
+    /// dropped here.
+    pub(crate) fn try_send(
+        &self,
+        replies: Chunks,
+        usage: Usage,
+        then: Next,
+        limits: &Limits,
+    ) -> bool {
+        self.change(|state| {
+            let mut waits = false;
+            if state.end == SendState::Open {
+                if state.queue.is_empty() {
+                    state.queue = replies;
+                } else {
+                    for chunk in replies {
+                        push_chunk(&mut state.queue, chunk);
+                    }
+                }
+                state.queued += usage;
+            }
+            match then {
+                Next::ReadMore => state.next_batch = true,
+                Next::AwaitCapacity => {
+                    let mut all = state.queued.all;
+                    all += state.in_flight.all;
+                    waits = state.end == SendState::Open && all.is_full(limits) && !state.stalled;
+                    state.notify_capacity |= waits;
+                }
+                Next::Continue => {}
+                Next::Finish if state.end == SendState::Open => state.end = SendState::Draining,
+                Next::Finish => {}
+                Next::Abort => state.end_with(SendState::Aborted),
+            }
+            waits
+        })
+    }
+
+    /// The session will send a `Resume` when there is room.
+    pub(crate) fn request_capacity(&self) {
+        self.change(|state| state.notify_capacity = state.end == SendState::Open);
+    }
+
+    /// The client's input ends here, because the server is closing.
+    pub(crate) fn shut_down(&self) {
+        self.change(|state| state.closing = true);
+    }
+}
+
+/// What the writer has to do next.
+pub(crate) enum Delivery {
+    /// Write these.
+    Write(Chunks),
+    /// Tell the coordinator that there is room: it waits for that.
+    NotifyCapacity,
+    /// Nothing: everything is delivered and nothing follows.
+    Finish,
+    /// Nothing: the socket takes no more.
+    Closed,
+    /// Nothing: the coordinator cut the client off.
+    Abort,
+}
+
+/// The session's side. One task polls all of it.
+impl Outbox {
+    /// Takes everything that is queued. What was taken before counts as delivered now.
+    pub(crate) fn poll_next(&self, cx: &Context<'_>, limits: &Limits) -> Poll<Delivery> {
+        let mut state = self.state();
+        state.in_flight = Usage::default();
+        if state.end == SendState::Aborted {
+            Poll::Ready(Delivery::Abort)
+        } else if state.end == SendState::Closed {
+            Poll::Ready(Delivery::Closed)
+        } else if state.notify_capacity && !state.queued.all.is_full(limits) {
+            state.notify_capacity = false;
+            Poll::Ready(Delivery::NotifyCapacity)
+        } else if !state.queue.is_empty() {
+            state.in_flight = std::mem::take(&mut state.queued);
+            Poll::Ready(Delivery::Write(std::mem::take(&mut state.queue)))
+        } else if state.end == SendState::Draining {
+            Poll::Ready(Delivery::Finish)
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    /// The socket refuses bytes, or takes some again. Says whether the coordinator wants to hear
+    /// of it.
+    #[must_use]
+    pub(crate) fn set_stalled(&self, stalled: bool) -> bool {
+        let mut state = self.state();
+        state.stalled = stalled;
+        stalled && std::mem::take(&mut state.notify_capacity)
+    }
+
+    /// Waits until the coordinator is through with the last batch. Says whether the server is
+    /// closing; an error means that the client is cut off.
+    pub(crate) fn poll_read_permit(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
+        let mut state = self.state();
+        if state.end == SendState::Aborted {
+            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+        } else if std::mem::take(&mut state.next_batch) {
+            Poll::Ready(Ok(state.closing))
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    pub(crate) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.closing {
+            Poll::Ready(())
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.end == SendState::Aborted {
+            Poll::Ready(())
+        } else {
+            state.wait(cx)
+        }
+    }
+
+    /// The socket has taken so many bytes of what was taken last.
+    pub(crate) fn count_written(&self, bytes: usize) {
+        let mut state = self.state();
+        let in_flight = &mut state.in_flight.all.bytes;
+        *in_flight = in_flight.saturating_sub(bytes);
+    }
+
+    /// Whether everything sent so far is in the socket.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.queue.is_empty() && state.in_flight.all.bytes == 0
+    }
+
+    /// Whether the writer has nothing more to do.
+    pub(crate) fn is_finished(&self) -> bool {
+        let state = self.state();
+        state.end != SendState::Open && state.queue.is_empty() && state.in_flight.all.bytes == 0
+    }
+
+    /// The socket takes no more, for good: from now on, what is sent is for nobody. Says whether
+    /// the coordinator waits for room.
+    #[must_use]
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.state();
+        let notify_capacity = state.notify_capacity;
+        if state.end != SendState::Aborted {
+            state.end_with(SendState::Closed);
+        }
+        notify_capacity
+    }
+}

@@ -1,0 +1,270 @@
+//! The select loop in the middle: it alone owns the store, the client table and the counters.
+//!
+//! | input | it comes from | by | and goes to |
+//! |---|---|---|---|
+//! | `Input::Stop` | a handle that asks for a shutdown | the server's state | [`Coordinator::shut_down`] |
+//! | `Input::Incoming` | an accept loop or a handle | `incoming`, bounded | `clients.rs`: admitted or rejected |
+//! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines to the queue, ends to the client table |
+//!
+//! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)):
+//! the store applies their commands, then replies go to their outboxes, and events to the outboxes of
+//! those that watch. Nothing here waits for a socket: outboxes are only ever sent to with `try_send`.
+
+mod clients;
+mod events;
+mod turns;
+
+use std::{pin::Pin, sync::Arc, time::Instant};
+
+use async_channel::{Receiver, Sender};
+use async_executor::{Executor, Task};
+use futures_lite::{
+    StreamExt as _, future,
+    stream::{self, Stream},
+};
+use slab::Slab;
+
+use crate::{
+    Stats, clock,
+    connection::{ConnectionContext, epoll::Reactor, message::FromConnection},
+    listen::{admission::ConnectionLimiter, incoming::Incoming},
+    shared::{
+        log::{self, LogLimiter},
+        state::ServerState,
+    },
+    store::{Store, batch::Batch, round_timer::RoundTimer},
+    watch::registry::WatchRegistry,
+};
+use clients::Client;
+use turns::{Round, TurnQueue};
+
+/// Clients that have their turns in one round, and so in one batch for the store. A larger round
+/// shares an fsync among more clients; a smaller one answers the first of them sooner.
+const ROUND_CLIENTS: usize = 256;
+
+pub(crate) struct Coordinator {
+    server: Arc<ServerState>,
+    executor: Arc<Executor<'static>>,
+    reactor: Arc<Reactor>,
+    context: Arc<ConnectionContext>,
+    /// Yields once, if a shutdown is requested.
+    stop: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    incoming: Pin<Box<Receiver<Incoming>>>,
+    messages: Pin<Box<Receiver<FromConnection>>>,
+    /// The accept loops. Dropping one closes its listening socket.
+    accept_loops: Vec<Task<()>>,
+    _reactor_task: Task<()>,
+    clients: Slab<Client>,
+    limiter: ConnectionLimiter,
+    queue: TurnQueue,
+    watches: WatchRegistry,
+    stats: Stats,
+    log: LogLimiter,
+    /// Clients that have connected so far.
+    last_id: u64,
+    started: Instant,
+    shutting_down: bool,
+    /// Emptied buffers for the replies of the next round.
+    pool: Vec<Vec<u8>>,
+}
+
+enum Input {
+    Stop,
+    Incoming(Incoming),
+    Message(FromConnection),
+}
+
+impl Coordinator {
+    pub(crate) fn new(
+        server: Arc<ServerState>,
+        executor: Arc<Executor<'static>>,
+        reactor: Arc<Reactor>,
+        incoming: Receiver<Incoming>,
+        accept_loops: Vec<Task<()>>,
+    ) -> Self {
+        // Not bounded by itself: a connection has at most one message of each kind under way.
+        let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
+        let stop_requested = {
+            let server = server.clone();
+            async move { server.stop_requested().await }
+        };
+        let events = {
+            let (server, reactor) = (server.clone(), reactor.clone());
+            async move {
+                let run = std::pin::pin!(reactor.run());
+                clock::deferrable(&server.clock, run).await;
+            }
+        };
+        Self {
+            context: Arc::new(ConnectionContext::new(sender, &server)),
+            stop: Box::pin(stream::once_future(stop_requested)),
+            incoming: Box::pin(incoming),
+            messages: Box::pin(messages),
+            accept_loops,
+            _reactor_task: executor.spawn(events),
+            clients: Slab::new(),
+            limiter: ConnectionLimiter::default(),
+            queue: TurnQueue::default(),
+            watches: WatchRegistry::default(),
+            stats: Stats::default(),
+            log: LogLimiter::new(&server.clock),
+            last_id: 0,
+            started: server.clock.now(),
+            shutting_down: false,
+            pool: Vec::new(),
+            server,
+            executor,
+            reactor,
+        }
+    }
+
+    /// Serves until a shutdown is requested and every client is gone, or the grace time is over.
+    pub(crate) async fn run<S: Store>(mut self, mut store: S) -> S {
+        let server = self.server.clone();
+        {
+            let run = future::or(self.run_loop(&mut store), server.deadline_passed());
+            clock::deferrable(&server.clock, std::pin::pin!(run)).await;
+        }
+        store
+    }
+
+    async fn run_loop<S: Store>(&mut self, store: &mut S) {
+        let mut round = Round::default();
+        while !(self.shutting_down && self.clients.is_empty()) {
+            let mut input = self.next_input().await;
+            let mut more = 2 * ROUND_CLIENTS;
+            while let Some(next) = input {
+                self.handle(next);
+                more -= 1;
+                input = if more > 0 {
+                    self.try_next_input()
+                } else {
+                    None
+                };
+            }
+            self.run_ready(store, &mut round).await;
+        }
+    }
+
+    /// The next input, the rarest kind first. If clients are in the queue, it does not wait for one.
+    async fn next_input(&mut self) -> Option<Input> {
+        let idle = self.queue.is_empty();
+        if !idle {
+            // Connections have a turn before the next round.
+            future::yield_now().await;
+        }
+        let stop = self.stop.as_mut().map(|()| Input::Stop);
+        let incoming = self.incoming.as_mut().map(Input::Incoming);
+        let messages = self.messages.as_mut().map(Input::Message);
+        let mut inputs = stream::or(stop, stream::or(incoming, messages));
+        match idle {
+            true => inputs.next().await,
+            false => future::poll_once(inputs.next()).await.flatten(),
+        }
+    }
+
+    /// One more input, if it is there.
+    fn try_next_input(&self) -> Option<Input> {
+        let incoming = self.incoming.try_recv().map(Input::Incoming);
+        let input = incoming.or_else(|_| self.messages.try_recv().map(Input::Message));
+        input.ok()
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Stop => self.shut_down(),
+            Input::Incoming(incoming) => self.add_client(incoming),
+            Input::Message(message) => self.on_message(message),
+        }
+    }
+
+    /// Begins the shutdown: what has been read is still applied, what is read from here on refused.
+    fn shut_down(&mut self) {
+        while let Ok(message) = self.messages.try_recv() {
+            self.on_message(message);
+        }
+        self.shutting_down = true;
+        log::shutting_down(self.stats.active);
+        self.accept_loops.clear();
+        // Connections that were accepted by now have their lines refused like all others.
+        self.incoming.close();
+        while let Ok(incoming) = self.incoming.try_recv() {
+            self.add_client(incoming);
+        }
+        self.publish();
+        // What stands in the sockets by now is read, and refused line by line.
+        self.reactor.poll_all_events();
+        for (_, client) in &self.clients {
+            client.outbox.shut_down();
+        }
+    }
+
+    /// Gives the clients at the head of the queue their turns: the store applies their commands,
+    /// then the replies are sent.
+    async fn run_ready<S: Store>(&mut self, store: &mut S, round: &mut Round) {
+        while round.turns.len() < ROUND_CLIENTS {
+            let Some(key) = self.queue.pop_front() else {
+                break;
+            };
+            self.start_turn(key, round);
+        }
+        if round.turns.is_empty() {
+            return;
+        }
+        let server = self.server.clone();
+        let clock = &*server.clock;
+        let began = clock.now();
+        let mut timer = RoundTimer::start(began);
+        self.stats.uptime = began - self.started;
+        // A Stats in this round is answered with the counters of now, not of the last round.
+        self.stats.accept_errors = server.accept_errors();
+        let limits = &server.limits;
+        loop {
+            let Round { turns, blocks } = &mut *round;
+            self.stats.set_store_size(store.size());
+            self.stats.watching = self.watches.watching();
+            let (watches, stats) = (&mut self.watches, &mut self.stats);
+            let time = (clock, &mut timer);
+            let mut batch = Batch::new(limits, blocks, turns, watches, stats, time);
+            let result = store.apply(&mut batch).await;
+            if !batch.conclude(result) {
+                break;
+            }
+        }
+        self.stats.set_store_size(store.size());
+        let (events, notified) = self.watches.take_events();
+        // The counters first: a client that has a reply finds it counted.
+        self.publish();
+        let mut started_turns = 0;
+        let mut long_started = false;
+        let mut postponed = Vec::new();
+        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
+            if turn.has_started() {
+                started_turns += 1;
+                long_started |= self.is_long(turn.client);
+                self.finish_turn(turn, block, &events);
+            } else {
+                postponed.push((turn, block));
+            }
+        }
+        // Turns that the round had no time for come first in the next, in their order.
+        for (turn, block) in postponed.into_iter().rev() {
+            let long = self.is_long(turn.client);
+            self.queue.side(long).push_front(turn.client);
+            self.requeue(turn, block);
+        }
+        self.queue.long_first = !long_started;
+        for &watcher in &notified {
+            self.send_events(watcher, &events);
+        }
+        if !notified.is_empty() {
+            self.publish();
+        }
+        self.server.wake_workers(started_turns + notified.len());
+    }
+
+    fn publish(&mut self) {
+        self.stats.watching = self.watches.watching();
+        self.server.publish(&mut self.stats);
+    }
+}

@@ -1,0 +1,171 @@
+//! The turns of a round: which clients have one, and what happens to their replies.
+
+use std::collections::VecDeque;
+
+use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
+use crate::{
+    connection::outbox::{Chunk, Chunks, Next, push_chunk},
+    protocol::LineBlock,
+    store::turn::{Turn, TurnState},
+    watch::events::{MustDisconnect, RoundEvents},
+};
+
+/// Emptied buffers that are kept, so that most rounds allocate none.
+const POOLED_BUFFERS: usize = ROUND_CLIENTS;
+
+/// A buffer larger than this is given back to the allocator.
+const POOLED_BYTES: usize = 16 * 1024;
+
+/// Clients whose commands wait for their turn, in the order of their turns. One that stands here
+/// twice has nothing left the second time.
+///
+/// Clients whose turns take long stand apart. A round comes to them last, so that a client with a
+/// short turn does not wait for several long ones; but if it did not come to them, the next round
+/// begins with one.
+#[derive(Default)]
+pub(super) struct TurnQueue {
+    short: VecDeque<usize>,
+    long: VecDeque<usize>,
+    /// The next one is a client with long turns, if there is one.
+    pub(super) long_first: bool,
+}
+
+impl TurnQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.short.is_empty() && self.long.is_empty()
+    }
+
+    pub(super) fn side(&mut self, long: bool) -> &mut VecDeque<usize> {
+        match long {
+            true => &mut self.long,
+            false => &mut self.short,
+        }
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<usize> {
+        let long = if std::mem::take(&mut self.long_first) {
+            self.long.pop_front()
+        } else {
+            None
+        };
+        long.or_else(|| self.short.pop_front())
+            .or_else(|| self.long.pop_front())
+    }
+}
+
+/// What a round consists of: the turns, and beside each the block it works through.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) turns: Vec<Turn>,
+    pub(super) blocks: Vec<LineBlock>,
+}
+
+impl Coordinator {
+    pub(super) fn is_long(&self, key: usize) -> bool {
+        self.clients.get(key).is_some_and(|client| client.long)
+    }
+
+    pub(super) fn enqueue(&mut self, key: usize) {
+        let long = self.is_long(key);
+        self.queue.side(long).push_back(key);
+    }
+
+    pub(super) fn start_turn(&mut self, key: usize, round: &mut Round) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let Some(Pending { block, rejecting }) = client.pending.take() else {
+            return;
+        };
+        let outbox = client.outbox.clone();
+        if let Some(watcher) = client.watcher {
+            self.watches.set_turn(watcher, round.turns.len());
+        }
+        let replies = self.pool.pop().unwrap_or_default();
+        round.turns.push(Turn::new(
+            key,
+            outbox,
+            client.watcher,
+            client.cursor,
+            rejecting,
+            replies,
+        ));
+        round.blocks.push(block);
+    }
+
+    pub(super) fn finish_turn(&mut self, mut turn: Turn, block: LineBlock, events: &RoundEvents) {
+        let mut then = match turn.state {
+            _ if turn.aborted => Next::Abort,
+            TurnState::Done => Next::ReadMore,
+            TurnState::OutboxFull => Next::AwaitCapacity,
+            TurnState::Running | TurnState::QuotaUsed => Next::Continue,
+        };
+        let key = turn.client;
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.cursor = turn.cursor;
+        client.watcher = turn.watcher;
+        // A turn that the end of the round cut short says nothing new.
+        client.long = turn.is_long() || client.long && turn.state != TurnState::Done;
+        self.log.replies_dropped(client.id, turn.dropped);
+        let limits = &self.server.limits;
+        let replies = std::mem::take(&mut turn.replies);
+        let mut usage = turn.usage;
+        let chunks = match turn.watcher {
+            None => {
+                let mut chunks = Chunks::new();
+                push_chunk(&mut chunks, Chunk::Own(replies));
+                chunks
+            }
+            Some(watcher) => {
+                let status = (client.outbox.status(), limits);
+                let stats = &mut self.stats;
+                let missed = stats.missed;
+                let interleaved = self
+                    .watches
+                    .interleave(watcher, events, replies, &mut usage, status, stats);
+                self.log
+                    .events_missed(client.id, self.stats.missed - missed);
+                interleaved.unwrap_or_else(|MustDisconnect| {
+                    then = Next::Abort;
+                    Chunks::new()
+                })
+            }
+        };
+        let awaits_capacity = client.outbox.try_send(chunks, usage, then, limits);
+        if turn.watcher.is_some_and(|id| self.watches.has_missed(id)) {
+            client.outbox.request_capacity();
+        }
+        if turn.state != TurnState::Done {
+            if !awaits_capacity {
+                self.enqueue(key);
+            }
+            return self.requeue(turn, block);
+        }
+        client.cursor.offset = 0;
+        let disconnected = client.disconnected;
+        self.recycle(block.into_buffer());
+        if disconnected {
+            self.remove(key);
+        }
+    }
+
+    /// Keeps the lines that a turn has not come to.
+    pub(super) fn requeue(&mut self, turn: Turn, block: LineBlock) {
+        if let Some(client) = self.clients.get_mut(turn.client) {
+            let rejecting = turn.rejecting;
+            client.pending = Some(Pending { block, rejecting });
+            // A batch that failed may have made it one.
+            client.watcher = turn.watcher;
+        }
+        self.recycle(turn.replies);
+    }
+
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.pool.len() < POOLED_BUFFERS && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+}

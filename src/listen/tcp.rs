@@ -1,0 +1,76 @@
+//! TCP: the listener, and the options of its sockets.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use async_io::Async;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::Listener;
+use crate::Error;
+
+/// How long a TCP peer may be silent before the system asks for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Of the sockets of servers and clients.
+pub(crate) fn keepalive() -> TcpKeepalive {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    // With what Linux takes by itself, a dead peer would be found out after 11 minutes.
+    #[cfg(target_os = "linux")]
+    let keepalive = keepalive
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    keepalive
+}
+
+impl Listener for async_net::TcpListener {
+    type Connection = async_net::TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
+        let (stream, address) = async_net::TcpListener::accept(self).await?;
+        // Replies are sent whole, so there is nothing for Nagle's algorithm to wait for. A
+        // connection that is already dead refuses; its session will find out.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Some(address.ip())))
+    }
+}
+
+/// Listens on a TCP address, with a backlog as large as the system allows.
+///
+/// The backlog is what this function is for: std's listener takes 128 connections that nobody has
+/// accepted yet, and in a burst the next ones wait a second for their SYN to be sent again. Any
+/// other [`async_net::TcpListener`] will do as well. Port 0 is any free port. The address `[::]`
+/// is all interfaces, for IPv4 too if the system can.
+///
+/// ```
+/// let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// assert_ne!(listener.local_addr().unwrap().port(), 0);
+/// # Ok::<(), keywire::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Listen`] with the system's reason, such as an address in use.
+pub fn bind(address: SocketAddr) -> Result<async_net::TcpListener, Error> {
+    let listen = || {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // Windows would let two servers share the port.
+        #[cfg(not(windows))]
+        socket.set_reuse_address(true)?;
+        // Connections have it from their listener, so it costs no call for each.
+        socket.set_tcp_keepalive(&keepalive())?;
+        if address.ip() == Ipv6Addr::UNSPECIFIED {
+            // Systems differ in what they take by themselves. One that can't has no such option.
+            let _ = socket.set_only_v6(false);
+        }
+        socket.bind(&address.into())?;
+        // The system cuts it to its own maximum.
+        socket.listen(i32::MAX)?;
+        Async::new(std::net::TcpListener::from(socket))
+    };
+    listen().map(Into::into).map_err(Error::Listen)
+}

@@ -1,0 +1,185 @@
+//! The state that handles, listeners and the coordinator share.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_executor::Executor;
+use event_listener::Event as Notify;
+use futures_lite::future;
+
+use super::{limits::Limits, stats::Stats};
+use crate::{Clock, clock};
+
+/// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
+/// costs as much as a few tasks; with less to do, more threads are slower than one.
+const TASKS_PER_WORKER: usize = 64;
+
+pub(crate) struct ServerState {
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) executor: Weak<Executor<'static>>,
+    status: Mutex<Status>,
+    /// Counted here, because listeners fail without the coordinator.
+    accept_errors: AtomicU64,
+    /// Notified when `phase` or `stop_by` changes.
+    changed: Notify,
+    /// Calls workers.
+    worker_wakeups: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) phase: Phase,
+    /// When the run began, while it lasts.
+    started: Option<Instant>,
+    /// When the grace time of a requested shutdown is over.
+    pub(crate) stop_by: Option<Instant>,
+    /// What the coordinator last published.
+    stats: Stats,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Ready,
+    Running,
+    Closed,
+}
+
+impl ServerState {
+    pub(crate) fn new(
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        executor: Weak<Executor<'static>>,
+    ) -> Self {
+        Self {
+            limits,
+            clock,
+            executor,
+            status: Mutex::default(),
+            accept_errors: AtomicU64::new(0),
+            changed: Notify::new(),
+            worker_wakeups: Notify::new(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the coordinator's counters to handles, and gives it those that it does not keep.
+    pub(crate) fn publish(&self, stats: &mut Stats) {
+        stats.accept_errors = self.accept_errors();
+        self.status().stats = *stats;
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.status();
+        let mut stats = state.stats;
+        stats.accept_errors = self.accept_errors();
+        if let Some(started) = state.started {
+            stats.uptime = self.clock.now() - started;
+        }
+        stats
+    }
+
+    pub(crate) fn request_stop(&self, grace: Duration) {
+        let now = self.clock.now();
+        let stop_by = clock::later(now, grace);
+        let mut state = self.status();
+        if state.stop_by.is_none_or(|earlier| stop_by < earlier) {
+            state.stop_by = Some(stop_by);
+            drop(state);
+            self.changed.notify(usize::MAX);
+        }
+    }
+
+    pub(crate) fn mark_running(&self) {
+        let mut state = self.status();
+        state.phase = Phase::Running;
+        state.started = Some(self.clock.now());
+    }
+
+    pub(crate) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
+    }
+
+    /// The server is gone, whichever way it ended. So many connections had not reached it.
+    pub(crate) fn mark_closed(&self, refused: u64) {
+        let mut state = self.status();
+        state.phase = Phase::Closed;
+        state.stats.refused += refused;
+        state.stats.dropped += std::mem::take(&mut state.stats.active);
+        state.stats.watching = 0;
+        if let Some(started) = state.started.take() {
+            state.stats.uptime = self.clock.now() - started;
+        }
+        drop(state);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// So many tasks have just been given something to do.
+    pub(crate) fn wake_workers(&self, tasks: usize) {
+        self.worker_wakeups.notify(tasks / TASKS_PER_WORKER);
+    }
+
+    /// Runs the server's tasks whenever there are many to run.
+    pub(crate) async fn run_worker(&self, executor: &Executor<'static>) {
+        loop {
+            let call = self.worker_wakeups.listen();
+            let mut tasks = 0;
+            while executor.try_tick() {
+                tasks += 1;
+                if tasks % TASKS_PER_WORKER == 0 {
+                    future::yield_now().await;
+                }
+            }
+            call.await;
+        }
+    }
+
+    pub(crate) async fn stop_requested(&self) {
+        self.wait_until(|state| state.stop_by.map(|_| ())).await;
+    }
+
+    /// Waits until the grace time of a requested shutdown is over.
+    pub(crate) async fn deadline_passed(&self) {
+        loop {
+            let stop_by = self.wait_until(|state| state.stop_by).await;
+            let shorter = self.wait_until(|state| state.stop_by.filter(|&new| new < stop_by));
+            let over = async {
+                self.clock.sleep(stop_by).await;
+                None
+            };
+            if future::or(over, async { Some(shorter.await) })
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    pub(crate) async fn wait_until<T>(&self, mut condition: impl FnMut(&Status) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = condition(&self.status()) {
+                return found;
+            }
+            let changed = self.changed.listen();
+            // It may have changed before the listener was there.
+            if let Some(found) = condition(&self.status()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Who watches what.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use slab::Slab;
+
+use super::events::{EventBuffer, MustDisconnect, PendingEvents, RoundEvents};
+use crate::{
+    Stats,
+    connection::outbox::{Chunks, OutboxStatus, Usage},
+    protocol::{Change, Topic},
+    shared::limits::Limits,
+};
+
+/// All topics that are watched, and their watchers. Watchers have numbers of their own, since most
+/// clients are none.
+#[derive(Default)]
+pub(crate) struct WatchRegistry {
+    keys: HashMap<Arc<[u8]>, usize>,
+    prefixes: BTreeMap<Arc<[u8]>, usize>,
+    topics: Slab<WatchedTopic>,
+    watchers: Slab<Watcher>,
+    events: EventBuffer,
+    /// Watchers with events in this round.
+    notified: Vec<usize>,
+    /// Watches, each watcher's counted.
+    watching: u64,
+}
+
+/// A topic with at least one watcher.
+struct WatchedTopic {
+    name: Arc<[u8]>,
+    is_prefix: bool,
+    watchers: Vec<usize>,
+}
+
+struct Watcher {
+    client: usize,
+    /// The client's turn in this round, or [`NO_TURN`].
+    turn: usize,
+    /// Its topics, each with its index among their watchers, so that it leaves without a search.
+    topics: HashMap<usize, usize>,
+    /// The cost of its watches, bounded by `max_watches`.
+    cost: usize,
+    pending: PendingEvents,
+}
+
+/// If a client has no turn in a round, its events come before all later replies.
+const NO_TURN: usize = usize::MAX;
+
+/// A name costs one watch for each of so many bytes. That bounds the memory of a client's watches.
+const BYTES_PER_WATCH: usize = 64;
+
+fn cost(name: &[u8]) -> usize {
+    name.len().div_ceil(BYTES_PER_WATCH).max(1)
+}
+
+/// The client has as many watches as it may.
+pub(crate) struct WatchLimit;
+
+impl WatchRegistry {
+    /// Begins a watch for the client of a turn, which becomes a watcher with its first. Says whether
+    /// the watch is a new one.
+    pub(crate) fn watch(
+        &mut self,
+        watcher: &mut Option<usize>,
+        client: usize,
+        turn: usize,
+        topic: Topic<'_>,
+        limits: &Limits,
+    ) -> Result<bool, WatchLimit> {
+        let id = *watcher.get_or_insert_with(|| {
+            self.watchers.insert(Watcher {
+                client,
+                turn,
+                topics: HashMap::new(),
+                cost: 0,
+                pending: PendingEvents::default(),
+            })
+        });
+        let topic_id = self.find(topic);
+        if topic_id.is_some_and(|topic| self.watchers[id].topics.contains_key(&topic)) {
+            return Ok(false);
+        }
+        let (Topic::Key(name) | Topic::Prefix(name)) = topic;
+        let watcher = &mut self.watchers[id];
+        if cost(name) > limits.max_watches - watcher.cost {
+            return Err(WatchLimit);
+        }
+        watcher.cost += cost(name);
+        let topic_id = topic_id.unwrap_or_else(|| self.insert(topic));
+        let watchers = &mut self.topics[topic_id].watchers;
+        self.watchers[id].topics.insert(topic_id, watchers.len());
+        watchers.push(id);
+        self.watching += 1;
+        Ok(true)
+    }
+
+    /// Ends a watch. Says whether there was one.
+    pub(crate) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
+        let (Some(id), Some(topic)) = (watcher, self.find(topic)) else {
+            return false;
+        };
+        let watcher = &mut self.watchers[id];
+        let Some(index) = watcher.topics.remove(&topic) else {
+            return false;
+        };
+        watcher.cost -= cost(&self.topics[topic].name);
+        self.remove_watcher(topic, index);
+        true
+    }
+
+    /// Removes a watcher whose client is gone, and its watches.
+    pub(crate) fn remove(&mut self, id: usize) {
+        for (topic, index) in self.watchers.remove(id).topics {
+            self.remove_watcher(topic, index);
+        }
+    }
+
+    fn find(&self, topic: Topic<'_>) -> Option<usize> {
+        match topic {
+            Topic::Key(key) => self.keys.get(key),
+            Topic::Prefix(prefix) => self.prefixes.get(prefix),
+        }
+        .copied()
+    }
+
+    fn insert(&mut self, topic: Topic<'_>) -> usize {
+        let (Topic::Key(name) | Topic::Prefix(name)) = topic;
+        let name: Arc<[u8]> = name.into();
+        let is_prefix = matches!(topic, Topic::Prefix(_));
+        let id = self.topics.insert(WatchedTopic {
+            name: name.clone(),
+            is_prefix,
+            watchers: Vec::new(),
+        });
+        match is_prefix {
+            true => self.prefixes.insert(name, id),
+            false => self.keys.insert(name, id),
+        };
+        id
+    }
+
+    /// Removes the watcher at this index of a topic, and the topic with its last watcher. The last
+    /// watcher takes the index.
+    fn remove_watcher(&mut self, topic: usize, index: usize) {
+        self.watching -= 1;
+        let watchers = &mut self.topics[topic].watchers;
+        watchers.swap_remove(index);
+        if let Some(&moved) = watchers.get(index) {
+            self.watchers[moved].topics.insert(topic, index);
+        } else if watchers.is_empty() {
+            let removed = self.topics.remove(topic);
+            match removed.is_prefix {
+                true => self.prefixes.remove(&removed.name),
+                false => self.keys.remove(&removed.name),
+            };
+        }
+    }
+
+    /// The number of watches now, each watcher's counted.
+    pub(crate) fn watching(&self) -> u64 {
+        self.watching
+    }
+
+    /// The client of a watcher has this turn in the round that begins.
+    pub(crate) fn set_turn(&mut self, id: usize, turn: usize) {
+        self.watchers[id].turn = turn;
+    }
+
+    /// Adds a change to the events of all who watch its key, behind the replies that their turns
+    /// have so far. Gives the number of events. A change that nobody watches costs the look-ups.
+    pub(crate) fn publish(
+        &mut self,
+        change: Change<'_>,
+        reply_offset: impl Fn(usize) -> usize,
+        stats: &mut Stats,
+    ) -> usize {
+        let mut event = None;
+        let mut added = 0;
+        let mut add = |topic: usize| {
+            let event = event.get_or_insert_with(|| self.events.push(change));
+            for &id in &self.topics[topic].watchers {
+                let watcher = &mut self.watchers[id];
+                if watcher.pending.is_empty() {
+                    self.notified.push(id);
+                }
+                added += usize::from(watcher.pending.add(reply_offset(watcher.turn), event));
+            }
+        };
+        if let Some(&topic) = self.keys.get(change.key()) {
+            add(topic);
+        }
+        prefixes_of(change.key(), &self.prefixes, add);
+        stats.events += added as u64;
+        added
+    }
+
+    /// How many bytes of events there are, for [`back_to`](Self::back_to).
+    pub(crate) fn mark(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Takes back what was published since.
+    pub(crate) fn back_to(&mut self, mark: usize) {
+        self.events.truncate(mark);
+        self.notified.retain(|&id| {
+            let pending = &mut self.watchers[id].pending;
+            pending.truncate(mark);
+            !pending.is_empty()
+        });
+    }
+
+    /// Ends the round. Gives its events, and the watchers that get some of them.
+    pub(crate) fn take_events(&mut self) -> (RoundEvents, Vec<usize>) {
+        (self.events.take(), std::mem::take(&mut self.notified))
+    }
+
+    /// The client of a watcher that has events of the round that has ended and has not got them.
+    pub(crate) fn pending_client(&self, id: usize) -> Option<usize> {
+        let watcher = self.watchers.get(id)?;
+        (!watcher.pending.is_empty()).then_some(watcher.client)
+    }
+
+    /// The replies of a watcher's turn with its events in their places. See
+    /// [`PendingEvents::interleave`].
+    pub(crate) fn interleave(
+        &mut self,
+        id: usize,
+        events: &RoundEvents,
+        replies: Vec<u8>,
+        usage: &mut Usage,
+        room: (OutboxStatus, &Limits),
+        stats: &mut Stats,
+    ) -> Result<Chunks, MustDisconnect> {
+        let watcher = &mut self.watchers[id];
+        watcher.turn = NO_TURN;
+        let pending = &mut watcher.pending;
+        pending.interleave(events, replies, usage, room, stats)
+    }
+
+    /// Whether a watcher has missed events and has not been notified.
+    pub(crate) fn has_missed(&self, id: usize) -> bool {
+        self.watchers[id].pending.has_missed()
+    }
+
+    /// The line that notifies a watcher of how many events it has missed, if any.
+    pub(crate) fn take_missed(&mut self, id: usize) -> Option<Vec<u8>> {
+        self.watchers[id].pending.take_missed()
+    }
+}
+
+/// Finds all prefixes of a key. Among sorted ones, the greatest that is not beyond the key is
+/// either a prefix of it, or shares with it all that a shorter one can be.
+fn prefixes_of<T: Copy>(key: &[u8], prefixes: &BTreeMap<Arc<[u8]>, T>, mut found: impl FnMut(T)) {
+    let mut limit = key;
+    loop {
+        let upto = (Bound::Unbounded, Bound::Included(limit));
+        let Some((prefix, &value)) = prefixes.range::<[u8], _>(upto).next_back() else {
+            return;
+        };
+        if limit.starts_with(prefix) {
+            found(value);
+            let Some(shorter) = prefix.len().checked_sub(1) else {
+                return;
+            };
+            limit = &limit[..shorter];
+        } else {
+            let shared = prefix.iter().zip(limit).take_while(|(a, b)| a == b);
+            limit = &limit[..shared.count()];
+        }
+    }
+}
