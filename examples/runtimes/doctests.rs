@@ -1,0 +1,5 @@
+//! The code of the documentation that needs tokio or async-std.
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
