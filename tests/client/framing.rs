@@ -5,12 +5,12 @@ use std::task::Poll;
 use futures_lite::future;
 use keywire::{Client, Error, protocol::Code};
 
-use super::scripted;
-use crate::common::far::{self, mute, plain, poll};
+use super::with_fences;
+use crate::common::scripted::{self, answering, poll, silent};
 
 #[test]
 fn what_no_line_can_carry_is_never_sent() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     let bad_keys: [&[u8]; 7] = [b"", b":", b"a:b", b"\n", b"a\nPut:b", b"a\r", b"\r"];
     let bad_values: [&[u8]; 4] = [b"\n", b"a\nDelete:a", b"a\r", b"\r"];
     let refused = |what: &str, result: Result<(), Error>| match result {
@@ -49,24 +49,24 @@ fn what_no_line_can_carry_is_never_sent() {
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!(far.lines(), 0);
+        assert_eq!(server.lines(), 0);
         client.sync().await.unwrap();
-        assert_eq!(far.lines(), 1);
+        assert_eq!(server.lines(), 1);
     });
 }
 
 #[test]
 fn dropped_replies_are_an_error_and_an_absent_key_is_not() {
     future::block_on(async {
-        let (client, _far) = scripted(":sync:3:TOKEN\n");
+        let (client, _server) = with_fences(":sync:3:TOKEN\n");
         match client.get("k").await {
             Err(Error::RepliesDropped { lines: 3 }) => {}
             other => panic!("{other:?}"),
         }
-        let (client, _far) = scripted(":sync:0:TOKEN\n");
+        let (client, _server) = with_fences(":sync:0:TOKEN\n");
         assert!(client.get("k").await.unwrap().is_empty());
         // A write has no reply that could be lost.
-        let (client, _far) = scripted(":sync:3:TOKEN\n");
+        let (client, _server) = with_fences(":sync:3:TOKEN\n");
         client.put("k", "v").await.unwrap();
     });
 }
@@ -74,7 +74,7 @@ fn dropped_replies_are_an_error_and_an_absent_key_is_not() {
 #[test]
 fn a_loss_belongs_to_the_read_before_its_fence() {
     let mut gets = 0;
-    let (near, _far) = far::pair(move |line, out| {
+    let (stream, _server) = scripted::pair(move |line, out| {
         if line.starts_with("Get") {
             gets += 1;
             if gets != 2 {
@@ -85,7 +85,7 @@ fn a_loss_belongs_to_the_read_before_its_fence() {
             *out += &format!(":sync:{lost}:{token}\n");
         }
     });
-    let client = Client::from_stream(near);
+    let client = Client::from_stream(stream);
     let pipeline = client.pipeline().get("k").put("k", "1").get("k").get("k");
     let outcomes = future::block_on(pipeline.send()).unwrap();
     assert_eq!(outcomes[0].as_ref().unwrap(), &[b"v"]);
@@ -99,7 +99,7 @@ fn a_loss_belongs_to_the_read_before_its_fence() {
 
 #[test]
 fn a_refused_fence_confirms_nothing_and_the_next_one_does() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut pipeline = Box::pin(
         client
             .pipeline()
@@ -109,7 +109,7 @@ fn a_refused_fence_confirms_nothing_and_the_next_one_does() {
             .send(),
     );
     assert!(poll(pipeline.as_mut()).is_pending());
-    far.say(":error:2:store:no\n:error:4:closing:the server is shutting down\n");
+    server.send(":error:2:store:no\n:error:4:closing:the server is shutting down\n");
     let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
         panic!("no outcomes");
     };
@@ -131,17 +131,17 @@ fn a_refused_fence_confirms_nothing_and_the_next_one_does() {
             }),
         ]
     ));
-    far.say(":sync:0:6\n");
+    server.send(":sync:0:6\n");
     future::block_on(client.put("k", "v")).unwrap();
 }
 
 #[test]
 fn a_pipeline_that_breaks_half_way_keeps_the_outcomes_it_has() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut pipeline = Box::pin(client.pipeline().get("a").get("b").get("c").send());
     assert!(poll(pipeline.as_mut()).is_pending());
-    far.say("a:1\n:sync:0:2\nb:2\n");
-    far.hang_up();
+    server.send("a:1\n:sync:0:2\nb:2\n");
+    server.close();
     let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
         panic!("no outcomes");
     };
@@ -158,10 +158,10 @@ fn a_pipeline_that_breaks_half_way_keeps_the_outcomes_it_has() {
 /// read.
 #[test]
 fn the_last_words_are_read_though_writing_fails() {
-    let (client, far) = mute();
-    far.say(":error:0:full:too many clients\n");
-    far.hang_up();
-    far.go_deaf();
+    let (client, server) = silent();
+    server.send(":error:0:full:too many clients\n");
+    server.close();
+    server.fail_writes();
     let mut call = Box::pin(client.get("k"));
     let Poll::Ready(Err(error)) = poll(call.as_mut()) else {
         panic!("no error");
@@ -177,8 +177,8 @@ fn the_last_words_are_read_though_writing_fails() {
         "{error}"
     );
     // Where there are none, the error of the write is told, source and all.
-    let (client, far) = mute();
-    far.go_deaf();
+    let (client, server) = silent();
+    server.fail_writes();
     let error = future::block_on(client.get("k")).unwrap_err();
     let Error::Disconnected(Some(source)) = &error else {
         panic!("{error:?}");
@@ -190,7 +190,7 @@ fn the_last_words_are_read_though_writing_fails() {
 /// A server that ends a connection says why in its last line.
 #[test]
 fn the_last_refusal_is_why_a_connection_ended() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut calls = Box::pin(
         client
             .pipeline()
@@ -200,8 +200,8 @@ fn the_last_refusal_is_why_a_connection_ended() {
             .send(),
     );
     assert!(poll(calls.as_mut()).is_pending());
-    far.say(":error:2:unauthorized:that is not the secret\n");
-    far.hang_up();
+    server.send(":error:2:unauthorized:that is not the secret\n");
+    server.close();
     let Poll::Ready(Ok(outcomes)) = poll(calls.as_mut()) else {
         panic!("no outcomes");
     };
@@ -220,14 +220,14 @@ fn the_last_refusal_is_why_a_connection_ended() {
 
     // A refusal after which the server went on is not why.
     for went_on in ["k:v\n", ":sync:0:2\n"] {
-        let (client, far) = mute();
+        let (client, server) = silent();
         let mut call = Box::pin(client.pipeline().get("k").get("k").send());
         assert!(poll(call.as_mut()).is_pending());
-        far.say(":error:1:unauthorized:first say Auth:secret\n:sync:0:2\n");
+        server.send(":error:1:unauthorized:first say Auth:secret\n:sync:0:2\n");
         if went_on != ":sync:0:2\n" {
-            far.say(went_on);
+            server.send(went_on);
         }
-        far.hang_up();
+        server.close();
         assert!(poll(call.as_mut()).is_ready());
         let error = future::block_on(client.get("k")).unwrap_err();
         assert!(matches!(error, Error::Disconnected(None)), "{error}");
@@ -238,11 +238,11 @@ fn the_last_refusal_is_why_a_connection_ended() {
 /// nothing is just refused.
 #[test]
 fn a_server_that_closes_says_so_to_all_who_wait() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut pipeline = Box::pin(client.pipeline().put("a", "1").get("k").send());
     assert!(poll(pipeline.as_mut()).is_pending());
-    far.say(":error:0:closing:the server is shutting down\n");
-    far.hang_up();
+    server.send(":error:0:closing:the server is shutting down\n");
+    server.close();
     let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
         panic!("no outcomes");
     };

@@ -13,7 +13,7 @@ mod watch_server;
 
 use common::{
     DEADLINE, TestServer,
-    far::{self, Far},
+    scripted::{self, ScriptedServer},
 };
 use keywire::{Client, store::Store};
 
@@ -24,13 +24,13 @@ async fn connect<S: Store>(server: &TestServer<S>) -> Client {
 
 /// A client whose server answers the first `Sync`, whatever came before it, with these lines.
 /// TOKEN stands for its token.
-fn scripted(lines: &'static str) -> (Client, Far) {
+fn with_fences(lines: &'static str) -> (Client, ScriptedServer) {
     let mut spent = false;
-    let (near, far) = far::pair(move |line, out| {
+    let (stream, server) = scripted::pair(move |line, out| {
         if let Some(token) = line.strip_prefix("Sync:").filter(|_| !spent) {
             spent = true;
             *out += &lines.replace("TOKEN", token);
         }
     });
-    (Client::from_stream(near), far)
+    (Client::from_stream(stream), server)
 }

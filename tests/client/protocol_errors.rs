@@ -8,8 +8,8 @@ use std::{
 use futures_lite::{FutureExt as _, future};
 use keywire::{Client, Error, protocol::Code};
 
-use super::scripted;
-use crate::common::far::{mute, poll};
+use super::with_fences;
+use crate::common::scripted::{poll, silent};
 
 /// What the server says, and what the client makes of it.
 const NONSENSE: &[(&str, &str)] = &[
@@ -67,9 +67,9 @@ const NONSENSE: &[(&str, &str)] = &[
 #[test]
 fn nonsense_breaks_the_connection_cleanly() {
     for (said, expected) in NONSENSE {
-        let (client, far) = scripted(said);
+        let (client, server) = with_fences(said);
         if expected.is_empty() {
-            far.hang_up();
+            server.close();
         }
         let expected = match *expected {
             "" => "the connection is over",
@@ -83,7 +83,7 @@ fn nonsense_breaks_the_connection_cleanly() {
         // It stays broken, and lets go of the stream at once.
         let error = future::block_on(client.put("k", "v")).unwrap_err();
         assert!(error.to_string().ends_with(expected), "{said:?}: {error}");
-        assert!(far.is_alone(), "{said:?}");
+        assert!(server.is_released(), "{said:?}");
         let error = future::block_on(client.reconnect()).unwrap_err();
         assert!(matches!(error, Error::Connect(_)), "{error}");
     }
@@ -92,7 +92,7 @@ fn nonsense_breaks_the_connection_cleanly() {
 #[test]
 fn nonsense_for_other_commands() {
     let broken = |said, expected: &str, call: fn(&Client) -> future::Boxed<Error>| {
-        let (client, _far) = scripted(said);
+        let (client, _server) = with_fences(said);
         let error = future::block_on(call(&client));
         assert!(error.to_string().ends_with(expected), "{said:?}: {error}");
     };
@@ -125,10 +125,10 @@ fn nonsense_for_other_commands() {
 /// The wire may grow: neither ends the connection.
 #[test]
 fn what_a_newer_server_says_is_no_fault() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut pipeline = Box::pin(client.pipeline().put("a", "1").get("k").send());
     assert!(poll(pipeline.as_mut()).is_pending());
-    far.say(
+    server.send(
         ":hello\n:error:1:throttled:wait: a while\nk:1\n:set:k:2\nk:2\n:::\n:sync:0:3\n:bye:\n",
     );
     let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
@@ -145,7 +145,7 @@ fn what_a_newer_server_says_is_no_fault() {
     // A refused fence, and an error of no line.
     let mut put = Box::pin(client.put("k", "v"));
     assert!(poll(put.as_mut()).is_pending());
-    far.say(":error:0:news:of the day\n:error:5:later:not now\n");
+    server.send(":error:0:news:of the day\n:error:5:later:not now\n");
     let Poll::Ready(Err(error)) = poll(put.as_mut()) else {
         panic!("no error");
     };
@@ -155,7 +155,7 @@ fn what_a_newer_server_says_is_no_fault() {
     );
     let mut put = Box::pin(client.put("k", "v"));
     assert!(poll(put.as_mut()).is_pending());
-    far.say(":sync:0:7\n");
+    server.send(":sync:0:7\n");
     assert!(matches!(poll(put.as_mut()), Poll::Ready(Ok(()))));
 }
 

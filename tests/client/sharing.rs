@@ -12,12 +12,12 @@ use std::{
 use futures_lite::{FutureExt as _, StreamExt as _, future};
 use keywire::{Client, Error};
 
-use crate::common::far::{self, mute, plain, poll};
+use crate::common::scripted::{self, answering, poll, silent};
 
 #[test]
 fn calls_at_the_same_time_share_writes_and_fences() {
-    let (client, far) = plain();
-    far.allow(Some(0));
+    let (client, server) = answering();
+    server.allow_io(Some(0));
     let mut calls: Vec<_> = (0..64)
         .map(|n| {
             let client = client.clone();
@@ -27,74 +27,74 @@ fn calls_at_the_same_time_share_writes_and_fences() {
     for call in &mut calls {
         assert!(poll(call.as_mut()).is_pending());
     }
-    far.allow(None);
+    server.allow_io(None);
     for call in calls {
         future::block_on(call);
     }
-    assert_eq!(far.commands().len(), 64);
+    assert_eq!(server.commands().len(), 64);
     // The first had nobody to share with.
-    assert_eq!((far.writes(), far.lines()), (2, 64 + 2));
+    assert_eq!((server.writes(), server.lines()), (2, 64 + 2));
     // In the order asked.
     let sent: Vec<_> = (0..64).map(|n| format!("Put:k:{n}")).collect();
-    assert_eq!(far.commands(), sent);
+    assert_eq!(server.commands(), sent);
 }
 
 /// While one is under way, whoever comes lets the others of its thread come too before it writes.
 #[test]
 fn those_who_come_together_are_sent_together() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut calls: Vec<_> = (0..64).map(|_| Box::pin(client.get("k"))).collect();
     for call in &mut calls {
         assert!(poll(call.as_mut()).is_pending());
     }
-    assert_eq!((far.writes(), far.commands().len()), (1, 1));
+    assert_eq!((server.writes(), server.commands().len()), (1, 1));
     assert!(poll(calls[7].as_mut()).is_pending());
-    assert_eq!((far.writes(), far.commands().len()), (2, 64));
+    assert_eq!((server.writes(), server.commands().len()), (2, 64));
 }
 
 #[test]
 fn what_is_in_flight_has_a_bound() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let pipeline = (0..20_000).fold(client.pipeline(), |pipeline, _| pipeline.get("k"));
     let mut pipeline = Box::pin(pipeline.send());
     assert!(poll(pipeline.as_mut()).is_pending());
     assert!(poll(pipeline.as_mut()).is_pending());
-    assert_eq!(far.commands().len(), 4096);
+    assert_eq!(server.commands().len(), 4096);
     // An answer makes room for a command.
-    far.say("k:v\n:sync:0:2\n");
+    server.send("k:v\n:sync:0:2\n");
     assert!(poll(pipeline.as_mut()).is_pending());
-    assert_eq!(far.commands().len(), 4097);
+    assert_eq!(server.commands().len(), 4097);
 }
 
 #[test]
 fn a_pipeline_is_one_write_and_nobody_comes_between() {
-    let (client, far) = plain();
-    far.allow(Some(0));
+    let (client, server) = answering();
+    server.allow_io(Some(0));
     let mut pipeline = Box::pin(client.pipeline().put("a", "1").get("a").delete("a").send());
     let mut before = Box::pin(client.put("b", "2"));
     let mut behind = Box::pin(client.put("c", "3"));
     assert!(poll(before.as_mut()).is_pending());
     assert!(poll(pipeline.as_mut()).is_pending());
     assert!(poll(behind.as_mut()).is_pending());
-    far.allow(None);
+    server.allow_io(None);
     future::block_on(async {
         behind.await.unwrap();
         assert_eq!(pipeline.await.unwrap().len(), 3);
         before.await.unwrap();
     });
     let sent = ["Put:b:2", "Put:a:1", "Get:a", "Delete:a", "Put:c:3"];
-    assert_eq!(far.commands(), sent);
-    assert_eq!(far.writes(), 2);
+    assert_eq!(server.commands(), sent);
+    assert_eq!(server.writes(), 2);
 }
 
 #[test]
 fn a_call_that_is_dropped_before_it_is_sent_is_never_sent() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     let first = client.put("k", "1");
     let second = client.put("k", "2");
     let mut first = pin!(first);
     assert!(poll(first.as_mut()).is_ready());
-    let (client, muted) = mute();
+    let (client, muted) = silent();
     let mut waiting = Box::pin(client.put("k", "1"));
     assert!(poll(waiting.as_mut()).is_pending());
     let mut dropped = Box::pin(client.put("k", "2"));
@@ -106,7 +106,7 @@ fn a_call_that_is_dropped_before_it_is_sent_is_never_sent() {
     }
     assert_eq!(muted.commands(), ["Put:k:1", "Put:k:3"]);
     drop(second);
-    assert_eq!(far.commands(), ["Put:k:1"]);
+    assert_eq!(server.commands(), ["Put:k:1"]);
 }
 
 /// Every kind of call is dropped after every number of polls that it takes; the next call finds
@@ -157,9 +157,9 @@ fn a_call_may_be_dropped_at_any_point() {
         for busy in [false, true] {
             let mut points = 0;
             for polls in 0.. {
-                let (client, far) = plain();
+                let (client, server) = answering();
                 future::block_on(client.put("old", "value")).unwrap();
-                far.allow(Some(0));
+                server.allow_io(Some(0));
                 let mut other = Box::pin(client.get("old"));
                 if busy {
                     let _ = poll(other.as_mut());
@@ -167,11 +167,11 @@ fn a_call_may_be_dropped_at_any_point() {
                 let mut dropped = call(&client);
                 let done = (0..polls).any(|_| {
                     let done = poll(dropped.as_mut()).is_ready();
-                    far.allow(Some(1));
+                    server.allow_io(Some(1));
                     done
                 });
                 drop(dropped);
-                far.allow(None);
+                server.allow_io(None);
                 future::block_on(async {
                     let read = client.get("old").await.unwrap();
                     assert_eq!(read, [b"value"], "kind {kind} after {polls} polls");
@@ -194,17 +194,17 @@ fn a_call_may_be_dropped_at_any_point() {
 /// As above, but the answer comes only after the call was dropped.
 #[test]
 fn the_reply_to_a_dropped_call_is_nobody_elses() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut dropped = Box::pin(client.get("k"));
     assert!(poll(dropped.as_mut()).is_pending());
-    assert_eq!(far.lines(), 2);
+    assert_eq!(server.lines(), 2);
     drop(dropped);
     let mut next = Box::pin(client.get("k"));
     assert!(poll(next.as_mut()).is_pending());
-    assert_eq!(far.lines(), 4);
-    far.say("k:late\n:sync:0:2\n");
+    assert_eq!(server.lines(), 4);
+    server.send("k:late\n:sync:0:2\n");
     assert!(poll(next.as_mut()).is_pending());
-    far.say("k:mine\n:sync:0:4\n");
+    server.send("k:mine\n:sync:0:4\n");
     match poll(next.as_mut()) {
         Poll::Ready(Ok(values)) => assert_eq!(values, [b"mine"]),
         other => panic!("{other:?}"),
@@ -213,40 +213,40 @@ fn the_reply_to_a_dropped_call_is_nobody_elses() {
 
 #[test]
 fn a_client_that_has_timed_out_once_goes_on() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let hasty = client.with_timeout(Duration::from_millis(5));
     let error = future::block_on(hasty.get("k")).unwrap_err();
     assert!(matches!(error, Error::TimedOut), "{error}");
-    far.say("k:late\n:sync:0:2\nk:mine\n:sync:0:4\n");
+    server.send("k:late\n:sync:0:2\nk:mine\n:sync:0:4\n");
     assert_eq!(future::block_on(client.get("k")).unwrap(), [b"mine"]);
 }
 
 #[test]
 fn the_last_handle_closes_the_connection() {
     // Idle, or with a call that was dropped half-way, or a watch, or a task that still waits.
-    let (client, far) = plain();
+    let (client, server) = answering();
     let clone = client.clone();
     future::block_on(client.put("k", "v")).unwrap();
     drop(client);
-    assert!(!far.is_alone());
+    assert!(!server.is_released());
     drop(clone);
-    assert!(far.is_alone());
+    assert!(server.is_released());
 
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut call = Box::pin(client.get("k"));
     assert!(poll(call.as_mut()).is_pending());
     drop(call);
-    assert!(!far.is_alone());
+    assert!(!server.is_released());
     drop(client);
-    assert!(far.is_alone());
+    assert!(server.is_released());
 
-    let (client, far) = plain();
+    let (client, server) = answering();
     let mut watcher = future::block_on(client.watch("k")).unwrap();
     drop(client);
     assert!(future::block_on(future::poll_once(watcher.next())).is_none());
-    assert!(!far.is_alone());
+    assert!(!server.is_released());
     drop(watcher);
-    assert!(far.is_alone());
+    assert!(server.is_released());
 }
 
 /// Notes who is woken.
@@ -261,7 +261,7 @@ impl Wake for Note {
 /// Whoever waits could be the one that is polled next, so all of them are woken for bytes.
 #[test]
 fn everyone_who_waits_is_woken_for_bytes() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let woken = Arc::new(Mutex::new(HashSet::new()));
     let mut calls: Vec<_> = (0..3).map(|_| Box::pin(client.get("k"))).collect();
     for _ in 0..3 {
@@ -271,7 +271,7 @@ fn everyone_who_waits_is_woken_for_bytes() {
         }
     }
     woken.lock().unwrap().clear();
-    far.say("k:1\n:sync:0:2\n");
+    server.send("k:1\n:sync:0:2\n");
     assert_eq!(woken.lock().unwrap().len(), 3);
     // The last of them does the work for the first, which is told.
     woken.lock().unwrap().clear();
@@ -283,8 +283,9 @@ fn everyone_who_waits_is_woken_for_bytes() {
 /// A stream that panics takes its connection with it, and nothing else.
 #[test]
 fn a_stream_that_panics_is_a_connection_that_is_over() {
-    let (near, far) = far::pair(|line, _| assert!(line.starts_with("Sync"), "as planned"));
-    let client = Client::from_stream(near);
+    let (stream, server) =
+        scripted::pair(|line, _| assert!(line.starts_with("Sync"), "as planned"));
+    let client = Client::from_stream(stream);
     let mut waiting = Box::pin(client.sync());
     assert!(poll(waiting.as_mut()).is_pending());
     let other = client.clone();
@@ -295,14 +296,14 @@ fn a_stream_that_panics_is_a_connection_that_is_over() {
         panic!("still waiting");
     };
     assert!(matches!(error, Error::Disconnected(None)), "{error}");
-    drop(far);
+    drop(server);
 }
 
 /// A call that waits to be sent, or to be answered, when the connection ends.
 #[test]
 fn whoever_waits_hears_of_the_end() {
-    let (client, far) = mute();
-    far.allow(Some(0));
+    let (client, server) = silent();
+    server.allow_io(Some(0));
     let mut first = Box::pin(client.put("k", "1"));
     let mut queued = Box::pin(client.put("k", "2"));
     assert!(poll(first.as_mut()).is_pending());
@@ -315,17 +316,17 @@ fn whoever_waits_hears_of_the_end() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(far.is_alone());
+    assert!(server.is_released());
 }
 
 /// What the server said before writing to it failed is still an answer, however long.
 #[test]
 fn answers_are_read_though_writing_fails() {
-    let (client, far) = mute();
+    let (client, server) = silent();
     let mut first = Box::pin(client.get("k"));
     assert!(poll(first.as_mut()).is_pending());
-    far.go_deaf();
-    far.say(format!("k:{}\n:sync:0:2\n", "x".repeat(300_000)));
+    server.fail_writes();
+    server.send(format!("k:{}\n:sync:0:2\n", "x".repeat(300_000)));
     let mut second = Box::pin(client.get("k"));
     assert!(poll(second.as_mut()).is_pending());
     match poll(second.as_mut()) {
@@ -341,15 +342,15 @@ fn answers_are_read_though_writing_fails() {
 /// There is no room for its request, and nobody else comes to make some.
 #[test]
 fn a_caller_who_waits_for_room_makes_it() {
-    let (client, far) = plain();
-    far.allow(Some(0));
+    let (client, server) = answering();
+    server.allow_io(Some(0));
     let mut kept: Vec<_> = (0..300).map(|_| Box::pin(client.put("k", "1"))).collect();
     for call in &mut kept {
         assert!(poll(call.as_mut()).is_pending());
     }
     let mut last = Box::pin(client.get("k"));
     assert!(poll(last.as_mut()).is_pending());
-    far.allow(None);
+    server.allow_io(None);
     // Those before it in the line are let go; it is not.
     kept.truncate(257);
     let values = future::block_on(last).unwrap();

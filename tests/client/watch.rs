@@ -10,7 +10,7 @@ use keywire::{Client, Error, Event, Watcher};
 
 use crate::common::{
     events::{delete, put, update},
-    far::{self, plain, poll},
+    scripted::{self, answering, poll},
 };
 
 /// What has come so far.
@@ -25,18 +25,18 @@ pub(crate) fn told(watcher: &mut Watcher) -> Vec<Event> {
 
 #[test]
 fn each_watcher_is_told_of_what_it_watches() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     future::block_on(async {
         let mut user = client.watch("user").await.unwrap();
         let mut again = client.watch("user").await.unwrap();
         let mut prefix = client.watch_prefix("us").await.unwrap();
         let mut all = client.watch_prefix("").await.unwrap();
         assert_eq!(
-            far.commands(),
+            server.commands(),
             ["Watch:user", "Watch:user", "WatchPrefix:us", "WatchPrefix:"]
         );
         // One line each, whatever it matches.
-        far.say(
+        server.send(
             ":put:user:a:b\n:update:use:x:y:z\n:delete:user\n:put:u:\n:missed:7\n:put:user:c\n",
         );
         let of_user = [
@@ -62,13 +62,13 @@ fn each_watcher_is_told_of_what_it_watches() {
 
 #[test]
 fn events_and_replies_may_come_mixed() {
-    let (near, far) = far::pair(|line, out| match line.split_once(':') {
+    let (stream, server) = scripted::pair(|line, out| match line.split_once(':') {
         Some(("Watch", key)) => *out += &format!(":put:k:before\n:watch:{key}\n:put:k:1\n"),
         Some(("Sync", token)) => *out += &format!(":put:k:2\n:sync:0:{token}\n:put:k:3\n"),
         Some(("Get", _)) => *out += "k:v\n:delete:k\nk:w\n",
         _ => {}
     });
-    let client = Client::from_stream(near);
+    let client = Client::from_stream(stream);
     let mut watcher = future::block_on(client.watch("k")).unwrap();
     assert_eq!(told(&mut watcher), [put("k", 1), put("k", 2), put("k", 3)]);
     assert_eq!(
@@ -76,7 +76,7 @@ fn events_and_replies_may_come_mixed() {
         [&b"v"[..], b"w"]
     );
     assert_eq!(told(&mut watcher), [delete("k"), put("k", 2), put("k", 3)]);
-    drop(far);
+    drop(server);
 }
 
 /// The reply to the last `Get` is what a snapshot contains: what came before it is in it.
@@ -111,13 +111,13 @@ fn a_snapshot_has_neither_gap_nor_overlap() {
         ),
     ];
     for (before, values, after, count, events) in cases {
-        let (near, _far) = far::pair(move |line, out| match line.split_once(':') {
+        let (stream, _server) = scripted::pair(move |line, out| match line.split_once(':') {
             Some(("Watch", key)) => *out += &format!(":watch:{key}\n:put:k:long-ago\n"),
             Some(("Get", _)) => *out += &format!("{before}{values}{after}"),
             Some(("Sync", token)) => *out += &format!(":sync:0:{token}\n"),
             _ => {}
         });
-        let client = Client::from_stream(near);
+        let client = Client::from_stream(stream);
         let (values, mut watcher) = future::block_on(client.get_and_watch("k")).unwrap();
         assert_eq!(values.len(), count);
         assert_eq!(told(&mut watcher), events, "{before:?} {after:?}");
@@ -128,7 +128,7 @@ fn a_snapshot_has_neither_gap_nor_overlap() {
 fn a_snapshot_that_can_not_be_placed_is_taken_again() {
     for doubtful in [":put:k:1\n:delete:k\n", ":delete:k\n", ":missed:1\n"] {
         let mut gets = 0;
-        let (near, far) = far::pair(move |line, out| match line.split_once(':') {
+        let (stream, server) = scripted::pair(move |line, out| match line.split_once(':') {
             Some(("Watch", key)) => *out += &format!(":watch:{key}\n"),
             Some(("Get", _)) => {
                 gets += 1;
@@ -137,31 +137,31 @@ fn a_snapshot_that_can_not_be_placed_is_taken_again() {
             Some(("Sync", token)) => *out += &format!(":sync:0:{token}\n"),
             _ => {}
         });
-        let client = Client::from_stream(near);
+        let client = Client::from_stream(stream);
         let (values, mut watcher) = future::block_on(client.get_and_watch("k")).unwrap();
         assert!(values.is_empty());
         assert_eq!(told(&mut watcher), [put("k", 2)]);
-        let gets = far
+        let gets = server
             .commands()
             .iter()
             .filter(|line| *line == "Get:k")
             .count();
         assert_eq!(gets, 3);
         // However often it was asked for, it is one watch.
-        far.say(":delete:k\n");
+        server.send(":delete:k\n");
         assert_eq!(told(&mut watcher), [delete("k")]);
         drop(watcher);
         future::block_on(client.sync()).unwrap();
-        assert_eq!(far.commands().last().unwrap(), "Unwatch:k");
+        assert_eq!(server.commands().last().unwrap(), "Unwatch:k");
     }
 }
 
 #[test]
 fn the_last_watcher_of_a_kind_ends_its_watch() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     let unwatched = || {
         future::block_on(client.sync()).unwrap();
-        let commands = far.commands();
+        let commands = server.commands();
         let commands = commands
             .into_iter()
             .filter(|line| line.starts_with("Unwatch"));
@@ -173,14 +173,14 @@ fn the_last_watcher_of_a_kind_ends_its_watch() {
         let prefix = client.watch_prefix("k").await.unwrap();
         drop(one);
         assert!(unwatched().is_empty());
-        far.say(":put:k:1\n");
+        server.send(":put:k:1\n");
         assert_eq!(told(&mut two), [put("k", 1)]);
         drop(prefix);
         assert_eq!(unwatched(), ["UnwatchPrefix:k"]);
         drop(two);
         assert_eq!(unwatched(), ["UnwatchPrefix:k", "Unwatch:k"]);
         // What was on its way is for nobody.
-        far.say(":put:k:2\n");
+        server.send(":put:k:2\n");
         let mut three = client.watch("k").await.unwrap();
         assert_eq!(told(&mut three), []);
     });
@@ -190,45 +190,45 @@ fn the_last_watcher_of_a_kind_ends_its_watch() {
 /// end the second one's too.
 #[test]
 fn a_watch_on_its_way_is_not_ended_by_another() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     let one = future::block_on(client.watch("k")).unwrap();
-    far.allow(Some(1));
+    server.allow_io(Some(1));
     let mut call = Box::pin(client.watch("k"));
     assert!(poll(call.as_mut()).is_pending());
-    assert_eq!(far.commands(), ["Watch:k", "Watch:k"]);
+    assert_eq!(server.commands(), ["Watch:k", "Watch:k"]);
     drop(one);
-    far.allow(None);
+    server.allow_io(None);
     let mut two = future::block_on(call).unwrap();
     future::block_on(client.sync()).unwrap();
-    assert_eq!(far.commands(), ["Watch:k", "Watch:k"]);
-    far.say(":put:k:1\n");
+    assert_eq!(server.commands(), ["Watch:k", "Watch:k"]);
+    server.send(":put:k:1\n");
     assert_eq!(told(&mut two), [put("k", 1)]);
 }
 
 #[test]
 fn a_watch_that_is_dropped_half_way_does_not_last() {
-    let (client, far) = plain();
-    far.allow(Some(1));
+    let (client, server) = answering();
+    server.allow_io(Some(1));
     let mut call = Box::pin(client.watch("k"));
     assert!(poll(call.as_mut()).is_pending());
-    assert_eq!(far.commands(), ["Watch:k"]);
+    assert_eq!(server.commands(), ["Watch:k"]);
     drop(call);
-    far.allow(None);
+    server.allow_io(None);
     future::block_on(client.sync()).unwrap();
-    assert_eq!(far.commands(), ["Watch:k", "Unwatch:k"]);
+    assert_eq!(server.commands(), ["Watch:k", "Unwatch:k"]);
     // Nothing is left that waits for events.
     drop(client);
-    assert!(far.is_alone());
+    assert!(server.is_released());
 }
 
 #[test]
 fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     future::block_on(async {
         let mut slow = client.watch("k").await.unwrap();
         for reads in [0..1024, 1024..3000] {
             for n in reads {
-                far.say(format!(":put:k:{n}\n"));
+                server.send(format!(":put:k:{n}\n"));
             }
             client.sync().await.unwrap();
         }
@@ -243,15 +243,15 @@ fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
         // What is missed has its place among the events, and the server's count is added.
         for reads in [0..1024, 1024..1030] {
             for n in reads {
-                far.say(format!(":put:k:{n}\n"));
+                server.send(format!(":put:k:{n}\n"));
             }
             client.sync().await.unwrap();
         }
-        far.say(":missed:10\n");
+        server.send(":missed:10\n");
         client.sync().await.unwrap();
         assert_eq!(slow.next().await.unwrap().unwrap(), put("k", 0));
         assert_eq!(slow.next().await.unwrap().unwrap(), put("k", 1));
-        far.say(":put:k:after\n");
+        server.send(":put:k:after\n");
         client.sync().await.unwrap();
         let events = told(&mut slow);
         assert_eq!(events.len(), 1022 + 2);
@@ -260,7 +260,7 @@ fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
         // Large ones are bounded by their bytes.
         let large = "x".repeat(1 << 20);
         for _ in 0..10 {
-            far.say(format!(":put:k:{large}\n"));
+            server.send(format!(":put:k:{large}\n"));
         }
         client.sync().await.unwrap();
         let events = told(&mut slow);
@@ -271,12 +271,12 @@ fn a_watcher_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
 
 #[test]
 fn a_watcher_ends_with_its_connection_after_what_has_come() {
-    let (client, far) = plain();
+    let (client, server) = answering();
     future::block_on(async {
         let mut watcher = client.watch("k").await.unwrap();
         let mut slow = client.watch("k").await.unwrap();
-        far.say(":put:k:1\n:put:k:2\n");
-        far.hang_up();
+        server.send(":put:k:1\n:put:k:2\n");
+        server.close();
         for watcher in [&mut watcher, &mut slow] {
             assert_eq!(watcher.next().await.unwrap().unwrap(), put("k", 1));
             assert_eq!(watcher.next().await.unwrap().unwrap(), put("k", 2));
@@ -293,7 +293,7 @@ fn a_watcher_ends_with_its_connection_after_what_has_come() {
 
 #[test]
 fn a_refused_watch_is_an_error_and_no_watch() {
-    let (near, _far) = far::pair(|line, out| {
+    let (stream, _server) = scripted::pair(|line, out| {
         if let Some(token) = line.strip_prefix("Sync:") {
             let line: u64 = token.parse().unwrap();
             *out += &format!(
@@ -302,7 +302,7 @@ fn a_refused_watch_is_an_error_and_no_watch() {
             );
         }
     });
-    let client = Client::from_stream(near);
+    let client = Client::from_stream(stream);
     let error = future::block_on(client.watch("k")).unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     let error = future::block_on(client.get_and_watch("k")).unwrap_err();
@@ -312,7 +312,7 @@ fn a_refused_watch_is_an_error_and_no_watch() {
 /// A watcher that was polled and is then let be, in a select, say, holds nobody up.
 #[test]
 fn a_watcher_that_is_not_polled_any_more_holds_nobody_up() {
-    let (client, _far) = plain();
+    let (client, _server) = answering();
     future::block_on(async {
         let mut watcher = client.watch("k").await.unwrap();
         assert!(future::poll_once(watcher.next()).await.is_none());
@@ -327,7 +327,7 @@ fn a_watcher_that_is_not_polled_any_more_holds_nobody_up() {
 
 #[test]
 fn debug_tells_no_secrets() {
-    let (client, _far) = plain();
+    let (client, _server) = answering();
     let watcher = future::block_on(client.watch("secret")).unwrap();
     let shown = format!(
         "{watcher:?} {:?}",

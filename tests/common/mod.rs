@@ -4,21 +4,21 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod events;
-pub mod far;
 pub mod flood;
+pub mod local;
 pub mod model;
 pub mod numbered;
 pub mod script;
+pub mod scripted;
 #[cfg(target_os = "linux")]
-pub mod served;
-pub mod stage;
+pub mod server_process;
 pub mod stores;
+#[cfg(target_os = "linux")]
+pub mod stress;
 #[cfg(target_os = "linux")]
 pub mod terminal;
 #[cfg(target_os = "linux")]
 pub mod tools;
-#[cfg(target_os = "linux")]
-pub mod trouble;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -151,7 +151,7 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A plain client. Every wait has a deadline; every failure is a panic.
+/// A answering client. Every wait has a deadline; every failure is a panic.
 pub struct Client {
     stream: BufReader<TcpStream>,
 }

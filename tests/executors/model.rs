@@ -106,18 +106,18 @@ on_every_executor! {
     }
 
     /// So many that workers are called, where there are any.
-    fn a_crowd_agrees_with_the_model(executor: Executor) {
+    fn hundreds_of_clients_agree_with_the_model(executor: Executor) {
         const CLIENTS: u64 = 300;
         const ROUNDS: usize = 8;
         crate::common::allow_files(10 * CLIENTS);
         let server = executor.start(Server::builder().max_line(MAX_LINE).build());
         let mut random = fastrand::Rng::with_seed(CLIENTS);
-        let mut crowd: Vec<_> = (0..CLIENTS)
+        let mut clients: Vec<_> = (0..CLIENTS)
             .map(|number| (server.connect(), Model::new(MAX_LINE), format!("client{number}.")))
             .collect();
         for _ in 0..ROUNDS {
             let mut expected = Vec::new();
-            for (client, model, prefix) in &mut crowd {
+            for (client, model, prefix) in &mut clients {
                 let mut input = Vec::new();
                 for _ in 0..random.usize(..40) {
                     input.extend(random_line(&mut random, prefix));
@@ -126,7 +126,7 @@ on_every_executor! {
                 expected.push(model.converse(&input));
                 client.send(input);
             }
-            for ((client, ..), expected) in crowd.iter_mut().zip(expected) {
+            for ((client, ..), expected) in clients.iter_mut().zip(expected) {
                 let mut output = Vec::new();
                 while !output.ends_with(b":sync:0:fence\n") {
                     output.extend(client.line().unwrap());
@@ -136,7 +136,7 @@ on_every_executor! {
             }
         }
         assert_eq!(server.handle.stats().active, CLIENTS);
-        drop(crowd);
+        drop(clients);
         server.await_counts(0, CLIENTS);
     }
 

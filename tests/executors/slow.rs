@@ -258,21 +258,21 @@ fn costly_commands_of_one_client_leave_others_their_turn() {
 }
 
 #[test]
-fn a_crowd_that_asks_without_end_leaves_others_their_turn() {
+fn hundreds_that_ask_without_end_leaves_others_their_turn() {
     let server = server(Executor::PLAIN, Overflow::Drop);
     // More than take part in one round, each with more to ask than one turn allows.
-    let crowd: Vec<_> = (0..400)
+    let clients: Vec<_> = (0..400)
         .map(|_| {
             let mut client = server.connect();
             client.send("Get:big\n".repeat(2000));
             client
         })
         .collect();
-    let asked = 2000 * crowd.len() as u64;
+    let asked = 2000 * clients.len() as u64;
     others_work(&server, 5);
     assert!(
         server.handle.stats().commands < asked,
         "the others had to wait for all of it"
     );
-    drop(crowd);
+    drop(clients);
 }

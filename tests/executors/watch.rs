@@ -17,14 +17,14 @@ use crate::{
 fn everyone_hears(executor: Executor, watchers: usize, writers: usize) {
     const CHANGES: usize = 300;
     let server = executor.start(Server::new());
-    let mut crowd: Vec<_> = (0..watchers).map(|_| server.connect()).collect();
-    for (number, watcher) in crowd.iter_mut().enumerate() {
+    let mut clients: Vec<_> = (0..watchers).map(|_| server.connect()).collect();
+    for (number, watcher) in clients.iter_mut().enumerate() {
         watcher.send(["WatchPrefix:\n", "WatchPrefix:k\nWatch:k\n", "Watch:k\n"][number % 3]);
         watcher.sync();
     }
     let all = writers * CHANGES;
     let logs: Vec<Vec<String>> = thread::scope(|scope| {
-        let listening = crowd.iter_mut();
+        let listening = clients.iter_mut();
         let listening: Vec<_> = listening
             .map(|watcher| scope.spawn(move || watcher.texts(all)))
             .collect();
@@ -238,7 +238,7 @@ on_every_executor! {
 }
 
 #[test]
-fn a_crowd_of_watchers_hears_the_same() {
+fn hundreds_of_watchers_hears_the_same() {
     crate::common::allow_files(2000);
     everyone_hears(Executor::PLAIN, 400, 2);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::common::{
     Client,
-    trouble::{CLIENT, KIB, MIB, Trouble, WORK},
+    stress::{CLIENT, KIB, MIB, StressedServer, WORK},
     wait_until,
 };
 
@@ -33,14 +33,14 @@ fn thousands_of_resets_in_the_middle_of_replies_leave_nothing_behind() {
     /// have twice its room. The deep ones of all waves ask for 1.2 GB.
     const BOUND: usize = WORK + WAVE * (CLIENT + 2 * VALUE) + DEEP * DEEP_GETS * VALUE;
 
-    let mut trouble = Trouble::start(2 * WAVE, &[]);
-    trouble
+    let mut stressed = StressedServer::start(2 * WAVE, &[]);
+    stressed
         .steady
         .send(format!("Put:k:{}\n", "x".repeat(VALUE)));
-    trouble.steady.sync();
+    stressed.steady.sync();
     for wave in 0..WAVES {
-        let before = trouble.steady.stats().gets;
-        let mut clients: Vec<_> = (0..WAVE).map(|_| trouble.server.connect()).collect();
+        let before = stressed.steady.stats().gets;
+        let mut clients: Vec<_> = (0..WAVE).map(|_| stressed.server.connect()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             let deep = number % (WAVE / DEEP) == 0;
             client.send("Get:k\n".repeat(if deep { DEEP_GETS } else { GETS }));
@@ -48,7 +48,7 @@ fn thousands_of_resets_in_the_middle_of_replies_leave_nothing_behind() {
         // Every other wave goes only when all replies are there, in sockets and in outboxes.
         let asked = (DEEP * DEEP_GETS + (WAVE - DEEP) * GETS) as u64;
         wait_until("the replies are there", || {
-            wave % 2 == 0 || trouble.steady.stats().gets == before + asked
+            wave % 2 == 0 || stressed.steady.stats().gets == before + asked
         });
         for (number, client) in clients.into_iter().enumerate() {
             // Each is at another place of its replies, mostly within one.
@@ -56,10 +56,10 @@ fn thousands_of_resets_in_the_middle_of_replies_leave_nothing_behind() {
             client.stream().read_exact(&mut some).unwrap();
             client.reset();
         }
-        trouble.work();
+        stressed.work();
     }
-    let trouble = trouble.over((WAVES * WAVE) as u64);
-    trouble.cost("2,000 resets", BOUND);
+    let stressed = stressed.over((WAVES * WAVE) as u64);
+    stressed.cost("2,000 resets", BOUND);
 }
 
 #[test]
@@ -81,31 +81,31 @@ fn thousands_of_clients_with_half_a_line_each_keep_no_one_waiting() {
     let held: usize = (0..SLOW).map(|number| 2 * half_line(number).len()).sum();
     let bound = WORK + SLOW * CLIENT + held;
 
-    let mut trouble = Trouble::start(SLOW + 100, &[]);
+    let mut stressed = StressedServer::start(SLOW + 100, &[]);
     let mut worst = Duration::ZERO;
     let mut slow = Vec::new();
     for number in 0..SLOW {
-        let mut client = trouble.server.connect();
+        let mut client = stressed.server.connect();
         // The reply to the Sync shows that the server has come to this client.
         client.send(format!("Sync\n{}", half_line(number)));
         slow.push(client);
         if number % 20 == 0 {
             let start = Instant::now();
-            trouble.work();
+            stressed.work();
             worst = worst.max(start.elapsed());
         }
     }
     for client in &mut slow {
         assert_eq!(client.sync_reply(), "0:");
     }
-    assert_eq!(trouble.steady.stats().active as usize, SLOW + 1);
+    assert_eq!(stressed.steady.stats().active as usize, SLOW + 1);
     for _ in 0..100 {
         let start = Instant::now();
-        trouble.work();
+        stressed.work();
         worst = worst.max(start.elapsed());
     }
     assert!(worst < PROMPT, "a round trip took {worst:?}");
-    trouble.cost("5,000 half lines", bound);
+    stressed.cost("5,000 half lines", bound);
 
     // Every half line was kept: with its other half it is a command.
     for (number, client) in slow.iter_mut().enumerate().step_by(25) {
@@ -119,8 +119,8 @@ fn thousands_of_clients_with_half_a_line_each_keep_no_one_waiting() {
         assert_eq!(dropped, 0);
     }
     drop(slow);
-    let trouble = trouble.over(SLOW as u64);
-    trouble.cost("5,000 half lines and their other halves", bound);
+    let stressed = stressed.over(SLOW as u64);
+    stressed.cost("5,000 half lines and their other halves", bound);
 }
 
 /// Bytes that are no command, of five kinds.
@@ -182,11 +182,11 @@ fn megabytes_of_garbage_are_refused_line_by_line() {
     /// the writer has taken of them.
     const BOUND: usize = WORK + CLIENTS * CLIENT + THREADS * (2 * MAX_LINE + 4 * 128 * KIB);
 
-    let mut trouble = Trouble::start(2 * CLIENTS, &[]);
+    let mut stressed = StressedServer::start(2 * CLIENTS, &[]);
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let bytes: usize = thread::scope(|scope| {
-        let server = &trouble.server;
+        let server = &stressed.server;
         let babbling = (0..THREADS).map(|number| {
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed + number as u64);
@@ -209,9 +209,9 @@ fn megabytes_of_garbage_are_refused_line_by_line() {
         all.sum()
     });
     assert!(bytes > 4 * MIB, "only {bytes} bytes");
-    trouble.work();
-    let trouble = trouble.over(CLIENTS as u64);
-    trouble.cost(&format!("{} MiB of garbage", bytes / MIB), BOUND);
+    stressed.work();
+    let stressed = stressed.over(CLIENTS as u64);
+    stressed.cost(&format!("{} MiB of garbage", bytes / MIB), BOUND);
 }
 
 #[test]
@@ -221,12 +221,12 @@ fn a_line_of_a_gibibyte_costs_what_the_longest_line_costs() {
     /// it on the way.
     const BOUND: usize = MIB;
 
-    let mut trouble = Trouble::start(100, &[]);
+    let mut stressed = StressedServer::start(100, &[]);
     // Each part of it is in use once before memory is measured.
-    let mut client = trouble.server.connect();
+    let mut client = stressed.server.connect();
     client.send(format!("Put:k:v\n{}\n", "x".repeat(2 * MAX_LINE)));
     client.sync();
-    trouble.resident = trouble.server.resident();
+    stressed.resident = stressed.server.resident();
 
     let piece = vec![b'x'; PIECE];
     client.send("Put:k:");
@@ -238,14 +238,14 @@ fn a_line_of_a_gibibyte_costs_what_the_longest_line_costs() {
     assert!(reply.starts_with(":error:4:too-long:"), "{reply}");
     assert_eq!(client.sync(), (vec![b"k:v".to_vec()], 0));
     drop(client);
-    let trouble = trouble.over(1);
-    trouble.cost("a line of 1 GiB", BOUND);
+    let stressed = stressed.over(1);
+    stressed.cost("a line of 1 GiB", BOUND);
 }
 
 #[test]
 fn without_descriptors_it_waits_at_no_cost_and_accepts_again() {
     const FILES: usize = 40;
-    const CROWD: usize = 60;
+    const CLIENTS: usize = 60;
     /// How long the server is watched while it has no descriptor left.
     const WATCHED: Duration = Duration::from_secs(1);
     /// In this time it may try to accept every 50 milliseconds, and use a fifth of a processor
@@ -255,20 +255,20 @@ fn without_descriptors_it_waits_at_no_cost_and_accepts_again() {
     /// A few dozen clients and as many errors are nothing but work.
     const BOUND: usize = WORK;
 
-    let mut trouble = Trouble::start(FILES, &[]);
-    let mut crowd: Vec<_> = (0..CROWD).map(|_| trouble.server.connect()).collect();
-    for client in &mut crowd {
+    let mut stressed = StressedServer::start(FILES, &[]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| stressed.server.connect()).collect();
+    for client in &mut clients {
         client.send("Sync:first\n");
     }
     wait_until("there is no descriptor left", || {
-        trouble.steady.stats().accept_errors > 0
+        stressed.steady.stats().accept_errors > 0
     });
 
-    let (before, cpu_before) = (trouble.steady.stats(), trouble.server.cpu_time());
+    let (before, cpu_before) = (stressed.steady.stats(), stressed.server.cpu_time());
     let start = Instant::now();
     thread::sleep(WATCHED);
-    let cpu = trouble.server.cpu_time() - cpu_before;
-    let stats = trouble.steady.stats();
+    let cpu = stressed.server.cpu_time() - cpu_before;
+    let stats = stressed.steady.stats();
     let time = start.elapsed();
     let tries = stats.accept_errors - before.accept_errors;
     assert!(tries > 0, "it does not try any more");
@@ -277,19 +277,19 @@ fn without_descriptors_it_waits_at_no_cost_and_accepts_again() {
     assert!(cpu < CPU_TIME, "{cpu:?} of work in {time:?} of waiting");
     // Meanwhile it goes on serving those that it has.
     assert_eq!(stats.active, before.active);
-    trouble.work();
+    stressed.work();
 
     // As many as leave are let in, in the order in which they came.
     let inside = stats.active as usize - 1;
-    assert!((10..FILES).contains(&inside), "{inside} of the crowd");
-    let outside = crowd.split_off(inside);
-    for client in &mut crowd {
+    assert!((10..FILES).contains(&inside), "{inside} of the clients");
+    let outside = clients.split_off(inside);
+    for client in &mut clients {
         assert_eq!(client.sync_reply(), "0:first");
     }
-    drop(crowd);
+    drop(clients);
     for mut client in outside {
         assert_eq!(client.sync_reply(), "0:first");
     }
-    let trouble = trouble.over(CROWD as u64);
-    trouble.cost("no descriptor left", BOUND);
+    let stressed = stressed.over(CLIENTS as u64);
+    stressed.cost("no descriptor left", BOUND);
 }

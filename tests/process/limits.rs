@@ -15,7 +15,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::common::{
     Client,
-    trouble::{CLIENT, KIB, MIB, Trouble, WORK},
+    stress::{CLIENT, KIB, MIB, StressedServer, WORK},
     wait_until,
 };
 
@@ -44,23 +44,23 @@ fn thousands_of_half_lines_are_ended_when_their_time_is_over() {
     /// A second wave may cost little more, because it finds the memory of the first.
     const BOUND: usize = WORK + WAVE;
 
-    let mut trouble = Trouble::start(2 * SLOW, &["--line-timeout", "1"]);
+    let mut stressed = StressedServer::start(2 * SLOW, &["--line-timeout", "1"]);
     let mut peaks = Vec::new();
     for wave in 1..=2 {
-        let mut slow: Vec<_> = (0..SLOW).map(|_| trouble.server.connect()).collect();
+        let mut slow: Vec<_> = (0..SLOW).map(|_| stressed.server.connect()).collect();
         for client in &mut slow {
             client.send(format!("Sync:in\nPut:k:{}", "x".repeat(HALF)));
         }
-        trouble.work();
+        stressed.work();
         for client in &mut slow {
             assert_eq!(client.sync_reply(), "0:in");
             client.expect_farewell(":error:2:too-long:the line took longer than 1s");
         }
         // The clients have not hung up, and need not.
-        trouble = trouble.over((wave * SLOW) as u64);
-        assert_eq!(trouble.steady.stats().slow_lines as usize, wave * SLOW);
-        trouble.cost("5,000 half lines, ended", BOUND);
-        peaks.push(trouble.server.peak());
+        stressed = stressed.over((wave * SLOW) as u64);
+        assert_eq!(stressed.steady.stats().slow_lines as usize, wave * SLOW);
+        stressed.cost("5,000 half lines, ended", BOUND);
+        peaks.push(stressed.server.peak());
         drop(slow);
     }
     assert!(peaks[1] < peaks[0] + WAVE / 5 + WORK, "{peaks:?}");
@@ -69,8 +69,8 @@ fn thousands_of_half_lines_are_ended_when_their_time_is_over() {
 #[test]
 fn a_client_that_sends_a_byte_now_and_then_does_not_keep_its_line() {
     const LINE_TIME: Duration = Duration::from_millis(500);
-    let mut trouble = Trouble::start(100, &["--line-timeout", "0.5"]);
-    let mut client = trouble.server.connect();
+    let mut stressed = StressedServer::start(100, &["--line-timeout", "0.5"]);
+    let mut client = stressed.server.connect();
     // How often it sends one is the point here: it waits so long for an answer.
     let pause = Some(LINE_TIME / 20);
     client.stream().set_read_timeout(pause).unwrap();
@@ -80,7 +80,7 @@ fn a_client_that_sends_a_byte_now_and_then_does_not_keep_its_line() {
     let read = loop {
         client.send("x");
         match client.stream().read(&mut answer) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => trouble.work(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => stressed.work(),
             read => break read.unwrap(),
         }
         assert!(
@@ -95,7 +95,7 @@ fn a_client_that_sends_a_byte_now_and_then_does_not_keep_its_line() {
     // It goes on, as one does that does not listen, and the server still gets rid of it.
     let mut stream = client.stream();
     wait_until("the connection is gone", || stream.write_all(b"x").is_err());
-    trouble.over(1);
+    stressed.over(1);
 }
 
 #[test]
@@ -108,14 +108,14 @@ fn connections_whose_other_end_says_nothing_any_more_are_ended_when_they_are_idl
     const BOUND: usize = WORK + (SILENT + DEAF) * CLIENT + DEAF * 2 * (OUTBOX + MAX_LINE);
 
     // Under `wait`, nothing else ends a connection.
-    let mut trouble = Trouble::start(500, &["--idle-timeout", "1", "--overflow", "wait"]);
-    trouble
+    let mut stressed = StressedServer::start(500, &["--idle-timeout", "1", "--overflow", "wait"]);
+    stressed
         .steady
         .send(format!("Put:k:{}\n", "x".repeat(60_000)));
-    trouble.steady.sync();
+    stressed.steady.sync();
     // To the server, a client that is gone without a word is one that says and takes nothing.
-    let mut silent: Vec<_> = (0..SILENT).map(|_| trouble.server.connect()).collect();
-    let mut deaf: Vec<_> = (0..DEAF).map(|_| trouble.server.connect()).collect();
+    let mut silent: Vec<_> = (0..SILENT).map(|_| stressed.server.connect()).collect();
+    let mut deaf: Vec<_> = (0..DEAF).map(|_| stressed.server.connect()).collect();
     for client in &mut silent {
         client.send("Sync:in\n");
     }
@@ -123,16 +123,16 @@ fn connections_whose_other_end_says_nothing_any_more_are_ended_when_they_are_idl
         client.send("Get:k\n".repeat(GETS));
     }
     wait_until("they are idle", || {
-        trouble.work();
-        trouble.steady.stats().idle as usize == SILENT + DEAF
+        stressed.work();
+        stressed.steady.stats().idle as usize == SILENT + DEAF
     });
     for client in &mut silent {
         assert_eq!(client.sync_reply(), "0:in");
         client.expect_farewell(":error:0:closing:nothing has moved here for 1s");
     }
     // None of them has hung up.
-    let trouble = trouble.over((SILENT + DEAF) as u64);
-    trouble.cost("220 idle clients, 20 of them deaf", BOUND);
+    let stressed = stressed.over((SILENT + DEAF) as u64);
+    stressed.cost("220 idle clients, 20 of them deaf", BOUND);
     drop((silent, deaf));
 }
 
@@ -163,8 +163,8 @@ fn timer(client: &Client) -> Option<(u8, Duration)> {
 #[test]
 fn the_system_is_to_ask_within_a_minute_whether_a_silent_client_is_still_there() {
     const KEEPALIVE: u8 = 2;
-    let trouble = Trouble::start(100, &[]);
-    let mut client = trouble.server.connect();
+    let stressed = StressedServer::start(100, &[]);
+    let mut client = stressed.server.connect();
     client.sync();
     wait_until("the keepalive timer runs", || {
         timer(&client).is_some_and(|(kind, time)| {
@@ -174,7 +174,7 @@ fn the_system_is_to_ask_within_a_minute_whether_a_silent_client_is_still_there()
 }
 
 #[test]
-fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing() {
+fn thousands_that_connect_to_a_full_server_are_told_and_those_inside_notice_nothing() {
     const INSIDE: usize = 100;
     const OUTSIDE: usize = 3_000;
     const THREADS: usize = 4;
@@ -184,14 +184,14 @@ fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing
 
     let said = "Put:k:v\nGet:k\nSync\n".repeat(1000);
     let limit = INSIDE.to_string();
-    let mut trouble = Trouble::start(500, &["--max-clients", &limit]);
-    let mut inside: Vec<_> = (1..INSIDE).map(|_| trouble.server.connect()).collect();
+    let mut stressed = StressedServer::start(500, &["--max-clients", &limit]);
+    let mut inside: Vec<_> = (1..INSIDE).map(|_| stressed.server.connect()).collect();
     for client in &mut inside {
         assert_eq!(client.sync(), (vec![], 0));
     }
     thread::scope(|scope| {
-        let (server, said) = (&trouble.server, said.as_bytes());
-        let knocking = (0..THREADS).map(|_| {
+        let (server, said) = (&stressed.server, said.as_bytes());
+        let connecting = (0..THREADS).map(|_| {
             scope.spawn(move || {
                 for _ in 0..OUTSIDE / THREADS {
                     let mut client = server.connect();
@@ -201,13 +201,13 @@ fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing
                 }
             })
         });
-        let knocking: Vec<_> = knocking.collect();
-        while knocking.iter().any(|thread| !thread.is_finished()) {
-            trouble.steady.send("Get:k\n");
-            assert_eq!(trouble.steady.sync(), (vec![], 0));
+        let connecting: Vec<_> = connecting.collect();
+        while connecting.iter().any(|thread| !thread.is_finished()) {
+            stressed.steady.send("Get:k\n");
+            assert_eq!(stressed.steady.sync(), (vec![], 0));
         }
     });
-    let stats = trouble.steady.stats();
+    let stats = stressed.steady.stats();
     assert_eq!((stats.active as usize, stats.dropped), (INSIDE, 0));
     let refused = (stats.refused as usize, stats.full_clients as usize);
     assert_eq!(refused, (OUTSIDE, OUTSIDE));
@@ -217,12 +217,12 @@ fn thousands_who_knock_at_a_full_server_are_told_and_those_inside_notice_nothing
     // Who leaves makes room.
     let left = inside.pop().unwrap();
     drop(left);
-    wait_until("one has left", || trouble.steady.stats().dropped == 1);
-    inside.push(trouble.server.connect());
+    wait_until("one has left", || stressed.steady.stats().dropped == 1);
+    inside.push(stressed.server.connect());
     assert_eq!(inside[INSIDE - 2].sync(), (vec![], 0));
     drop(inside);
-    let trouble = trouble.over(INSIDE as u64);
-    trouble.cost("3,000 at a full server", BOUND);
+    let stressed = stressed.over(INSIDE as u64);
+    stressed.cost("3,000 at a full server", BOUND);
 }
 
 #[test]
@@ -231,9 +231,9 @@ fn a_flood_at_a_full_server_is_turned_away_and_leaves_nothing_behind() {
     /// What a connection costs that is closed at once, and what those cost that are told why.
     const BOUND: usize = WORK + FLOOD * CLIENT;
 
-    let trouble = Trouble::start(FLOOD + 100, &["--max-clients", "1"]);
+    let stressed = StressedServer::start(FLOOD + 100, &["--max-clients", "1"]);
     let mut told = 0;
-    let mut flood: Vec<_> = (0..FLOOD).map(|_| trouble.server.connect()).collect();
+    let mut flood: Vec<_> = (0..FLOOD).map(|_| stressed.server.connect()).collect();
     for client in &mut flood {
         // In a flood, most are just closed, and some of these find a reset.
         let mut line = String::new();
@@ -247,18 +247,18 @@ fn a_flood_at_a_full_server_is_turned_away_and_leaves_nothing_behind() {
         }
     }
     assert!(told > 0);
-    let mut trouble = trouble.over(0);
-    assert_eq!(trouble.steady.stats().full_clients as usize, FLOOD);
+    let mut stressed = stressed.over(0);
+    assert_eq!(stressed.steady.stats().full_clients as usize, FLOOD);
     println!("{told} of {FLOOD} were told");
-    trouble.cost("a flood of 3,000 at a full server", BOUND);
+    stressed.cost("a flood of 3,000 at a full server", BOUND);
 }
 
 /// Every address of 127.0.0.0/8 is this machine's.
-fn connect_from(trouble: &Trouble, host: u8) -> Client {
+fn connect_from(stressed: &StressedServer, host: u8) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let ours: SocketAddr = ([127, 0, 0, host], 0).into();
     socket.bind(&ours.into()).unwrap();
-    let server: SocketAddr = trouble.server.address.parse().unwrap();
+    let server: SocketAddr = stressed.server.address.parse().unwrap();
     socket.connect(&server.into()).unwrap();
     Client::of(socket.into())
 }
@@ -268,10 +268,10 @@ fn one_address_can_not_take_all_the_room() {
     const EACH: usize = 10;
     const FULL: &str = ":error:0:full:this address has as many connections as it may";
     let limit = EACH.to_string();
-    let mut trouble = Trouble::start(500, &["--max-clients-per-address", &limit]);
+    let mut stressed = StressedServer::start(500, &["--max-clients-per-address", &limit]);
     let mut greedy = Vec::new();
     for number in 0..100 {
-        let mut client = connect_from(&trouble, 2);
+        let mut client = connect_from(&stressed, 2);
         if number < EACH {
             client.sync();
             greedy.push(client);
@@ -279,14 +279,14 @@ fn one_address_can_not_take_all_the_room() {
             client.expect_farewell(FULL);
         }
     }
-    let mut others: Vec<_> = (3..20).map(|host| connect_from(&trouble, host)).collect();
+    let mut others: Vec<_> = (3..20).map(|host| connect_from(&stressed, host)).collect();
     for client in &mut others {
         assert_eq!(client.sync(), (vec![], 0));
     }
-    assert_eq!(trouble.steady.stats().full_addresses as usize, 100 - EACH);
+    assert_eq!(stressed.steady.stats().full_addresses as usize, 100 - EACH);
     let gone = greedy.len() + others.len();
     drop((greedy, others));
-    trouble.over(gone as u64);
+    stressed.over(gone as u64);
 }
 
 #[test]
@@ -296,8 +296,8 @@ fn clients_that_push_all_they_can_against_their_rate_cost_a_read_each() {
     /// beginning of the next line has a buffer that may be twice as large.
     const BOUND: usize = WORK + GREEDY * (CLIENT + 4 * MAX_LINE);
 
-    let mut trouble = Trouble::start(200, &["--max-line-rate", "200"]);
-    let mut greedy: Vec<_> = (0..GREEDY).map(|_| trouble.server.connect()).collect();
+    let mut stressed = StressedServer::start(200, &["--max-line-rate", "200"]);
+    let mut greedy: Vec<_> = (0..GREEDY).map(|_| stressed.server.connect()).collect();
     let lines: String = (1..=500).map(|number| format!("Sync:{number}\n")).collect();
     let filler = format!("Delete:{}\n", "x".repeat(60_000)).into_bytes();
     let start = Instant::now();
@@ -312,7 +312,7 @@ fn clients_that_push_all_they_can_against_their_rate_cost_a_read_each() {
     }
     // Who keeps to the rate does not wait.
     for _ in 0..20 {
-        trouble.work();
+        stressed.work();
     }
     for client in &mut greedy {
         for number in 1..=500 {
@@ -325,8 +325,8 @@ fn clients_that_push_all_they_can_against_their_rate_cost_a_read_each() {
         time > Duration::from_millis(1000 * 300 / 200 - 50),
         "{time:?}"
     );
-    assert!(trouble.steady.stats().throttled > 0);
+    assert!(stressed.steady.stats().throttled > 0);
     drop(greedy);
-    let trouble = trouble.over(GREEDY as u64);
-    trouble.cost("20 clients over their rate", BOUND);
+    let stressed = stressed.over(GREEDY as u64);
+    stressed.cost("20 clients over their rate", BOUND);
 }

@@ -1,15 +1,15 @@
 //! A store that is full, at the example server as a process.
 
-use crate::common::trouble::{MIB, Trouble, WORK};
+use crate::common::stress::{MIB, StressedServer, WORK};
 
 /// Puts of some shape, far more than the store may hold. Gives how many were refused.
-fn fill(trouble: &mut Trouble, puts: usize, put: impl Fn(usize) -> String) -> usize {
+fn fill(stressed: &mut StressedServer, puts: usize, put: impl Fn(usize) -> String) -> usize {
     const PIECE: usize = 400;
     let mut refused = 0;
     for first in (0..puts).step_by(PIECE) {
         let some: String = (first..first + PIECE).map(&put).collect();
-        trouble.steady.send(some);
-        let (lines, dropped) = trouble.steady.sync();
+        stressed.steady.send(some);
+        let (lines, dropped) = stressed.steady.sync();
         assert_eq!(dropped, 0);
         for line in &lines {
             let line = String::from_utf8_lossy(line);
@@ -43,23 +43,23 @@ fn a_full_store_refuses_writes_and_takes_no_more_memory_whatever_their_shape() {
     ];
     for (shape, puts, put) in shapes {
         let limit = MAX_STORE.to_string();
-        let mut trouble = Trouble::start(100, &["--max-store", &limit]);
-        let refused = fill(&mut trouble, puts, put);
-        let stats = trouble.steady.stats();
+        let mut stressed = StressedServer::start(100, &["--max-store", &limit]);
+        let refused = fill(&mut stressed, puts, put);
+        let stats = stressed.steady.stats();
         assert_eq!(stats.full_store as usize, refused);
         assert_eq!(stats.values as usize, puts - refused);
         let size = stats.size as usize;
         assert!((MAX_STORE * 9 / 10..=MAX_STORE).contains(&size), "{size}");
-        trouble.cost(&format!("a store of 4 MiB full of {shape}"), BOUND);
+        stressed.cost(&format!("a store of 4 MiB full of {shape}"), BOUND);
         // Reading goes on, and what is deleted makes room.
         let key = put(0).split(':').nth(1).unwrap().to_owned();
-        trouble.steady.send(format!("Get:{key}\n"));
-        assert!(!trouble.steady.sync().0.is_empty());
-        trouble
+        stressed.steady.send(format!("Get:{key}\n"));
+        assert!(!stressed.steady.sync().0.is_empty());
+        stressed
             .steady
             .send(format!("Delete:{key}\nPut:{key}:\nGet:{key}\n"));
         assert_eq!(
-            trouble.steady.sync(),
+            stressed.steady.sync(),
             (vec![format!("{key}:").into_bytes()], 0)
         );
     }
@@ -67,9 +67,9 @@ fn a_full_store_refuses_writes_and_takes_no_more_memory_whatever_their_shape() {
 
 #[test]
 fn a_key_takes_so_many_values_and_others_go_on() {
-    let mut trouble = Trouble::start(100, &["--max-values", "1000"]);
-    let refused = fill(&mut trouble, 20_000, |n| format!("Put:k:{n}\n"));
+    let mut stressed = StressedServer::start(100, &["--max-values", "1000"]);
+    let refused = fill(&mut stressed, 20_000, |n| format!("Put:k:{n}\n"));
     assert_eq!(refused, 19_000);
-    assert_eq!(trouble.steady.stats().full_values, 19_000);
-    trouble.over(0);
+    assert_eq!(stressed.steady.stats().full_values, 19_000);
+    stressed.over(0);
 }

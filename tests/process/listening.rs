@@ -15,7 +15,7 @@ use std::{
 use crate::{
     common::{
         Client, example,
-        served::{Served, refused},
+        server_process::{ServerProcess, refused},
     },
     listen,
 };
@@ -78,7 +78,7 @@ fn all_addresses_of_a_name_are_listened_on_at_one_port() {
         .filter(|address| address.is_ipv4() || has_ipv6())
         .map(|address| address.ip())
         .collect();
-    let served = Served::start(&["--listen", "localhost:0"]);
+    let served = ServerProcess::start(&["--listen", "localhost:0"]);
     let addresses: Vec<SocketAddr> = served
         .address
         .split(" and ")
@@ -139,7 +139,7 @@ fn a_port_alone_means_all_interfaces_of_both_families() {
         assert_eq!(code, 1);
         assert!(words.contains("--secret-file, or --open"), "{words}");
 
-        let served = Served::start(&["--listen", address, "--open"]);
+        let served = ServerProcess::start(&["--listen", address, "--open"]);
         let port = served.address.rsplit(':').next().unwrap().parse().unwrap();
         Client::connect(loopback(1, port)).sync();
         if has_ipv6() {
@@ -162,7 +162,7 @@ fn an_address_may_have_a_zone() {
     });
     if let Some((_, address, interface)) = local.min() {
         let address = format!("[{address}%{interface}]:0");
-        let served = Served::start(&["--listen", &address, "--open"]);
+        let served = ServerProcess::start(&["--listen", &address, "--open"]);
         served.connect().sync();
     }
     let (code, words) = refused(&mut server(&["--listen", "[fe80::1%nowhere]:0", "--open"]));
@@ -182,7 +182,7 @@ fn it_listens_in_several_places_and_none_is_left_behind_if_one_fails() {
         "--listen",
         &unix(&two),
     ];
-    let mut served = Served::start(&places);
+    let mut served = ServerProcess::start(&places);
     let addresses = served.address.clone();
     let mut addresses = addresses.split(" and ");
     Client::connect(addresses.next().unwrap().parse().unwrap()).sync();
@@ -262,7 +262,7 @@ fn of_servers_that_start_at_once_over_an_abandoned_socket_one_has_it() {
         }
         let reached = UnixStream::connect(&path).is_ok();
         for &number in &listening {
-            crate::common::served::signal_to(&servers[number], "-TERM");
+            crate::common::server_process::signal_to(&servers[number], "-TERM");
             servers[number].wait().unwrap();
         }
         assert_eq!(listening.len(), 1, "they all say that they listen");

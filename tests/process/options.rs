@@ -7,12 +7,12 @@ use std::{
 
 use crate::common::{
     example,
-    served::{Served, refused},
+    server_process::{ServerProcess, refused},
 };
 
 #[test]
 fn sizes_take_k_m_and_g() {
-    let server = Served::start(&[
+    let server = ServerProcess::start(&[
         "--listen",
         "127.0.0.1:0",
         "--max-line",
@@ -82,8 +82,8 @@ fn a_start_without_descriptors_says_what_it_needs_them_for() {
             // It has what it needs for a client, too.
             let address = rest.split([',', ' ']).next().unwrap().parse().unwrap();
             crate::common::Client::connect(address).sync();
-            crate::common::served::signal_to(&child, "-TERM");
-            assert!(crate::common::served::wait_for(&mut child).success());
+            crate::common::server_process::signal_to(&child, "-TERM");
+            assert!(crate::common::server_process::wait_for(&mut child).success());
             assert!(told > 0);
             return;
         }

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     common::{
         example,
-        served::{Served, refused, wait_for},
+        server_process::{ServerProcess, refused, wait_for},
     },
     printer::Printer,
 };
@@ -32,7 +32,7 @@ fn full() -> (OwnedFd, UnixStream) {
 
 #[test]
 fn a_pipe_that_nobody_reads_holds_up_neither_clients_nor_the_end() {
-    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--stats", "0.001"]);
+    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--stats", "0.001"]);
     let mut client = server.connect();
     // While nobody reads, until the pipe takes no more lines.
     let (mut held, mut since) = (0, Instant::now());
@@ -76,7 +76,7 @@ fn streams_that_are_full_or_closed_change_nothing() {
         };
         // It warns of the file, which is too open.
         let file = secret.to_str().unwrap();
-        let mut server = Served::spawn(&mut run(&[
+        let mut server = ServerProcess::spawn(&mut run(&[
             "--listen",
             "127.0.0.1:0",
             "--secret-file",
@@ -118,7 +118,7 @@ fn streams_that_are_full_or_closed_change_nothing() {
     let mut reply = [0; 13];
     client.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b":sync:0:here\n");
-    crate::common::served::signal_to(&child, "-TERM");
+    crate::common::server_process::signal_to(&child, "-TERM");
     assert!(wait_for(&mut child).success());
     assert!(!path.exists());
 }

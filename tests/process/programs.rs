@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use crate::common::{example, served::Served, wait_until};
+use crate::common::{example, server_process::ServerProcess, wait_until};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
     client_with(address, &[], input)
@@ -31,7 +31,7 @@ fn client_with(address: &str, arguments: &[&str], input: &str) -> (ExitStatus, S
 #[test]
 fn each_signal_shuts_down_gracefully() {
     for signal in ["-INT", "-TERM", "-HUP"] {
-        let mut server = Served::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
+        let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
         let mut idle = server.connect();
         idle.sync();
         server.signal(signal);
@@ -49,7 +49,7 @@ fn each_signal_shuts_down_gracefully() {
 
 #[test]
 fn a_second_signal_shuts_down_at_once() {
-    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
     let mut client = server.connect();
     client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
     client.sync();
@@ -68,7 +68,7 @@ fn a_second_signal_shuts_down_at_once() {
 
 #[test]
 fn a_terminal_that_goes_away_is_no_reason_to_hurry() {
-    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
     let mut client = server.connect();
     client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
     client.sync();
@@ -90,7 +90,7 @@ fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
     let mut command = Command::new("sh");
     let script = "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0";
     let command = command.arg("-c").arg(script).arg(example("server"));
-    let mut server = Served::spawn(command);
+    let mut server = ServerProcess::spawn(command);
     server.signal("-HUP");
     for _ in 0..10 {
         server.connect().sync();
@@ -103,7 +103,7 @@ fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
 
 #[test]
 fn the_client_ends_when_every_reply_is_in() {
-    let server = Served::start(&["--listen", "127.0.0.1:0"]);
+    let server = ServerProcess::start(&["--listen", "127.0.0.1:0"]);
     let gets = "Get:k\n".repeat(50_000);
     let (status, output) = client(&server.address, &format!("Put:k:v\n{gets}nonsense\n"));
     assert_eq!(status.code(), Some(2)); // one was refused
@@ -118,7 +118,7 @@ fn a_unix_socket_is_served_and_removed() {
     let path = std::env::temp_dir().join(format!("keywire-process-{}.sock", std::process::id()));
     let address = format!("unix:{}", path.display());
     // What a server that was killed leaves behind is no obstacle.
-    let mut killed = Served::start(&["--listen", &address]);
+    let mut killed = ServerProcess::start(&["--listen", &address]);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
     assert!(path.exists());
@@ -126,7 +126,7 @@ fn a_unix_socket_is_served_and_removed() {
     let mut command = Command::new("sh");
     let script = "umask 0; exec \"$0\" --listen \"$1\"";
     let command = command.args(["-c", script]).arg(example("server"));
-    let mut server = Served::spawn(command.arg(&address));
+    let mut server = ServerProcess::spawn(command.arg(&address));
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
     let (status, output) = client(&address, "Put:k:v\nGet:k\n");
@@ -156,9 +156,9 @@ fn a_file_in_the_place_of_the_socket_is_left_alone() {
     std::fs::remove_file(&path).unwrap();
 
     // And so is the socket of another server that has taken the place.
-    let mut first = Served::start(&["--listen", &address]);
+    let mut first = ServerProcess::start(&["--listen", &address]);
     std::fs::remove_file(&path).unwrap();
-    let mut second = Served::start(&["--listen", &address]);
+    let mut second = ServerProcess::start(&["--listen", &address]);
     first.signal("-TERM");
     first.wait();
     let (status, _) = client(&address, "Put:k:v\n");
@@ -173,7 +173,7 @@ fn only_those_who_know_the_secret_come_in() {
     let path = std::env::temp_dir().join(format!("keywire-process-{}.secret", std::process::id()));
     std::fs::write(&path, "open:sesame\n").unwrap();
     let file = path.to_str().unwrap();
-    let server = Served::start(&["--listen", "127.0.0.1:0", "--secret-file", file]);
+    let server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--secret-file", file]);
     let run = |arguments: &[&str]| {
         let mut client = Command::new(example("client"));
         let client = client.args(["--connect", &server.address]).args(arguments);
@@ -209,10 +209,10 @@ fn without_a_secret_it_listens_to_this_machine_only() {
     assert_eq!(refused.status.code(), Some(1));
     let words = String::from_utf8(refused.stderr).unwrap();
     assert!(words.contains("--secret-file, or --open"), "{words}");
-    Served::spawn(&mut server(&["--open"]));
+    ServerProcess::spawn(&mut server(&["--open"]));
     let path = std::env::temp_dir().join(format!("keywire-open-{}.secret", std::process::id()));
     std::fs::write(&path, "open:sesame").unwrap();
-    Served::spawn(&mut server(&["--secret-file", path.to_str().unwrap()]));
+    ServerProcess::spawn(&mut server(&["--secret-file", path.to_str().unwrap()]));
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -265,7 +265,7 @@ fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
 
 #[test]
 fn stats_are_printed_while_it_runs() {
-    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--stats", "0.05"]);
+    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--stats", "0.05"]);
     let mut client = server.connect();
     client.sync();
     let mut line = String::new();

@@ -10,7 +10,7 @@ use std::{
 use super::stops::{await_full, big, put_big};
 use crate::common::{
     Client, example,
-    served::{Served, is_stopped, signal_to},
+    server_process::{ServerProcess, is_stopped, signal_to},
     wait_until,
 };
 
@@ -27,7 +27,7 @@ fn stop_a_client(overflow: &str, stuck: impl Fn(&mut Client)) -> (usize, usize) 
         "--overflow",
         overflow,
     ];
-    let server = Served::start(&arguments);
+    let server = ServerProcess::start(&arguments);
     let mut steady = put_big(&server);
     let mut child = Command::new(example("client"))
         .args(["--connect", &server.address])

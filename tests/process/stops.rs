@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::{
     Client,
-    served::{Served, is_stopped},
+    server_process::{ServerProcess, is_stopped},
     wait_until,
 };
 
@@ -57,14 +57,14 @@ fn ask(mut stream: TcpStream, client: usize, enough: &AtomicBool) -> usize {
 }
 
 /// What a client has heard by the end of the stream, with what it heard first.
-struct Heard {
+struct Received {
     replies: usize,
     refused: usize,
 }
 
 /// Reads to the end, which is no reset. The replies come in order and without a gap, to some line;
 /// the lines from there on are refused, in order and without a gap, up to the end.
-fn listen(mut stream: Client, client: usize, heard_by_all: &AtomicUsize) -> Heard {
+fn listen(mut stream: Client, client: usize, heard_by_all: &AtomicUsize) -> Received {
     let (mut replies, mut refused) = (2, 0);
     let mut next_refused = None;
     while let Some(line) = stream.line() {
@@ -94,19 +94,19 @@ fn listen(mut stream: Client, client: usize, heard_by_all: &AtomicUsize) -> Hear
     }
     // Whoever still sends is done, too.
     let _ = stream.stream().shutdown(Shutdown::Both);
-    Heard { replies, refused }
+    Received { replies, refused }
 }
 
 /// Clients at work: each a thread that asks and one that listens.
-struct Crowd<'scope> {
+struct Clients<'scope> {
     asking: Vec<ScopedJoinHandle<'scope, usize>>,
-    listening: Vec<ScopedJoinHandle<'scope, Heard>>,
+    listening: Vec<ScopedJoinHandle<'scope, Received>>,
 }
 
-impl<'scope> Crowd<'scope> {
+impl<'scope> Clients<'scope> {
     fn start(
         scope: &'scope Scope<'scope, '_>,
-        server: &Served,
+        server: &ServerProcess,
         enough: &'scope AtomicBool,
         heard: &'scope AtomicUsize,
     ) -> Self {
@@ -119,22 +119,22 @@ impl<'scope> Crowd<'scope> {
             client.send(frame(number, 0));
             assert_eq!(client.texts(2), [reply(number, 0), reply(number, 1)]);
         }
-        let mut crowd = Self {
+        let mut threads = Self {
             asking: Vec::new(),
             listening: Vec::new(),
         };
         for (number, client) in clients.into_iter().enumerate() {
             let stream = client.stream().try_clone().unwrap();
             let asking = scope.spawn(move || ask(stream, number, enough));
-            crowd.asking.push(asking);
+            threads.asking.push(asking);
             let listening = scope.spawn(move || listen(client, number, heard));
-            crowd.listening.push(listening);
+            threads.listening.push(listening);
         }
-        crowd
+        threads
     }
 
     /// Waits for the end of all: the frames that each sent, and what it heard.
-    fn join(self) -> impl Iterator<Item = (usize, Heard)> {
+    fn join(self) -> impl Iterator<Item = (usize, Received)> {
         let asking = self.asking.into_iter().map(|asking| asking.join().unwrap());
         let listening = self.listening.into_iter();
         asking.zip(listening.map(|listening| listening.join().unwrap()))
@@ -150,12 +150,12 @@ fn a_server_that_is_told_to_end_answers_a_part_without_a_gap_and_refuses_the_res
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..ROUNDS {
         let threads = if round % 2 == 0 { "1" } else { "2" };
-        let mut server = Served::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+        let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
         // The first round ends before anything has been heard.
         let moment = random.usize(..=round * MOST / ROUNDS);
         let (enough, heard) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (status, printed, time, heard) = thread::scope(|scope| {
-            let crowd = Crowd::start(scope, &server, &enough, &heard);
+            let clients = Clients::start(scope, &server, &enough, &heard);
             wait_until("enough has been heard", || {
                 heard.load(Ordering::Relaxed) >= moment
             });
@@ -163,7 +163,7 @@ fn a_server_that_is_told_to_end_answers_a_part_without_a_gap_and_refuses_the_res
             let start = Instant::now();
             let (status, printed) = server.wait();
             let time = start.elapsed();
-            let heard: Vec<_> = crowd.join().map(|(_, heard)| heard).collect();
+            let heard: Vec<_> = clients.join().map(|(_, heard)| heard).collect();
             (status, printed, time, heard)
         });
         assert!(status.success());
@@ -181,10 +181,10 @@ fn a_server_that_is_told_to_end_answers_a_part_without_a_gap_and_refuses_the_res
 #[test]
 fn a_server_that_is_stopped_for_a_while_loses_no_reply_of_those_who_read() {
     const STALL: Duration = Duration::from_millis(200);
-    let server = Served::start(&["--listen", "127.0.0.1:0", "--stall-timeout", "0.2"]);
+    let server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--stall-timeout", "0.2"]);
     let (enough, heard) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
-        let crowd = Crowd::start(scope, &server, &enough, &heard);
+        let clients = Clients::start(scope, &server, &enough, &heard);
         for pause in [0, 1, 5, 20, 2 * STALL.as_millis() as u64] {
             let before = heard.load(Ordering::Relaxed);
             wait_until("they are at work", || {
@@ -197,7 +197,7 @@ fn a_server_that_is_stopped_for_a_while_loses_no_reply_of_those_who_read() {
             server.signal("-CONT");
         }
         enough.store(true, Ordering::Relaxed);
-        for (frames, heard) in crowd.join() {
+        for (frames, heard) in clients.join() {
             assert_eq!((heard.replies, heard.refused), (2 * frames, 0));
         }
     });
@@ -209,7 +209,7 @@ pub(crate) fn big() -> String {
 }
 
 /// Puts that key. Gives the client that did it.
-pub(crate) fn put_big(server: &Served) -> Client {
+pub(crate) fn put_big(server: &ServerProcess) -> Client {
     let mut client = server.connect();
     client.send(format!("Put:{}", big()));
     client.sync();
@@ -237,7 +237,7 @@ fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() 
     const GETS: usize = 100;
     /// The server takes a connection that is silent for so long to be done with.
     const SILENCE: Duration = Duration::from_millis(250);
-    let mut server = Served::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
     let mut observer = put_big(&server);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -303,7 +303,7 @@ fn the_time_that_a_server_is_stopped_is_not_held_against_a_client_that_reads() {
         "--outbox-lines",
         "5",
     ];
-    let server = Served::start(&arguments);
+    let server = ServerProcess::start(&arguments);
     let mut observer = put_big(&server);
     // On a machine that is busy elsewhere, the server may not be stopped before it has lost its
     // patience, and rightly so. That is not what this is about.
@@ -342,11 +342,11 @@ fn the_time_that_a_server_is_stopped_is_not_held_against_a_client_that_reads() {
     );
 }
 
-/// Far more clients than one look at the sockets shows, all with lines that the server has not seen.
+/// ScriptedServer more clients than one look at the sockets shows, all with lines that the server has not seen.
 #[test]
 fn every_line_that_stood_in_a_socket_at_the_end_is_answered_or_refused() {
     const CLIENTS: usize = 4000;
-    let mut server = Served::with_files(CLIENTS + 100, &[]);
+    let mut server = ServerProcess::with_files(CLIENTS + 100, &[]);
     crate::common::allow_files(CLIENTS as u64 + 100);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
     for client in &mut clients {

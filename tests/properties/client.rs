@@ -3,7 +3,7 @@
 use futures_lite::{StreamExt as _, future};
 use proptest::prelude::*;
 
-use crate::far::mute;
+use crate::scripted::silent;
 
 fn fragment() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -26,11 +26,11 @@ proptest! {
     fn no_words_of_a_server_can_hang_or_panic_a_client(
         said in prop::collection::vec(fragment(), 0..12)
     ) {
-        let (client, far) = mute();
+        let (client, server) = silent();
         let calls = async {
             let pipeline = client.pipeline().put("k", "v").get("k").get("k").send();
             let both = future::zip(pipeline, client.get_and_watch("k"));
-            let end = async { said.iter().for_each(|words| far.say(words)); far.hang_up() };
+            let end = async { said.iter().for_each(|words| server.send(words)); server.close() };
             let ((outcomes, watched), ()) = future::zip(both, end).await;
             if let Ok((_, watcher)) = watched {
                 let events: Vec<_> = watcher.collect().await;

@@ -1,14 +1,14 @@
 //! What holds for any input.
 
 #[allow(dead_code, unreachable_pub)]
-#[path = "../common/far.rs"]
-mod far;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../common/model.rs"]
 mod model;
 #[allow(unreachable_pub)]
 #[path = "../common/script.rs"]
 mod script;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../common/scripted.rs"]
+mod scripted;
 
 mod client;
 mod protocol;

@@ -8,57 +8,57 @@ use socket2::{Domain, Socket, Type};
 use crate::common::{
     Client, TestServer,
     flood::Flood,
+    local::{LocalClient, LocalServer},
     script::converse,
-    stage::{Actor, Stage},
-    stores::{Gated, HandClock},
+    stores::{Gated, ManualClock},
     transcript,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A stage on which time passes by hand.
-fn timed(set: impl FnOnce(Builder) -> Builder) -> (Stage<Memory>, HandClock) {
-    let clock = HandClock::new();
+/// A server on which time passes by hand.
+fn timed(set: impl FnOnce(Builder) -> Builder) -> (LocalServer<Memory>, ManualClock) {
+    let clock = ManualClock::new();
     let server = set(Server::builder().clock(clock.clone())).build();
-    (Stage::new(server), clock)
+    (LocalServer::new(server), clock)
 }
 
-fn pass(stage: &mut Stage<Memory>, clock: &HandClock, time: Duration) {
-    stage.play();
-    clock.pass(time);
-    stage.play();
+fn pass(server: &mut LocalServer<Memory>, clock: &ManualClock, time: Duration) {
+    server.run();
+    clock.advance(time);
+    server.run();
 }
 
 /// The client gets its answers.
-fn is_served(stage: &mut Stage<Memory>, client: &mut Actor) {
-    client.say("Sync:served\n");
-    stage.play();
-    assert_eq!(client.hear(), ":sync:0:served\n");
+fn is_served(server: &mut LocalServer<Memory>, client: &mut LocalClient) {
+    client.send("Sync:served\n");
+    server.run();
+    assert_eq!(client.received(), ":sync:0:served\n");
 }
 
 #[test]
 fn a_client_too_many_is_told_so_and_closed() {
-    let (mut stage, _) = timed(|server| server.max_clients(2));
-    let (mut one, two) = (stage.join(), stage.join());
-    let mut third = stage.join();
+    let (mut server, _) = timed(|server| server.max_clients(2));
+    let (mut one, two) = (server.connect(), server.connect());
+    let mut third = server.connect();
     // What it says does not matter.
-    third.say("Put:k:v\nSync\n");
-    stage.play();
+    third.send("Put:k:v\nSync\n");
+    server.run();
     let said = ":error:0:full:the server has as many clients as it may\n";
-    assert_eq!(third.hear(), said);
-    assert!(third.is_left_alone());
-    is_served(&mut stage, &mut one);
-    let stats = stage.stats();
+    assert_eq!(third.received(), said);
+    assert!(third.is_disconnected());
+    is_served(&mut server, &mut one);
+    let stats = server.stats();
     assert_eq!((stats.active, stats.dropped), (2, 0));
     assert_eq!((stats.refused, stats.full_clients), (1, 1));
     assert_eq!((stats.errors, stats.puts), (1, 0));
 
     // Whoever leaves makes room for one.
     drop(two);
-    stage.play();
-    let mut fourth = stage.join();
-    is_served(&mut stage, &mut fourth);
-    let stats = stage.stats();
+    server.run();
+    let mut fourth = server.connect();
+    is_served(&mut server, &mut fourth);
+    let stats = server.stats();
     assert_eq!((stats.active, stats.dropped), (2, 1));
 }
 
@@ -66,21 +66,21 @@ fn a_client_too_many_is_told_so_and_closed() {
 /// of them, nobody is told any more.
 #[test]
 fn a_flood_of_clients_is_turned_away_in_bounded_room() {
-    let (mut stage, clock) = timed(|server| server.max_clients(1));
-    let mut one = stage.join();
-    let mut crowd: Vec<_> = (0..200).map(|_| stage.join()).collect();
-    let heard = crowd.iter_mut().map(Actor::hear);
+    let (mut server, clock) = timed(|server| server.max_clients(1));
+    let mut one = server.connect();
+    let mut clients: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    let heard = clients.iter_mut().map(LocalClient::received);
     assert_eq!(heard.filter(|heard| !heard.is_empty()).count(), 64);
-    assert!(crowd.iter().all(Actor::is_left_alone));
-    assert_eq!(stage.stats().full_clients, 200);
+    assert!(clients.iter().all(LocalClient::is_disconnected));
+    assert_eq!(server.stats().full_clients, 200);
 
-    let mut late = stage.join();
-    assert_eq!(late.hear(), "");
-    pass(&mut stage, &clock, 2 * SECOND);
-    let mut later = stage.join();
-    assert!(later.hear().starts_with(":error:0:full:"));
-    is_served(&mut stage, &mut one);
-    assert_eq!(stage.stats().active, 1);
+    let mut late = server.connect();
+    assert_eq!(late.received(), "");
+    pass(&mut server, &clock, 2 * SECOND);
+    let mut later = server.connect();
+    assert!(later.received().starts_with(":error:0:full:"));
+    is_served(&mut server, &mut one);
+    assert_eq!(server.stats().active, 1);
 }
 
 fn connect_from(server: &TestServer, host: u8) -> Client {
@@ -116,109 +116,109 @@ fn an_address_has_so_many_clients() {
 
 #[test]
 fn a_line_has_its_time() {
-    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
-    let (mut slow, mut other) = (stage.join(), stage.join());
-    slow.say("Put:k:1\nPut:k:2\nPut:ha");
-    pass(&mut stage, &clock, 9 * SECOND);
+    let (mut server, clock) = timed(|server| server.line_timeout(10 * SECOND));
+    let (mut slow, mut other) = (server.connect(), server.connect());
+    slow.send("Put:k:1\nPut:k:2\nPut:ha");
+    pass(&mut server, &clock, 9 * SECOND);
     // A byte now and then doesn't help.
-    slow.say("l");
-    stage.play();
-    assert_eq!(slow.hear(), "");
-    pass(&mut stage, &clock, SECOND);
+    slow.send("l");
+    server.run();
+    assert_eq!(slow.received(), "");
+    pass(&mut server, &clock, SECOND);
     assert_eq!(
-        slow.hear(),
+        slow.received(),
         ":error:3:too-long:the line took longer than 10s\n"
     );
-    assert!(slow.is_left_alone());
-    is_served(&mut stage, &mut other);
-    let stats = stage.stats();
+    assert!(slow.is_disconnected());
+    is_served(&mut server, &mut other);
+    let stats = server.stats();
     assert_eq!((stats.slow_lines, stats.puts), (1, 2));
     // It need not hang up.
-    pass(&mut stage, &clock, 2 * SECOND);
-    assert_eq!(stage.stats().active, 1);
+    pass(&mut server, &clock, 2 * SECOND);
+    assert_eq!(server.stats().active, 1);
 }
 
 /// Also where there is always more of it to read.
 #[test]
 fn a_line_without_end_has_its_time() {
-    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
+    let (mut server, clock) = timed(|server| server.line_timeout(10 * SECOND));
     let flood = Flood::new(b'x', &clock, 50_000);
     let reads = flood.reads();
-    stage.bring(flood);
+    server.attach(flood);
     let reads = reads.load(Ordering::SeqCst);
     // Ten seconds, and two to hear why.
     assert!(reads <= 12_010, "{reads}");
-    let stats = stage.stats();
+    let stats = server.stats();
     assert_eq!((stats.slow_lines, stats.active), (1, 0));
 }
 
 #[test]
 fn the_time_of_one_line_is_not_that_of_the_next() {
-    let (mut stage, clock) = timed(|server| server.line_timeout(10 * SECOND));
-    let mut client = stage.join();
-    client.say("Put:k:");
+    let (mut server, clock) = timed(|server| server.line_timeout(10 * SECOND));
+    let mut client = server.connect();
+    client.send("Put:k:");
     for line in 0..20 {
         // Each read ends within a line.
-        client.say(format!("{line}\nPut:k:"));
-        pass(&mut stage, &clock, 9 * SECOND);
+        client.send(format!("{line}\nPut:k:"));
+        pass(&mut server, &clock, 9 * SECOND);
     }
-    client.say("\n");
-    is_served(&mut stage, &mut client);
+    client.send("\n");
+    is_served(&mut server, &mut client);
     // Nor is silence between lines a line.
-    pass(&mut stage, &clock, 1000 * SECOND);
-    is_served(&mut stage, &mut client);
-    assert_eq!(stage.stats().slow_lines, 0);
+    pass(&mut server, &clock, 1000 * SECOND);
+    is_served(&mut server, &mut client);
+    assert_eq!(server.stats().slow_lines, 0);
 }
 
 /// A line can't go on while the server does not read.
 #[test]
 fn time_in_which_replies_wait_for_room_is_not_the_lines() {
-    let (mut stage, clock) = timed(|server| {
+    let (mut server, clock) = timed(|server| {
         let server = server.line_timeout(10 * SECOND).overflow(Overflow::Wait);
         server.outbox_lines(1)
     });
-    let mut client = stage.join_with(8);
-    client.say("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nSyn");
-    pass(&mut stage, &clock, 60 * SECOND);
-    assert_eq!(client.hear_all(&mut stage), "k:v\n".repeat(4));
-    pass(&mut stage, &clock, 9 * SECOND);
-    client.say("c\n");
-    stage.play();
-    assert_eq!(client.hear_all(&mut stage), ":sync:0:\n");
+    let mut client = server.connect_with(8);
+    client.send("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nSyn");
+    pass(&mut server, &clock, 60 * SECOND);
+    assert_eq!(client.receive_all(&mut server), "k:v\n".repeat(4));
+    pass(&mut server, &clock, 9 * SECOND);
+    client.send("c\n");
+    server.run();
+    assert_eq!(client.receive_all(&mut server), ":sync:0:\n");
 }
 
 #[test]
 fn an_idle_connection_is_told_so_and_closed() {
-    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
-    let (mut idle, mut busy) = (stage.join(), stage.join());
+    let (mut server, clock) = timed(|server| server.idle_timeout(10 * SECOND));
+    let (mut idle, mut busy) = (server.connect(), server.connect());
     for _ in 0..9 {
-        pass(&mut stage, &clock, SECOND);
+        pass(&mut server, &clock, SECOND);
         // A blank line will do.
-        busy.say("\n");
+        busy.send("\n");
     }
-    pass(&mut stage, &clock, SECOND);
+    pass(&mut server, &clock, SECOND);
     let said = ":error:0:closing:nothing has moved here for 10s\n";
-    assert_eq!(idle.hear(), said);
-    assert!(idle.is_left_alone());
-    is_served(&mut stage, &mut busy);
-    pass(&mut stage, &clock, 9 * SECOND);
-    is_served(&mut stage, &mut busy);
-    let stats = stage.stats();
+    assert_eq!(idle.received(), said);
+    assert!(idle.is_disconnected());
+    is_served(&mut server, &mut busy);
+    pass(&mut server, &clock, 9 * SECOND);
+    is_served(&mut server, &mut busy);
+    let stats = server.stats();
     assert_eq!((stats.idle, stats.active, stats.dropped), (1, 1, 1));
 }
 
 #[test]
 fn a_watcher_who_is_told_of_something_is_not_idle() {
-    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
-    let (mut watcher, mut writer) = (stage.join(), stage.join());
-    watcher.say("Watch:k\n");
+    let (mut server, clock) = timed(|server| server.idle_timeout(10 * SECOND));
+    let (mut watcher, mut writer) = (server.connect(), server.connect());
+    watcher.send("Watch:k\n");
     for _ in 0..5 {
-        pass(&mut stage, &clock, 6 * SECOND);
-        writer.say("Put:k:v\n");
+        pass(&mut server, &clock, 6 * SECOND);
+        writer.send("Put:k:v\n");
     }
-    stage.play();
+    server.run();
     assert_eq!(
-        watcher.hear(),
+        watcher.received(),
         format!(":watch:k\n{}", ":put:k:v\n".repeat(5))
     );
 }
@@ -226,15 +226,15 @@ fn a_watcher_who_is_told_of_something_is_not_idle() {
 /// Nothing moves while it does not read, so it is as good as gone; also under `Wait`.
 #[test]
 fn a_client_that_never_reads_is_idle() {
-    let (mut stage, clock) = timed(|server| {
+    let (mut server, clock) = timed(|server| {
         let server = server.idle_timeout(10 * SECOND).overflow(Overflow::Wait);
         server.outbox_lines(1)
     });
-    let mut client = stage.join_with(8);
-    client.say("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nPut:last:1\n");
-    pass(&mut stage, &clock, 10 * SECOND);
-    pass(&mut stage, &clock, 2 * SECOND);
-    let stats = stage.stats();
+    let mut client = server.connect_with(8);
+    client.send("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nPut:last:1\n");
+    pass(&mut server, &clock, 10 * SECOND);
+    pass(&mut server, &clock, 2 * SECOND);
+    let stats = server.stats();
     assert_eq!((stats.idle, stats.active), (1, 0));
     // What it had sent is applied all the same.
     assert_eq!(stats.puts, 2);
@@ -243,91 +243,91 @@ fn a_client_that_never_reads_is_idle() {
 /// Nor does it help to hang up half-way, with replies that are never read.
 #[test]
 fn a_client_that_sends_no_more_and_never_reads_is_idle() {
-    let (mut stage, clock) = timed(|server| server.idle_timeout(10 * SECOND));
-    let mut client = stage.join_with(8);
-    client.say("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\n");
-    client.fall_silent();
-    pass(&mut stage, &clock, 9 * SECOND);
+    let (mut server, clock) = timed(|server| server.idle_timeout(10 * SECOND));
+    let mut client = server.connect_with(8);
+    client.send("Put:k:v\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\nGet:k\n");
+    client.half_close();
+    pass(&mut server, &clock, 9 * SECOND);
     // As long as it reads, it has its time.
-    let mut heard = client.hear();
-    pass(&mut stage, &clock, 9 * SECOND);
-    assert_eq!(stage.stats().active, 1);
-    pass(&mut stage, &clock, SECOND);
-    let stats = stage.stats();
+    let mut heard = client.received();
+    pass(&mut server, &clock, 9 * SECOND);
+    assert_eq!(server.stats().active, 1);
+    pass(&mut server, &clock, SECOND);
+    let stats = server.stats();
     assert_eq!((stats.idle, stats.active), (1, 0));
-    heard += &client.hear();
+    heard += &client.received();
     assert_eq!(heard.len(), 16);
 }
 
 #[test]
 fn no_time_at_all_to_be_idle_is_no_trap() {
-    let (mut stage, clock) = timed(|server| server.idle_timeout(Duration::ZERO));
-    let mut client = stage.join();
-    client.say("Sync\n");
-    stage.play();
-    assert_eq!(client.hear(), ":sync:0:\n");
-    pass(&mut stage, &clock, SECOND);
-    assert!(client.hear().starts_with(":error:0:closing:"));
+    let (mut server, clock) = timed(|server| server.idle_timeout(Duration::ZERO));
+    let mut client = server.connect();
+    client.send("Sync\n");
+    server.run();
+    assert_eq!(client.received(), ":sync:0:\n");
+    pass(&mut server, &clock, SECOND);
+    assert!(client.received().starts_with(":error:0:closing:"));
 }
 
 #[test]
 fn to_wait_for_the_store_is_not_idleness() {
-    let clock = HandClock::new();
+    let clock = ManualClock::new();
     let (store, _at_gate, gate) = Gated::new();
     let server = Server::builder()
         .clock(clock.clone())
         .idle_timeout(10 * SECOND);
-    let mut stage = Stage::new(server.store(store).build());
-    let mut client = stage.join();
-    client.say("Get:gate\nSync\n");
+    let mut server = LocalServer::new(server.store(store).build());
+    let mut client = server.connect();
+    client.send("Get:gate\nSync\n");
     for _ in 0..5 {
-        stage.play();
-        clock.pass(6 * SECOND);
+        server.run();
+        clock.advance(6 * SECOND);
     }
     gate.send_blocking(()).unwrap();
-    assert_eq!(client.hear_all(&mut stage), ":sync:0:\n");
-    assert_eq!(stage.stats().idle, 0);
+    assert_eq!(client.receive_all(&mut server), ":sync:0:\n");
+    assert_eq!(server.stats().idle, 0);
 }
 
 #[test]
 fn lines_over_the_rate_wait_for_their_time() {
-    let (mut stage, clock) = timed(|server| server.max_line_rate(10));
-    let (mut eager, mut other) = (stage.join(), stage.join());
+    let (mut server, clock) = timed(|server| server.max_line_rate(10));
+    let (mut eager, mut other) = (server.connect(), server.connect());
     let lines: String = (1..=25).map(|n| format!("Sync:{n}\n")).collect();
-    eager.say(lines);
+    eager.send(lines);
     let mut heard = String::new();
     let mut counts = Vec::new();
     for _ in 0..5 {
-        stage.play();
-        heard += &eager.hear();
+        server.run();
+        heard += &eager.received();
         counts.push(heard.lines().count());
-        is_served(&mut stage, &mut other);
-        clock.pass(SECOND);
+        is_served(&mut server, &mut other);
+        clock.advance(SECOND);
     }
     // A second's lines at once, and then as many a second.
     assert_eq!(counts, [10, 20, 25, 25, 25]);
     let expected: String = (1..=25).map(|n| format!(":sync:0:{n}\n")).collect();
     assert_eq!(heard, expected);
-    let stats = stage.stats();
+    let stats = server.stats();
     assert!((1..=20).contains(&stats.throttled), "{}", stats.throttled);
     // What was saved in a long silence is no more than that.
-    clock.pass(100 * SECOND);
-    eager.say("Sync\n".repeat(25));
-    stage.play();
-    assert_eq!(eager.hear().lines().count(), 10);
+    clock.advance(100 * SECOND);
+    eager.send("Sync\n".repeat(25));
+    server.run();
+    assert_eq!(eager.received().lines().count(), 10);
 }
 
 #[test]
 fn lines_that_wait_for_their_time_are_refused_by_number_at_shutdown() {
-    let (mut stage, _) = timed(|server| server.max_line_rate(3));
-    let mut client = stage.join();
-    client.say("Sync\nSync\nSync\nPut:k:v\nPut:k:w\n");
-    stage.play();
-    client.fall_silent();
-    assert_eq!(stage.end().iter().count(), 0);
+    let (mut server, _) = timed(|server| server.max_line_rate(3));
+    let mut client = server.connect();
+    client.send("Sync\nSync\nSync\nPut:k:v\nPut:k:w\n");
+    server.run();
+    client.half_close();
+    assert_eq!(server.shut_down().iter().count(), 0);
     let closing = "closing:the server is shutting down";
     let refused = format!(":error:4:{closing}\n:error:5:{closing}\n");
-    assert_eq!(client.hear(), ":sync:0:\n".repeat(3) + &refused);
+    assert_eq!(client.received(), ":sync:0:\n".repeat(3) + &refused);
 }
 
 #[test]
@@ -380,13 +380,13 @@ fn every_refusal_is_counted() {
 /// What is refused is not told to those who watch.
 #[test]
 fn a_write_that_is_refused_is_no_change() {
-    let mut stage = Stage::new(Server::builder().max_values(1).build());
-    let (mut watcher, mut writer) = (stage.join(), stage.join());
-    watcher.say("Watch:k\n");
-    stage.play();
-    writer.say("Put:k:1\nPut:k:2\nUpdate:k:1:3\nUpdate:k:1:4\n");
+    let mut server = LocalServer::new(Server::builder().max_values(1).build());
+    let (mut watcher, mut writer) = (server.connect(), server.connect());
+    watcher.send("Watch:k\n");
+    server.run();
+    writer.send("Put:k:1\nPut:k:2\nUpdate:k:1:3\nUpdate:k:1:4\n");
     assert_eq!(
-        watcher.hear_all(&mut stage),
+        watcher.receive_all(&mut server),
         ":watch:k\n:put:k:1\n:update:k:1:3\n"
     );
 }

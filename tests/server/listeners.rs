@@ -1,4 +1,4 @@
-//! Ways in: TCP, Unix sockets, pipes, and doors that fail.
+//! Ways in: TCP, Unix sockets, pipes, and listeners that fail.
 
 use std::{
     io,
@@ -16,9 +16,9 @@ use crate::{
 };
 
 #[test]
-fn a_server_may_have_doors_of_several_kinds() {
+fn a_server_may_have_listeners_of_several_kinds() {
     let folder = std::env::temp_dir();
-    let path = folder.join(format!("keywire-doors-{}.sock", std::process::id()));
+    let path = folder.join(format!("keywire-listeners-{}.sock", std::process::id()));
     let mut server = Server::new();
     server.listen(async_net::unix::UnixListener::bind(&path).unwrap());
     let server = TestServer::start(server);
@@ -155,7 +155,7 @@ fn a_transport_that_can_not_close_is_left_in_the_end() {
     server.await_counts(0, 1);
 }
 
-/// Fails a few times before each connection, as a door does that has no descriptor left.
+/// Fails a few times before each connection, as a listener does that has no descriptor left.
 struct Troubled {
     inner: async_net::TcpListener,
     failures: u32,
@@ -175,7 +175,7 @@ impl Listener for Troubled {
 }
 
 #[test]
-fn a_door_that_fails_is_tried_again() {
+fn a_listener_that_fails_is_tried_again() {
     let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = inner.local_addr().unwrap();
     let mut server = Server::new();
@@ -190,7 +190,7 @@ fn a_door_that_fails_is_tried_again() {
 }
 
 #[test]
-fn a_client_that_asks_is_told_of_the_latest_failures_of_a_door() {
+fn a_client_that_asks_is_told_of_the_latest_failures_of_a_listener() {
     let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = inner.local_addr().unwrap();
     let mut server = Server::new();
@@ -198,8 +198,8 @@ fn a_client_that_asks_is_told_of_the_latest_failures_of_a_door() {
     let server = TestServer::start(server);
     let mut client = Client::connect(address);
     client.sync();
-    // The door fails on after this client is in, while nobody else has anything to do.
-    wait_until("the door has failed twice more", || {
+    // The listener fails on after this client is in, while nobody else has anything to do.
+    wait_until("the listener has failed twice more", || {
         server.handle.stats().accept_errors == 3
     });
     assert_eq!(client.stats().accept_errors, 3);

@@ -10,7 +10,7 @@ use std::{
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{Error, Overflow, Server, store::Memory};
 
-use crate::common::{Client, TestServer, stage::Stage, wait_until};
+use crate::common::{Client, TestServer, local::LocalServer, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -186,15 +186,15 @@ fn commands_that_come_too_late_are_refused_by_number() {
 fn all_that_stands_in_a_socket_is_refused_by_number() {
     /// Together more than one read takes.
     const LINES: usize = 40_000;
-    let mut stage = Stage::new(Server::new());
-    let mut client = stage.join();
-    let handle = stage.handle.clone();
+    let mut server = LocalServer::new(Server::new());
+    let mut client = server.connect();
+    let handle = server.handle.clone();
     let mut shutdown = pin!(handle.shutdown(LONG));
     assert!(settle(shutdown.as_mut()).is_none());
-    client.say("Get:a\n".repeat(LINES));
-    stage.end();
+    client.send("Get:a\n".repeat(LINES));
+    server.shut_down();
     future::block_on(shutdown);
-    let heard = client.hear();
+    let heard = client.received();
     let mut lines = heard.lines();
     for number in 1..=LINES {
         let expected = format!(":error:{number}:closing:the server is shutting down");
@@ -203,7 +203,7 @@ fn all_that_stands_in_a_socket_is_refused_by_number() {
     assert_eq!(lines.next(), None);
 }
 
-/// Drops the run future after some number of polls, with clients at every stage of their work.
+/// Drops the run future after some number of polls, with clients at every server of their work.
 fn drop_after(polls: usize, workers: usize) {
     let mut server = Server::new();
     let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -258,7 +258,7 @@ fn the_run_future_may_be_dropped_while_workers_help() {
 fn who_knows_control_lines_is_told_of_the_end() {
     let server = Server::new();
     let handle = server.handle();
-    let mut stage = Stage::new(server);
+    let mut server = LocalServer::new(server);
     let said = [
         ("", ""),
         ("Put:a:1\nGet:a\nUpdate:a:1:1\nDelete:b\n", "a:1\n"),
@@ -270,41 +270,41 @@ fn who_knows_control_lines_is_told_of_the_end() {
         ("Sync\nGet:", ":sync:0:\n"),
     ];
     let clients = said.map(|(said, heard)| {
-        let mut client = stage.join();
-        client.say(said);
-        stage.play();
-        assert!(client.hear().starts_with(heard));
+        let mut client = server.connect();
+        client.send(said);
+        server.run();
+        assert!(client.received().starts_with(heard));
         client
     });
-    let mut ended = stage.join();
-    ended.say("Sync\n");
-    ended.fall_silent();
-    assert_eq!(ended.hear_all(&mut stage), ":sync:0:\n");
+    let mut ended = server.connect();
+    ended.send("Sync\n");
+    ended.half_close();
+    assert_eq!(ended.receive_all(&mut server), ":sync:0:\n");
     let mut shutdown = Box::pin(handle.shutdown(Duration::from_secs(10)));
     assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
-    stage.play();
+    server.run();
     for (mut client, (said, _)) in clients.into_iter().zip(said) {
         let last = match said.contains(['S', 'W', 'A']) {
             true => ":error:0:closing:the server is shutting down\n",
             false => "",
         };
-        assert_eq!(client.hear(), last, "after {said:?}");
-        assert!(client.is_left_alone());
+        assert_eq!(client.received(), last, "after {said:?}");
+        assert!(client.is_disconnected());
     }
     // Whoever was refused a line knows it by that.
     let server = Server::new();
     let handle = server.handle();
-    let mut stage = Stage::new(server);
-    let mut client = stage.join();
-    client.say("Sync\n");
-    stage.play();
-    client.hear();
+    let mut server = LocalServer::new(server);
+    let mut client = server.connect();
+    client.send("Sync\n");
+    server.run();
+    client.received();
     let mut shutdown = Box::pin(handle.shutdown(Duration::from_secs(10)));
     assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
-    client.say("Put:a:1\n");
-    stage.play();
+    client.send("Put:a:1\n");
+    server.run();
     assert_eq!(
-        client.hear(),
+        client.received(),
         ":error:2:closing:the server is shutting down\n"
     );
 }

@@ -14,8 +14,8 @@ use keywire::{
 
 use crate::common::{
     TestServer,
-    stage::Stage,
-    stores::{Costly, Gated, HandClock, ROUND_TIME},
+    local::LocalServer,
+    stores::{Costly, Gated, ManualClock, ROUND_TIME},
     wait_until,
 };
 
@@ -146,14 +146,14 @@ fn a_stuck_store_can_not_hold_a_shutdown_up() {
 }
 
 /// Takes longer for a batch than a round may last, by its clock.
-struct Slow(Memory, HandClock);
+struct Slow(Memory, ManualClock);
 
 impl Store for Slow {
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
         while let Some(operation) = batch.take() {
             self.0.answer(operation, batch);
         }
-        self.1.pass(ROUND_TIME);
+        self.1.advance(ROUND_TIME);
         Ok(())
     }
 }
@@ -162,32 +162,33 @@ impl Store for Slow {
 /// done, though a client before them waits for room.
 #[test]
 fn a_round_that_ends_early_does_nothing_twice() {
-    let clock = HandClock::new();
+    let clock = ManualClock::new();
     let server = Server::builder()
         .outbox_lines(3)
         .clock(clock.clone())
         .store(Slow(Memory::new(), clock));
-    let mut stage = Stage::new(server.build());
+    let mut server = LocalServer::new(server.build());
     // The server looks at the clock now and then; with so many it does so at the one that waits.
-    let mut others: Vec<_> = (0..15).map(|_| stage.join()).collect();
-    let (mut full, mut writer, mut last) = (stage.join_with(1), stage.join(), stage.join());
-    full.say("Watch:k\n");
-    stage.play();
-    writer.say("Put:k:1\n".repeat(5));
-    stage.play();
+    let mut others: Vec<_> = (0..15).map(|_| server.connect()).collect();
+    let (mut full, mut writer, mut last) =
+        (server.connect_with(1), server.connect(), server.connect());
+    full.send("Watch:k\n");
+    server.run();
+    writer.send("Put:k:1\n".repeat(5));
+    server.run();
     for other in &mut others {
-        other.say("Get:x\n");
+        other.send("Get:x\n");
     }
-    full.say("Sync:waits\n");
-    writer.say("Put:once:1\nSync:one\n");
-    last.say("Stats\n");
-    stage.play();
-    assert_eq!(writer.hear(), ":sync:0:one\n");
-    assert!(last.hear().starts_with(":stats:"));
-    assert!(full.hear_all(&mut stage).ends_with(":sync:0:waits\n"));
+    full.send("Sync:waits\n");
+    writer.send("Put:once:1\nSync:one\n");
+    last.send("Stats\n");
+    server.run();
+    assert_eq!(writer.received(), ":sync:0:one\n");
+    assert!(last.received().starts_with(":stats:"));
+    assert!(full.receive_all(&mut server).ends_with(":sync:0:waits\n"));
     // By this clock the server would wait for ever for those who linger.
     drop((others, full, writer, last));
-    assert_eq!(stage.end().0.get(b"once").len(), 1);
+    assert_eq!(server.shut_down().0.get(b"once").len(), 1);
 }
 
 /// Many clients with long commands, and one with a short one: it waits for the rest of the round and
@@ -201,7 +202,7 @@ fn a_short_command_does_not_wait_for_all_long_ones() {
     for (time, most_before) in [short, long] {
         for most in [1, 7, usize::MAX] {
             for between in ["", "Stats\n", "bad\n"] {
-                let clock = HandClock::new();
+                let clock = ManualClock::new();
                 let asking = Arc::new(Mutex::new(None));
                 let store = Costly {
                     memory: Memory::new(),
@@ -213,15 +214,15 @@ fn a_short_command_does_not_wait_for_all_long_ones() {
                     updates_before_get: None,
                 };
                 let server = Server::builder().clock(clock).store(store);
-                let mut stage = Stage::new(server.build());
-                let mut clients: Vec<_> = (0..CLIENTS).map(|_| stage.join()).collect();
-                *asking.lock().unwrap() = Some(stage.join());
+                let mut server = LocalServer::new(server.build());
+                let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+                *asking.lock().unwrap() = Some(server.connect());
                 for client in &mut clients {
-                    client.say(format!("Update:L:1:1\n{between}").repeat(UPDATES));
+                    client.send(format!("Update:L:1:1\n{between}").repeat(UPDATES));
                 }
-                stage.play();
+                server.run();
                 drop((clients, asking.lock().unwrap().take()));
-                let store = stage.end();
+                let store = server.shut_down();
                 assert_eq!(store.updates, CLIENTS * UPDATES);
                 let before = store.updates_before_get.expect("it asked");
                 assert!(

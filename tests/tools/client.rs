@@ -7,7 +7,7 @@ use keywire::Server;
 use crate::{
     common::{
         TestServer, example,
-        tools::{Running, client, command, expect},
+        tools::{ChildProcess, client, command, expect},
         wait_until,
     },
     say,
@@ -18,10 +18,10 @@ fn start() -> TestServer {
 }
 
 /// Begins a watch and waits until the server knows of it.
-fn watch(server: &TestServer, arguments: &[&str]) -> Running {
+fn watch(server: &TestServer, arguments: &[&str]) -> ChildProcess {
     // What is watched now may be of one who is about to go.
     let watches = server.handle.stats().watches;
-    let running = Running::start(&mut command(server, arguments));
+    let running = ChildProcess::start(&mut command(server, arguments));
     wait_until("the watch has begun", || {
         server.handle.stats().watches > watches
     });
@@ -238,11 +238,11 @@ fn a_watch_says_when_its_server_has_gone() {
 #[test]
 fn lines_from_a_pipe_are_passed_on() {
     let server = start();
-    let mut lines = Running::start(&mut command(&server, &[] as &[&str]));
-    lines.say("Put:k:v\nGet:k\n");
+    let mut lines = ChildProcess::start(&mut command(&server, &[] as &[&str]));
+    lines.send("Put:k:v\nGet:k\n");
     // The reply comes while the input is still open.
     assert_eq!(lines.line(), "k:v\n");
-    lines.say("nonsense\nSync:end\n");
+    lines.send("nonsense\nSync:end\n");
     lines.input = None;
     // No colours in a pipe.
     assert!(lines.line().starts_with(":error:3:unknown:"));
@@ -255,8 +255,8 @@ fn lines_from_a_pipe_are_passed_on() {
 #[test]
 fn lines_fail_where_the_server_goes_first() {
     let server = start();
-    let mut lines = Running::start(&mut command(&server, &[] as &[&str]));
-    lines.say("Put:k:v\nGet:k\n");
+    let mut lines = ChildProcess::start(&mut command(&server, &[] as &[&str]));
+    lines.send("Put:k:v\nGet:k\n");
     assert_eq!(lines.line(), "k:v\n");
     server.stop(std::time::Duration::ZERO);
     assert_eq!(lines.end(), Some(2));
@@ -269,14 +269,14 @@ fn chat_tells_a_slow_reader_what_it_missed() {
     let chat = |name: &str| {
         let mut command = Command::new(example("chat"));
         let address = server.address.to_string();
-        Running::start(command.args([name, "--connect", &address]))
+        ChildProcess::start(command.args([name, "--connect", &address]))
     };
     let mut ann = chat("ann");
-    ann.say("good morning\n");
+    ann.send("good morning\n");
     wait_until("it is said", || server.handle.stats().values == 1);
     let mut bob = chat("bob");
     assert_eq!(bob.line(), "ann: good morning\n");
-    bob.say("hello\n");
+    bob.send("hello\n");
     assert_eq!(ann.line(), "bob: hello\n");
 
     bob.signal("-STOP");

@@ -13,7 +13,7 @@ use keywire::Server;
 
 use crate::common::{
     DEADLINE, TestServer, example,
-    tools::{Running, command, expect},
+    tools::{ChildProcess, command, expect},
 };
 
 fn start() -> TestServer {
@@ -222,8 +222,8 @@ fn whoever_reads_slowly_is_not_taken_for_a_silent_server() {
     server
         .connect()
         .end_with(format!("Put:k:{value}\n").repeat(100));
-    let mut client = Running::start(&mut command(&server, &["--timeout", "1"]));
-    client.say("Get:k\n");
+    let mut client = ChildProcess::start(&mut command(&server, &["--timeout", "1"]));
+    client.send("Get:k\n");
     client.input = None;
     // Longer than the limit.
     thread::sleep(Duration::from_secs(2));

@@ -11,7 +11,7 @@ use std::{
 
 use keywire::Server;
 
-use crate::common::stage::Stage;
+use crate::common::local::LocalServer;
 
 #[derive(Default)]
 struct Calls(AtomicUsize);
@@ -27,23 +27,23 @@ impl Wake for Calls {
 #[test]
 fn many_watchers_of_one_change_call_a_worker() {
     const WATCHERS: usize = 100;
-    let mut stage = Stage::new(Server::new());
-    let mut watchers: Vec<_> = (0..WATCHERS).map(|_| stage.join()).collect();
+    let mut server = LocalServer::new(Server::new());
+    let mut watchers: Vec<_> = (0..WATCHERS).map(|_| server.connect()).collect();
     for watcher in &mut watchers {
-        watcher.say("Watch:k\n");
+        watcher.send("Watch:k\n");
     }
-    stage.play();
+    server.run();
     let calls = Arc::new(Calls::default());
     let waker = Waker::from(calls.clone());
-    let mut worker = pin!(stage.handle.worker());
+    let mut worker = pin!(server.handle.worker());
     let polled = worker.as_mut().poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
-    let mut writer = stage.join();
-    writer.say("Put:other:v\n");
-    stage.play();
+    let mut writer = server.connect();
+    writer.send("Put:other:v\n");
+    server.run();
     assert_eq!(calls.0.load(Ordering::Relaxed), 0);
-    writer.say("Put:k:v\n");
-    stage.play();
+    writer.send("Put:k:v\n");
+    server.run();
     assert_eq!(calls.0.load(Ordering::Relaxed), 1);
 }
 
@@ -51,14 +51,14 @@ fn many_watchers_of_one_change_call_a_worker() {
 #[test]
 fn a_write_that_nobody_watches_is_not_encoded() {
     let allocations = |watches: &str| {
-        let mut stage = Stage::new(Server::new());
-        let (mut watcher, mut writer) = (stage.join(), stage.join());
-        watcher.say(watches);
+        let mut server = LocalServer::new(Server::new());
+        let (mut watcher, mut writer) = (server.connect(), server.connect());
+        watcher.send(watches);
         let writes = "Put:k:v\nUpdate:k:v:w\nDelete:k\n".repeat(100);
         // The second round finds every buffer as large as it will be.
         let mut round = || {
-            writer.say(&writes);
-            stage.play();
+            writer.send(&writes);
+            server.run();
         };
         round();
         allocation_counter::measure(round).bytes_total

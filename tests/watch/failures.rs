@@ -4,9 +4,9 @@ use keywire::Server;
 
 use super::{limits::full, replies, stats::figures};
 use crate::common::{
+    local::LocalServer,
     script::converse,
-    stage::Stage,
-    stores::{Failing, HandClock, Remote, Undoing},
+    stores::{Failing, ManualClock, Remote, Undoing},
 };
 
 #[test]
@@ -53,17 +53,17 @@ fn nothing_of_a_batch_that_failed_is_told() {
                     :error:12:store:undone\n:error:13:store:undone\n:error:14:store:undone\n\
                     a:1\na:2\na:4\n:put:a:6\n";
     let server = Server::builder().store(Undoing::new(3)).build();
-    let mut stage = Stage::new(server);
-    let (mut writer, mut watcher) = (stage.join(), stage.join());
-    watcher.say("WatchPrefix:\n");
-    stage.play();
-    writer.say(commands);
-    assert_eq!(writer.hear_all(&mut stage), expected);
+    let mut server = LocalServer::new(server);
+    let (mut writer, mut watcher) = (server.connect(), server.connect());
+    watcher.send("WatchPrefix:\n");
+    server.run();
+    writer.send(commands);
+    assert_eq!(writer.receive_all(&mut server), expected);
     assert_eq!(
-        watcher.hear(),
+        watcher.received(),
         ":watchprefix:\n:put:a:1\n:put:a:2\n:put:a:4\n:delete:b\n:put:a:6\n"
     );
-    let stats = stage.stats();
+    let stats = server.stats();
     assert_eq!((stats.events, stats.missed, stats.errors), (10, 0, 6));
 }
 
@@ -119,45 +119,48 @@ fn a_watch_that_was_come_to_too_early_has_not_begun() {
         .outbox_lines(6)
         .store(Undoing::new(100))
         .build();
-    let mut stage = Stage::new(server);
-    let (mut writer, mut watcher) = (stage.join(), stage.join());
-    writer.say("Put:v:1\nPut:v:2\nPut:v:3\nPut:v:4\nPut:v:5\n");
-    stage.play();
+    let mut server = LocalServer::new(server);
+    let (mut writer, mut watcher) = (server.connect(), server.connect());
+    writer.send("Put:v:1\nPut:v:2\nPut:v:3\nPut:v:4\nPut:v:5\n");
+    server.run();
     // Six lines are an outbox-full, until they turn out to be two errors.
     let words = "Put:worse:1\nGet:v\nGet:v\nPut:k:1\nPut:k:2\n";
-    writer.say(words);
-    watcher.say("Watch:k\n");
-    stage.play();
-    assert_eq!(watcher.hear(), ":watch:k\n");
+    writer.send(words);
+    watcher.send("Watch:k\n");
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\n");
     // And where the Watch is part of the batch that fails, it comes before those.
-    writer.say(words);
-    watcher.say("Unwatch:k\nWatch:k\nGet:k\n");
-    stage.play();
+    writer.send(words);
+    watcher.send("Unwatch:k\nWatch:k\nGet:k\n");
+    server.run();
     assert_eq!(
-        watcher.hear(),
+        watcher.received(),
         ":watch:k\n:error:4:store:undone\n:put:k:1\n:put:k:2\n"
     );
-    writer.say(words);
-    watcher.say("Unwatch:k\nGet:k\n");
-    stage.play();
-    assert_eq!(watcher.hear(), ":error:6:store:undone\n");
+    writer.send(words);
+    watcher.send("Unwatch:k\nGet:k\n");
+    server.run();
+    assert_eq!(watcher.received(), ":error:6:store:undone\n");
     // An end that was come to too early has not come either.
-    watcher.say("Watch:k\n");
-    stage.play();
-    writer.say(words);
-    watcher.say("Unwatch:k\nWatch:k\n");
-    stage.play();
-    assert_eq!(watcher.hear(), ":watch:k\n:put:k:1\n:put:k:2\n:watch:k\n");
-    writer.say(words);
-    watcher.say("Unwatch:k\n");
-    stage.play();
-    assert_eq!(watcher.hear(), ":put:k:1\n:put:k:2\n");
+    watcher.send("Watch:k\n");
+    server.run();
+    writer.send(words);
+    watcher.send("Unwatch:k\nWatch:k\n");
+    server.run();
+    assert_eq!(
+        watcher.received(),
+        ":watch:k\n:put:k:1\n:put:k:2\n:watch:k\n"
+    );
+    writer.send(words);
+    watcher.send("Unwatch:k\n");
+    server.run();
+    assert_eq!(watcher.received(), ":put:k:1\n:put:k:2\n");
 }
 
 /// As above, but now the round is over before it comes to the Watch again.
 #[test]
 fn a_watch_that_was_come_to_too_early_ends_with_its_client() {
-    let clock = HandClock::new();
+    let clock = ManualClock::new();
     let mut store = Undoing::new(100);
     store.clock = Some(clock.clone());
     let server = Server::builder()
@@ -165,21 +168,21 @@ fn a_watch_that_was_come_to_too_early_ends_with_its_client() {
         .clock(clock)
         .store(store)
         .build();
-    let mut stage = Stage::new(server);
-    let (mut writer, mut watcher) = (stage.join(), stage.join());
-    writer.say("Put:v:1\nPut:v:2\nPut:v:3\nPut:v:4\nPut:v:5\n");
-    stage.play();
-    writer.say("Put:worse:1\nGet:v\nGet:v\n".to_owned() + &"Put:k:early\n".repeat(100));
-    watcher.say("Watch:k\n");
-    stage.play();
-    writer.say("Put:k:late\n");
-    assert!(watcher.hear_all(&mut stage).ends_with(":put:k:late\n"));
-    writer.say("Put:k:later\n");
-    assert_eq!(watcher.hear_all(&mut stage), ":put:k:later\n");
-    assert_eq!(stage.stats().watching, 1);
+    let mut server = LocalServer::new(server);
+    let (mut writer, mut watcher) = (server.connect(), server.connect());
+    writer.send("Put:v:1\nPut:v:2\nPut:v:3\nPut:v:4\nPut:v:5\n");
+    server.run();
+    writer.send("Put:worse:1\nGet:v\nGet:v\n".to_owned() + &"Put:k:early\n".repeat(100));
+    watcher.send("Watch:k\n");
+    server.run();
+    writer.send("Put:k:late\n");
+    assert!(watcher.receive_all(&mut server).ends_with(":put:k:late\n"));
+    writer.send("Put:k:later\n");
+    assert_eq!(watcher.receive_all(&mut server), ":put:k:later\n");
+    assert_eq!(server.stats().watching, 1);
     drop(watcher);
-    assert_eq!(stage.stats().watching, 0);
-    let events = stage.stats().events;
-    writer.say("Put:k:after\n");
-    assert_eq!(stage.stats().events, events);
+    assert_eq!(server.stats().watching, 0);
+    let events = server.stats().events;
+    writer.send("Put:k:after\n");
+    assert_eq!(server.stats().events, events);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keywire::Server;
 
-use crate::common::{TestServer, stage::Stage};
+use crate::common::{TestServer, local::LocalServer};
 
 /// Whoever stops, in whatever order and way, takes no one else's watch along.
 #[test]
@@ -12,24 +12,27 @@ fn who_still_watches_hears_it_whoever_has_stopped() {
     const WATCHERS: usize = 4;
     // Each number, read in base 4, is an order; who comes twice in it has stopped already.
     for order in 0..WATCHERS.pow(3) {
-        let mut stage = Stage::new(Server::new());
-        let mut watchers: Vec<_> = (0..WATCHERS).map(|_| Some(stage.join())).collect();
+        let mut server = LocalServer::new(Server::new());
+        let mut watchers: Vec<_> = (0..WATCHERS).map(|_| Some(server.connect())).collect();
         for watcher in watchers.iter_mut().flatten() {
-            watcher.say("Watch:k\nWatchPrefix:\n");
+            watcher.send("Watch:k\nWatchPrefix:\n");
         }
-        let mut writer = stage.join();
+        let mut writer = server.connect();
         for step in 0..3 {
             let who = order / WATCHERS.pow(step) % WATCHERS;
             if step == 1 {
                 watchers[who] = None;
             } else if let Some(watcher) = &mut watchers[who] {
-                watcher.say("Unwatch:k\n");
-                watcher.say("UnwatchPrefix:\n");
+                watcher.send("Unwatch:k\n");
+                watcher.send("UnwatchPrefix:\n");
             }
-            stage.play();
-            watchers.iter_mut().flatten().for_each(|w| drop(w.hear()));
-            writer.say("Put:k:v\n");
-            stage.play();
+            server.run();
+            watchers
+                .iter_mut()
+                .flatten()
+                .for_each(|w| drop(w.received()));
+            writer.send("Put:k:v\n");
+            server.run();
             let stopped: Vec<_> = (0..=step)
                 .map(|step| order / WATCHERS.pow(step) % WATCHERS)
                 .collect();
@@ -39,7 +42,7 @@ fn who_still_watches_hears_it_whoever_has_stopped() {
                     true => "",
                     false => ":put:k:v\n",
                 };
-                assert_eq!(watcher.hear(), expected, "{number} of {order}");
+                assert_eq!(watcher.received(), expected, "{number} of {order}");
             }
         }
     }
@@ -47,88 +50,88 @@ fn who_still_watches_hears_it_whoever_has_stopped() {
 
 #[test]
 fn a_watcher_that_will_say_no_more_watches_no_more() {
-    let mut stage = Stage::new(Server::new());
-    let (mut writer, mut watcher) = (stage.join(), stage.join());
-    watcher.say("Watch:k\nPut:k:1\nWatch:j");
-    watcher.fall_silent();
-    writer.say("Put:k:2\n");
-    stage.play();
-    writer.say("Put:k:3\n");
-    let heard = watcher.hear_all(&mut stage);
+    let mut server = LocalServer::new(Server::new());
+    let (mut writer, mut watcher) = (server.connect(), server.connect());
+    watcher.send("Watch:k\nPut:k:1\nWatch:j");
+    watcher.half_close();
+    writer.send("Put:k:2\n");
+    server.run();
+    writer.send("Put:k:3\n");
+    let heard = watcher.receive_all(&mut server);
     assert!(
         heard.starts_with(":watch:k\n:put:k:1\n:put:k:2\n:error:3:malformed:"),
         "{heard}"
     );
-    assert!(watcher.is_left_alone());
-    assert_eq!(stage.stats().events, 2);
-    assert_eq!(stage.stats().watching, 0);
+    assert!(watcher.is_disconnected());
+    assert_eq!(server.stats().events, 2);
+    assert_eq!(server.stats().watching, 0);
 }
 
 #[test]
 fn a_half_closed_watcher_that_does_not_read_is_not_told_either() {
-    let mut stage = Stage::new(Server::new());
-    let mut writer = stage.join();
-    let mut watcher = stage.join_with(8);
-    watcher.say("Watch:k\n");
-    watcher.fall_silent();
-    stage.play();
+    let mut server = LocalServer::new(Server::new());
+    let mut writer = server.connect();
+    let mut watcher = server.connect_with(8);
+    watcher.send("Watch:k\n");
+    watcher.half_close();
+    server.run();
     for _ in 0..10 {
-        writer.say("Put:k:1\n");
-        stage.play();
+        writer.send("Put:k:1\n");
+        server.run();
     }
-    assert_eq!((stage.stats().events, stage.stats().watching), (0, 0));
-    assert_eq!(watcher.hear_all(&mut stage), ":watch:k\n");
-    assert!(watcher.is_left_alone());
+    assert_eq!((server.stats().events, server.stats().watching), (0, 0));
+    assert_eq!(watcher.receive_all(&mut server), ":watch:k\n");
+    assert!(watcher.is_disconnected());
 }
 
 #[test]
 fn a_client_in_the_place_of_one_that_left_hears_nothing_of_its() {
-    let mut stage = Stage::new(Server::new());
-    let mut writer = stage.join();
+    let mut server = LocalServer::new(Server::new());
+    let mut writer = server.connect();
     for round in 0..3 {
-        let mut watcher = stage.join();
-        watcher.say("Watch:k\nWatchPrefix:\n");
-        stage.play();
+        let mut watcher = server.connect();
+        watcher.send("Watch:k\nWatchPrefix:\n");
+        server.run();
         drop(watcher);
-        writer.say("Put:k:1\n");
-        stage.play();
-        let mut heir = stage.join();
-        writer.say("Put:k:2\n");
-        assert_eq!(heir.hear_all(&mut stage), "", "round {round}");
-        heir.say("Watch:j\n");
-        stage.play();
-        writer.say("Put:k:3\nPut:j:4\n");
-        assert_eq!(heir.hear_all(&mut stage), ":watch:j\n:put:j:4\n");
+        writer.send("Put:k:1\n");
+        server.run();
+        let mut heir = server.connect();
+        writer.send("Put:k:2\n");
+        assert_eq!(heir.receive_all(&mut server), "", "round {round}");
+        heir.send("Watch:j\n");
+        server.run();
+        writer.send("Put:k:3\nPut:j:4\n");
+        assert_eq!(heir.receive_all(&mut server), ":watch:j\n:put:j:4\n");
     }
-    assert_eq!(stage.stats().watching, 0);
+    assert_eq!(server.stats().watching, 0);
 }
 
 #[test]
 fn a_watcher_that_leaves_in_the_round_of_a_change_disturbs_no_one() {
-    let mut stage = Stage::new(Server::new());
-    let (mut writer, mut steady) = (stage.join(), stage.join());
-    steady.say("Watch:k\n");
-    stage.play();
+    let mut server = LocalServer::new(Server::new());
+    let (mut writer, mut steady) = (server.connect(), server.connect());
+    steady.send("Watch:k\n");
+    server.run();
     let mut expected = ":watch:k\n".to_owned();
     for number in 0..20 {
-        let mut leaver = stage.join();
-        leaver.say("Watch:k\n");
-        stage.play();
+        let mut leaver = server.connect();
+        leaver.send("Watch:k\n");
+        server.run();
         // Its own turn is before or after the writer's.
         let words = "Put:j:1\nUnwatch:k\nWatchPrefix:k\n";
         if number % 2 == 0 {
-            leaver.say(words);
+            leaver.send(words);
         }
-        writer.say(format!("Put:k:{number}\n"));
+        writer.send(format!("Put:k:{number}\n"));
         if number % 2 == 1 {
-            leaver.say(words);
+            leaver.send(words);
         }
         drop(leaver);
         expected += &format!(":put:k:{number}\n");
-        stage.play();
+        server.run();
     }
-    assert_eq!(steady.hear(), expected);
-    assert_eq!((stage.stats().watching, stage.stats().active), (1, 2));
+    assert_eq!(steady.received(), expected);
+    assert_eq!((server.stats().watching, server.stats().active), (1, 2));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use keywire::Server;
 
 use super::plain;
-use crate::common::{TestServer, stage::Stage, transcript, wait_until};
+use crate::common::{TestServer, local::LocalServer, transcript, wait_until};
 
 fn with_watches(max: usize, commands: &str, replies: &str) {
     let server = || Server::builder().max_watches(max).build();
@@ -121,18 +121,18 @@ fn a_prefix_that_is_too_long_is_refused() {
         ":watchprefix:{fits}\n:error:2:too-long:the prefix is longer than 1024 bytes\n\
          :watch:{fits}p\n"
     );
-    let mut stage = Stage::new(Server::new());
-    let mut client = stage.join();
-    client.say(&commands);
-    assert_eq!(client.hear_all(&mut stage), replies);
-    assert_eq!(stage.stats().long_prefixes, 1);
+    let mut server = LocalServer::new(Server::new());
+    let mut client = server.connect();
+    client.send(&commands);
+    assert_eq!(client.receive_all(&mut server), replies);
+    assert_eq!(server.stats().long_prefixes, 1);
 
-    let mut stage = Stage::new(Server::builder().max_watch_prefix(0).build());
-    let mut client = stage.join();
-    client.say("WatchPrefix:\nWatchPrefix:a\n");
+    let mut server = LocalServer::new(Server::builder().max_watch_prefix(0).build());
+    let mut client = server.connect();
+    client.send("WatchPrefix:\nWatchPrefix:a\n");
     let refused = ":error:2:too-long:the prefix is longer than 0 bytes\n";
     assert_eq!(
-        client.hear_all(&mut stage),
+        client.receive_all(&mut server),
         format!(":watchprefix:\n{refused}")
     );
 }

@@ -16,8 +16,8 @@ mod topics;
 use std::{ops::Range, time::Duration};
 
 use common::{
+    local::{LocalClient, LocalServer},
     script::converse,
-    stage::{Actor, Stage},
     transcript,
 };
 use keywire::{
@@ -41,29 +41,29 @@ const NEVER: Duration = Duration::from_secs(3600);
 const EVENT: usize = 9;
 
 /// Room for so many bytes, and any number of lines.
-fn with_bytes(bytes: usize, overflow: Overflow) -> Stage<Memory> {
+fn with_bytes(bytes: usize, overflow: Overflow) -> LocalServer<Memory> {
     let server = Server::builder()
         .outbox_bytes(bytes)
         .outbox_lines(usize::MAX)
         .overflow(overflow)
         .stall_timeout(NEVER);
-    Stage::new(server.build())
+    LocalServer::new(server.build())
 }
 
 /// Room for so many lines as soon as the client does not read, and any number of bytes.
-fn with_lines(lines: usize, overflow: Overflow) -> Stage<Memory> {
+fn with_lines(lines: usize, overflow: Overflow) -> LocalServer<Memory> {
     let server = Server::builder()
         .outbox_bytes(usize::MAX)
         .outbox_lines(lines)
         .overflow(overflow)
         .stall_timeout(Duration::from_millis(10));
-    Stage::new(server.build())
+    LocalServer::new(server.build())
 }
 
-fn watch(stage: &mut Stage<Memory>, buffer: usize) -> Actor {
-    let mut watcher = stage.join_with(buffer);
-    watcher.say("Watch:k\n");
-    assert_eq!(watcher.hear_all(stage), ":watch:k\n");
+fn watch(server: &mut LocalServer<Memory>, buffer: usize) -> LocalClient {
+    let mut watcher = server.connect_with(buffer);
+    watcher.send("Watch:k\n");
+    assert_eq!(watcher.receive_all(server), ":watch:k\n");
     watcher
 }
 
@@ -72,12 +72,16 @@ fn puts(numbers: Range<usize>) -> String {
 }
 
 /// Each is a round of its own.
-fn put_one_by_one(stage: &mut Stage<Memory>, writer: &mut Actor, numbers: Range<usize>) {
+fn put_one_by_one(
+    server: &mut LocalServer<Memory>,
+    writer: &mut LocalClient,
+    numbers: Range<usize>,
+) {
     for number in numbers {
-        writer.say(format!("Put:k:{number}\nSync:{number}\n"));
-        stage.play();
+        writer.send(format!("Put:k:{number}\nSync:{number}\n"));
+        server.run();
         assert_eq!(
-            writer.hear(),
+            writer.received(),
             format!(":sync:0:{number}\n"),
             "the writer waits"
         );

@@ -3,7 +3,7 @@
 use keywire::Server;
 
 use super::plain;
-use crate::common::stage::Stage;
+use crate::common::local::LocalServer;
 
 #[test]
 fn own_changes_stand_between_own_replies() {
@@ -25,37 +25,38 @@ fn changes_come_as_they_were_sent() {
 
 #[test]
 fn in_one_round_a_watcher_hears_what_comes_after_its_watch() {
-    let mut stage = Stage::new(Server::new());
-    let (mut before, mut writer, mut after) = (stage.join(), stage.join(), stage.join());
-    before.say("Get:k\nWatch:k\nGet:k\nSync:end\n");
-    writer.say("Put:k:1\nPut:k:2\n");
-    after.say("Get:k\nWatch:k\nGet:k\nPut:k:3\nGet:k\nSync:end\n");
-    stage.play();
+    let mut server = LocalServer::new(Server::new());
+    let (mut before, mut writer, mut after) =
+        (server.connect(), server.connect(), server.connect());
+    before.send("Get:k\nWatch:k\nGet:k\nSync:end\n");
+    writer.send("Put:k:1\nPut:k:2\n");
+    after.send("Get:k\nWatch:k\nGet:k\nPut:k:3\nGet:k\nSync:end\n");
+    server.run();
     assert_eq!(
-        before.hear(),
+        before.received(),
         ":watch:k\n:sync:0:end\n:put:k:1\n:put:k:2\n:put:k:3\n"
     );
     assert_eq!(
-        after.hear(),
+        after.received(),
         "k:1\nk:2\n:watch:k\nk:1\nk:2\n:put:k:3\nk:1\nk:2\nk:3\n:sync:0:end\n"
     );
 }
 
 #[test]
 fn in_one_round_changes_stand_on_the_right_side_of_a_watchers_replies() {
-    let mut stage = Stage::new(Server::new());
-    let mut actors: Vec<_> = (0..4).map(|_| stage.join()).collect();
-    for actor in &mut actors {
-        actor.say("WatchPrefix:\nWatch:k\n");
-        assert_eq!(actor.hear_all(&mut stage), ":watchprefix:\n:watch:k\n");
+    let mut server = LocalServer::new(Server::new());
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("WatchPrefix:\nWatch:k\n");
+        assert_eq!(client.receive_all(&mut server), ":watchprefix:\n:watch:k\n");
     }
     // The last has nothing to say in the second round.
     for round in 1..=2 {
-        for (number, actor) in actors[..4 - (round - 1)].iter_mut().enumerate() {
-            actor.say(format!("Get:k\nPut:k:{number}\nGet:k\nDelete:k\nSync\n"));
+        for (number, client) in clients[..4 - (round - 1)].iter_mut().enumerate() {
+            client.send(format!("Get:k\nPut:k:{number}\nGet:k\nDelete:k\nSync\n"));
         }
-        stage.play();
-        for (number, actor) in actors.iter_mut().enumerate() {
+        server.run();
+        for (number, client) in clients.iter_mut().enumerate() {
             let mut expected = String::new();
             for other in 0..4 - (round - 1) {
                 expected += &format!(":put:k:{other}\n");
@@ -67,24 +68,28 @@ fn in_one_round_changes_stand_on_the_right_side_of_a_watchers_replies() {
                     expected += ":sync:0:\n";
                 }
             }
-            assert_eq!(actor.hear(), expected, "round {round}, client {number}");
+            assert_eq!(
+                client.received(),
+                expected,
+                "round {round}, client {number}"
+            );
         }
     }
-    assert_eq!(stage.stats().events, 4 * 8 + 4 * 6);
+    assert_eq!(server.stats().events, 4 * 8 + 4 * 6);
 }
 
 #[test]
 fn an_unwatch_ends_it_at_its_place_in_the_round() {
-    let mut stage = Stage::new(Server::new());
-    let (mut one, mut watcher, mut other) = (stage.join(), stage.join(), stage.join());
-    watcher.say("Watch:k\nWatch:j\n");
-    stage.play();
-    one.say("Put:k:1\nPut:j:1\n");
-    watcher.say("Put:k:2\nUnwatch:k\nPut:k:3\nSync\n");
-    other.say("Put:k:4\nPut:j:4\n");
-    stage.play();
+    let mut server = LocalServer::new(Server::new());
+    let (mut one, mut watcher, mut other) = (server.connect(), server.connect(), server.connect());
+    watcher.send("Watch:k\nWatch:j\n");
+    server.run();
+    one.send("Put:k:1\nPut:j:1\n");
+    watcher.send("Put:k:2\nUnwatch:k\nPut:k:3\nSync\n");
+    other.send("Put:k:4\nPut:j:4\n");
+    server.run();
     assert_eq!(
-        watcher.hear(),
+        watcher.received(),
         ":watch:k\n:watch:j\n:put:k:1\n:put:j:1\n:put:k:2\n:sync:0:\n:put:j:4\n"
     );
 }
@@ -93,15 +98,15 @@ fn an_unwatch_ends_it_at_its_place_in_the_round() {
 #[test]
 fn turns_that_go_on_in_a_later_round_hear_in_order() {
     const PUTS: usize = 20_000;
-    let mut stage = Stage::new(Server::new());
-    let (mut one, mut other) = (stage.join(), stage.join());
+    let mut server = LocalServer::new(Server::new());
+    let (mut one, mut other) = (server.connect(), server.connect());
     let commands = |name: &str| -> String {
         let puts = (0..PUTS).map(|n| format!("Delete:{name}\nPut:{name}:{n}\nGet:{name}\n"));
         "WatchPrefix:\n".to_owned() + &puts.collect::<String>()
     };
-    one.say(commands("one"));
-    other.say(commands("other"));
-    let heard = [one.hear_all(&mut stage), other.hear_all(&mut stage)];
+    one.send(commands("one"));
+    other.send(commands("other"));
+    let heard = [one.receive_all(&mut server), other.receive_all(&mut server)];
     for (heard, name) in heard.iter().zip(["one", "other"]) {
         let own = |line: &&str| line.contains(name);
         let (own, others): (Vec<_>, Vec<_>) = heard.lines().skip(1).partition(own);

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Authority, Served, Talk, reset, run, wait_until};
+use common::{Authority, Talk, TlsServer, reset, run, wait_until};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use keywire::{
     Listener, Server,
@@ -29,7 +29,7 @@ use smol::net::{TcpListener, TcpStream};
 const LONG: Duration = Duration::from_secs(60);
 
 /// What a client says first.
-fn client_hello(served: &Served) -> Vec<u8> {
+fn client_hello(served: &TlsServer) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = ClientConnection::new(served.authority.client(), name).unwrap();
     let mut hello = Vec::new();
@@ -57,7 +57,8 @@ fn certificates_that_a_client_does_not_trust_end_the_handshake() {
             (ours.vouch().server(), &stranger, "UnknownIssuer"),
             (expired.server(), &ours, "expired"),
         ] {
-            let served = Served::behind(Server::new(), Authority::new("none"), config, |tls| tls);
+            let served =
+                TlsServer::behind(Server::new(), Authority::new("none"), config, |tls| tls);
             let refused = served.connect_as(trusted.client()).await.err().unwrap();
             assert!(refused.to_string().contains(reason), "{refused}");
             served.await_counts(0, 1).await;
@@ -73,7 +74,7 @@ fn a_client_may_have_to_show_a_certificate() {
         let config = server_config(&own.certificate, &own.key, Some(&clients.pem())).unwrap();
         let (known, unknown) = (clients.vouch(), ours.vouch());
         let expired = clients.vouch_with(|params| params.not_after = date_time_ymd(2002, 1, 1));
-        let served = Served::behind(Server::new(), ours, config, |tls| tls);
+        let served = TlsServer::behind(Server::new(), ours, config, |tls| tls);
         let refused = [
             (served.authority.client(), "CertificateRequired"),
             (served.authority.client_as(&unknown), "UnknownCA"),
@@ -102,7 +103,7 @@ fn a_client_may_have_to_show_a_certificate() {
 #[test]
 fn what_is_no_tls_is_told_so_and_ended() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let hello = client_hello(&served);
         let mut damaged = hello.clone();
         damaged[20..].fill(0xff);
@@ -137,7 +138,7 @@ fn what_is_no_tls_is_told_so_and_ended() {
 fn a_handshake_that_stalls_is_ended_in_time() {
     run(async {
         let time = Duration::from_millis(200);
-        let served = Served::with(Server::new(), |tls| tls.handshake_timeout(time));
+        let served = TlsServer::with(Server::new(), |tls| tls.handshake_timeout(time));
         let hello = client_hello(&served);
         let begun = Instant::now();
         let mut silent = Vec::new();
@@ -193,7 +194,7 @@ impl AsyncWrite for Trickle {
 #[test]
 fn a_slow_handshake_is_a_good_one() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let stream = served.plain().await;
         stream.set_nodelay(true).unwrap();
         let client = Talk::over(Trickle(stream), served.authority.client()).await;
@@ -208,7 +209,7 @@ fn five_hundred_that_stall_hold_eight_places_and_the_others_get_in() {
     run(async {
         const STALLED: u64 = 500;
         let time = Duration::from_millis(20);
-        let served = Served::with(Server::new(), |tls| {
+        let served = TlsServer::with(Server::new(), |tls| {
             tls.max_handshakes(8).handshake_timeout(time)
         });
         let mut before = served.connect().await;
@@ -247,7 +248,7 @@ fn five_hundred_that_stall_hold_eight_places_and_the_others_get_in() {
 #[test]
 fn resets_in_the_middle_free_their_places() {
     run(async {
-        let served = Served::with(Server::new(), |tls| tls.max_handshakes(1));
+        let served = TlsServer::with(Server::new(), |tls| tls.max_handshakes(1));
         let hello = client_hello(&served);
         for number in 0..30 {
             let mut stream = served.plain().await;
@@ -264,7 +265,7 @@ fn resets_in_the_middle_free_their_places() {
 #[test]
 fn a_shutdown_does_not_wait_for_handshakes() {
     run(async {
-        let served = Served::with(Server::new(), |tls| tls.max_handshakes(5));
+        let served = TlsServer::with(Server::new(), |tls| tls.max_handshakes(5));
         let hello = client_hello(&served);
         let mut streams = Vec::new();
         for number in 0..10 {
@@ -340,7 +341,7 @@ fn a_flood_of_nonsense_leaves_others_their_turns() {
         let config = authority.vouch().server();
         let mut server = Server::new();
         server.listen(TlsListener::new(Only(Some(Flood)), config.clone()));
-        let served = Served::behind(server, authority, config, |tls| tls);
+        let served = TlsServer::behind(server, authority, config, |tls| tls);
         let mut client = served.connect().await;
         client.sync().await;
         // It is ended, too.
@@ -388,14 +389,14 @@ fn a_transport_that_takes_nothing_more_is_broken_and_no_loop() {
     run(async {
         let authority = Authority::new("ours");
         let config = authority.vouch().server();
-        let door = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let ours = TcpStream::connect(door.local_addr().unwrap()).await;
-        let theirs = TcpListener::accept(&door).await.unwrap().0;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let theirs = TcpListener::accept(&listener).await.unwrap().0;
         let shut = Arc::new(AtomicBool::new(false));
         let mut server = Server::new();
         let only = Only(Some(Shut(theirs, shut.clone())));
         server.listen(TlsListener::new(only, config.clone()));
-        let served = Served::behind(server, authority, config, |tls| tls);
+        let served = TlsServer::behind(server, authority, config, |tls| tls);
         let talk = Talk::over(ours.unwrap(), served.authority.client()).await;
         let mut client = talk.unwrap();
         client.sync().await;

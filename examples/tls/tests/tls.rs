@@ -4,7 +4,7 @@ mod common;
 
 use std::{io, sync::Arc, time::Duration};
 
-use common::{Authority, Served, Talk, run, wait_until};
+use common::{Authority, Talk, TlsServer, run, wait_until};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future};
 use keywire::{
     Client, Event, Listener as _, Server,
@@ -39,7 +39,7 @@ fn of_version(
 #[test]
 fn both_versions_of_tls_are_spoken() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let config = of_version(&served.authority, version);
             let mut client = served.connect_as(config).await.unwrap();
@@ -55,7 +55,7 @@ fn both_versions_of_tls_are_spoken() {
 #[test]
 fn the_library_s_client_works_over_it() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let client = Client::from_stream(served.connect().await.into_stream());
         let other = Client::from_stream(served.connect().await.into_stream());
         client.put("k", "v").await.unwrap();
@@ -77,7 +77,7 @@ fn the_library_s_client_works_over_it() {
 #[test]
 fn a_slow_reader_of_10_000_replies_loses_none() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let mut client = served.connect().await;
         let value = "x".repeat(1000);
         client.send(format!("Put:k:{value}\n")).await;
@@ -110,7 +110,7 @@ fn who_does_not_read_loses_replies_and_is_told() {
         let server = Server::builder()
             .stall_timeout(Duration::from_millis(100))
             .build();
-        let served = Served::with(server, |listener| listener);
+        let served = TlsServer::with(server, |listener| listener);
         let mut slow = served.connect().await;
         slow.send(format!("Put:k:{}\n", "x".repeat(4096))).await;
         slow.send("Get:k\n".repeat(GETS) + "Sync:all\n").await;
@@ -136,7 +136,7 @@ fn who_does_not_read_loses_replies_and_is_told() {
 #[test]
 fn values_larger_than_a_record_arrive_whole() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let mut client = served.connect().await;
         let mut expected = String::new();
         for size in [16_000, 16_384, 16_385, 40_000, 65_000] {
@@ -152,7 +152,7 @@ fn values_larger_than_a_record_arrive_whole() {
 #[test]
 fn the_end_of_the_input_is_not_the_end_of_the_replies() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let commands = "Put:k:v\n".to_owned() + &"Get:k\n".repeat(50) + "Delete:k\nPut:half";
         let replies = "k:v\n".repeat(50)
             + ":error:53:malformed:the input ended within a line; it was not applied\n";
@@ -174,7 +174,7 @@ fn the_end_of_the_input_is_not_the_end_of_the_replies() {
 #[test]
 fn a_shutdown_delivers_everything_and_says_that_it_was_all() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let mut clients = Vec::new();
         for _ in 0..20 {
             let mut client = served.connect().await;
@@ -207,7 +207,7 @@ fn a_shutdown_delivers_everything_and_says_that_it_was_all() {
 #[test]
 fn who_is_cut_off_can_tell() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let mut client = served.connect().await;
         client.sync().await;
         served.stop(Duration::ZERO).await;
@@ -234,7 +234,7 @@ fn the_address_is_that_of_the_connection() {
 #[test]
 fn a_name_that_is_not_in_the_certificate_is_refused() {
     run(async {
-        let served = Served::start();
+        let served = TlsServer::start();
         let config = served.authority.client();
         let connector = keywire::tls::TlsConnector::from(config);
         let name = ServerName::try_from("elsewhere").unwrap();

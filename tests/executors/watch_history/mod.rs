@@ -7,16 +7,16 @@ use std::{thread, time::Duration};
 
 use keywire::Server;
 use script::{Script, random_write};
-use store::{Entry, Historian, History};
+use store::{Entry, History, RecordingStore};
 
 use crate::common::{
     Client,
+    local::{LocalClient, LocalServer},
     model::assert_answers_but_missed,
-    stage::{Actor, Stage},
 };
 
 /// What was said and heard at a server, to be checked in the end.
-struct Minutes {
+struct Transcript {
     history: History,
     /// Whether clients can miss events, so that not every line has its place.
     may_miss: bool,
@@ -25,7 +25,7 @@ struct Minutes {
     missed: u64,
 }
 
-impl Minutes {
+impl Transcript {
     /// Checks what a client heard; all of it, or up to where it left.
     fn check(&mut self, script: &Script, heard: &str, left: bool) {
         let history = self.history.lock().unwrap();
@@ -56,19 +56,19 @@ impl Minutes {
     }
 }
 
-/// A client on the stage.
-struct Player {
-    actor: Actor,
+/// A client of the local server, and what it was told.
+struct ScriptedClient {
+    connection: LocalClient,
     script: Script,
     heard: String,
     /// It hears everything at once, always.
     attentive: bool,
 }
 
-fn play(seed: u64) -> Minutes {
+fn play(seed: u64) -> Transcript {
     let random = &mut fastrand::Rng::with_seed(seed);
-    let (historian, history) = Historian::new(seed);
-    let mut minutes = Minutes {
+    let (store, history) = RecordingStore::new(seed);
+    let mut transcript = Transcript {
         history,
         may_miss: true,
         checked: 0,
@@ -81,73 +81,73 @@ fn play(seed: u64) -> Minutes {
         .outbox_lines([3, 20, 500][random.usize(..3)])
         .overflow([keywire::Overflow::Drop, keywire::Overflow::Wait][random.usize(..2)])
         .stall_timeout(Duration::from_secs(3600))
-        .store(historian);
-    let mut stage = Stage::new(server.build());
-    let mut players: Vec<Player> = Vec::new();
+        .store(store);
+    let mut server = LocalServer::new(server.build());
+    let mut clients: Vec<ScriptedClient> = Vec::new();
     let mut names = 0;
     for _ in 0..random.usize(50..200) {
-        if players.len() < 3 || (players.len() < 8 && random.u8(..10) == 0) {
+        if clients.len() < 3 || (clients.len() < 8 && random.u8(..10) == 0) {
             let attentive = random.bool();
             let buffer = if attentive {
                 1 << 20
             } else {
                 random.usize(1..100)
             };
-            players.push(Player {
-                actor: stage.join_with(buffer),
+            clients.push(ScriptedClient {
+                connection: server.connect_with(buffer),
                 script: Script::new(names),
                 heard: String::new(),
                 attentive,
             });
             names += 1;
         }
-        for player in &mut players {
+        for client in &mut clients {
             let mut words = String::new();
             for _ in 0..random.usize(..3) {
                 match random.u8(..3) {
-                    0 => player.script.ask_something(random, &mut words),
+                    0 => client.script.ask_something(random, &mut words),
                     _ => (0..random.usize(..8)).for_each(|_| random_write(random, &mut words)),
                 }
             }
-            player.actor.say(words);
+            client.connection.send(words);
         }
         // Or else what they say next is for the same round.
         if random.u8(..3) > 0 {
-            stage.play();
+            server.run();
         }
-        for player in &mut players {
-            if player.attentive || random.u8(..6) == 0 {
-                player.heard += &player.actor.hear();
+        for client in &mut clients {
+            if client.attentive || random.u8(..6) == 0 {
+                client.heard += &client.connection.received();
             }
         }
         if random.u8(..20) == 0 {
-            let mut player = players.swap_remove(random.usize(..players.len()));
-            let last = player.actor.hear();
-            player.heard += &last;
-            drop(player.actor);
-            stage.play();
-            minutes.check(&player.script, &player.heard, true);
+            let mut client = clients.swap_remove(random.usize(..clients.len()));
+            let last = client.connection.received();
+            client.heard += &last;
+            drop(client.connection);
+            server.run();
+            transcript.check(&client.script, &client.heard, true);
         }
     }
     loop {
-        let more = players.iter_mut().map(|player| {
-            let more = player.actor.hear_all(&mut stage);
-            player.heard += &more;
+        let more = clients.iter_mut().map(|client| {
+            let more = client.connection.receive_all(&mut server);
+            client.heard += &more;
             more.len()
         });
         if more.sum::<usize>() == 0 {
             break;
         }
     }
-    for player in &players {
-        minutes.check(&player.script, &player.heard, false);
+    for client in &clients {
+        transcript.check(&client.script, &client.heard, false);
     }
-    let watched = players.len() as u64;
-    assert_eq!(stage.stats().active, watched);
-    drop(players);
-    assert_eq!(stage.stats().watching, 0);
-    stage.end();
-    minutes
+    let watched = clients.len() as u64;
+    assert_eq!(server.stats().active, watched);
+    drop(clients);
+    assert_eq!(server.stats().watching, 0);
+    server.shut_down();
+    transcript
 }
 
 #[test]
@@ -156,10 +156,10 @@ fn everyone_hears_what_the_history_says() {
     for seed in 0..150 {
         // Named here, because only a failed test shows it.
         println!("seed {seed}");
-        let minutes = play(seed);
-        checked += minutes.checked;
-        doubtful += minutes.doubtful;
-        missed += minutes.missed;
+        let transcript = play(seed);
+        checked += transcript.checked;
+        doubtful += transcript.doubtful;
+        missed += transcript.missed;
     }
     assert!(
         checked > 5 * doubtful,
@@ -168,8 +168,8 @@ fn everyone_hears_what_the_history_says() {
     assert!(missed > 1000, "{missed} missed");
 }
 
-/// Says its part, piece by piece, and hears everything meanwhile.
-fn perform(mut client: Client, name: usize, leaves: bool) -> (Script, String) {
+/// Sends its script, piece by piece, and receives everything meanwhile.
+fn run_script(mut client: Client, name: usize, leaves: bool) -> (Script, String) {
     let random = &mut fastrand::Rng::with_seed(name as u64);
     let mut script = Script::new(name);
     let mut heard = Vec::new();
@@ -203,23 +203,23 @@ fn perform(mut client: Client, name: usize, leaves: bool) -> (Script, String) {
 
 on_every_executor! {
     fn on_sockets_everyone_hears_what_the_history_says(executor: Executor) {
-        let (historian, history) = Historian::new(7);
-        let server = executor.start(Server::builder().store(historian).build());
-        let mut minutes = Minutes { history, may_miss: false, checked: 0, doubtful: 0, missed: 0 };
+        let (store, history) = RecordingStore::new(7);
+        let server = executor.start(Server::builder().store(store).build());
+        let mut transcript = Transcript { history, may_miss: false, checked: 0, doubtful: 0, missed: 0 };
         let heard: Vec<_> = thread::scope(|scope| {
             let clients: Vec<_> = (0..8)
                 .map(|name| {
                     let client = server.connect();
-                    scope.spawn(move || perform(client, name, name % 2 == 0))
+                    scope.spawn(move || run_script(client, name, name % 2 == 0))
                 })
                 .collect();
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         });
         for (script, heard) in &heard {
-            minutes.check(script, heard, true);
+            transcript.check(script, heard, true);
             assert!(heard.lines().count() > 100);
         }
-        assert_eq!(minutes.missed, 0, "who reads misses nothing");
-        assert_eq!((minutes.checked, minutes.doubtful), (8, 0));
+        assert_eq!(transcript.missed, 0, "who reads misses nothing");
+        assert_eq!((transcript.checked, transcript.doubtful), (8, 0));
     }
 }

@@ -18,25 +18,25 @@ pub(crate) type History = Arc<Mutex<Vec<Entry>>>;
 
 /// Writes the history. It takes several commands before it answers, ends before it has taken all,
 /// and fails now and then, all at random.
-pub(crate) struct Historian {
+pub(crate) struct RecordingStore {
     pub(crate) memory: Memory,
     pub(crate) history: History,
     pub(crate) random: fastrand::Rng,
 }
 
-impl Historian {
+impl RecordingStore {
     pub(crate) fn new(seed: u64) -> (Self, History) {
         let history = History::default();
-        let historian = Self {
+        let store = Self {
             memory: Memory::new(),
             history: history.clone(),
             random: fastrand::Rng::with_seed(seed),
         };
-        (historian, history)
+        (store, history)
     }
 }
 
-impl Store for Historian {
+impl Store for RecordingStore {
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
         let mut history = self.history.lock().unwrap();
         let before = history.len();

@@ -1,6 +1,6 @@
 //! The example server in trouble, and what the trouble costs it, seen from outside.
 
-use super::{Client, allow_files, served::Served, wait_until};
+use super::{Client, allow_files, server_process::ServerProcess, wait_until};
 
 pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
@@ -14,8 +14,8 @@ pub const CLIENT: usize = 4 * KIB;
 pub const WORK: usize = 2 * MIB;
 
 /// A server in trouble, and the one client that behaves.
-pub struct Trouble {
-    pub server: Served,
+pub struct StressedServer {
+    pub server: ServerProcess,
     pub steady: Client,
     /// How the server stood before the trouble.
     descriptors: usize,
@@ -23,10 +23,10 @@ pub struct Trouble {
     pub resident: usize,
 }
 
-impl Trouble {
+impl StressedServer {
     pub fn start(files: usize, arguments: &[&str]) -> Self {
         allow_files(files as u64);
-        let server = Served::with_files(files, arguments);
+        let server = ServerProcess::with_files(files, arguments);
         let mut steady = server.connect();
         steady.sync();
         Self {

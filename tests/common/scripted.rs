@@ -1,5 +1,5 @@
-//! The far end of a client's connection, without a network: a function that is told each line and
-//! says what it likes. Nothing happens behind the test's back, so a client can be polled step by
+//! The server end of a connection of the client, without a network: a function that gets each line and
+//! answers as it likes. Nothing happens behind the back of the test, so a client can be polled step by
 //! step.
 
 use std::{
@@ -19,24 +19,24 @@ type Answer = Box<dyn FnMut(&str, &mut String) + Send>;
 struct State {
     answer: Option<Answer>,
     partial: Vec<u8>,
-    heard: Vec<String>,
+    received: Vec<String>,
     writes: usize,
     replies: Vec<u8>,
     reader: Option<Waker>,
-    hung_up: bool,
-    deaf: bool,
+    closed: bool,
+    fails_writes: bool,
     /// How many more reads and writes may go on.
     allowed: Option<usize>,
-    held_up: Vec<Waker>,
-    near_is_gone: bool,
+    blocked: Vec<Waker>,
+    released: bool,
 }
 
 impl State {
-    fn holds_up(&mut self, cx: &Context<'_>) -> bool {
+    fn is_blocked(&mut self, cx: &Context<'_>) -> bool {
         match &mut self.allowed {
             None => false,
             Some(0) => {
-                self.held_up.push(cx.waker().clone());
+                self.blocked.push(cx.waker().clone());
                 true
             }
             Some(allowed) => {
@@ -53,22 +53,22 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 /// The client's end.
-pub struct Near(Arc<Mutex<State>>);
+pub struct ClientEnd(Arc<Mutex<State>>);
 
 /// The test's end.
 #[derive(Clone)]
-pub struct Far(Arc<Mutex<State>>);
+pub struct ScriptedServer(Arc<Mutex<State>>);
 
-pub fn pair(answer: impl FnMut(&str, &mut String) + Send + 'static) -> (Near, Far) {
+pub fn pair(answer: impl FnMut(&str, &mut String) + Send + 'static) -> (ClientEnd, ScriptedServer) {
     let state = Arc::new(Mutex::new(State {
         answer: Some(Box::new(answer)),
         ..State::default()
     }));
-    (Near(state.clone()), Far(state))
+    (ClientEnd(state.clone()), ScriptedServer(state))
 }
 
 /// One that answers as a server does, in so far as the tests need it.
-pub fn server() -> impl FnMut(&str, &mut String) + Send + 'static {
+pub fn answers() -> impl FnMut(&str, &mut String) + Send + 'static {
     let mut store: HashMap<String, Vec<String>> = HashMap::new();
     move |line, out| {
         let fields: Vec<_> = line.splitn(4, ':').collect();
@@ -85,13 +85,13 @@ pub fn server() -> impl FnMut(&str, &mut String) + Send + 'static {
             ["Watch", key] => *out += &format!(":watch:{key}\n"),
             ["WatchPrefix", prefix] => *out += &format!(":watchprefix:{prefix}\n"),
             ["Unwatch", _] | ["UnwatchPrefix", _] => {}
-            _ => panic!("the client said {line}"),
+            _ => panic!("the client sent {line}"),
         }
     }
 }
 
-impl Far {
-    pub fn say(&self, lines: impl AsRef<[u8]>) {
+impl ScriptedServer {
+    pub fn send(&self, lines: impl AsRef<[u8]>) {
         let mut state = lock(&self.0);
         state.replies.extend_from_slice(lines.as_ref());
         let reader = state.reader.take();
@@ -101,37 +101,40 @@ impl Far {
         }
     }
 
-    /// The end of what it says.
-    pub fn hang_up(&self) {
-        lock(&self.0).hung_up = true;
-        self.say("");
+    /// Ends the replies.
+    pub fn close(&self) {
+        lock(&self.0).closed = true;
+        self.send("");
     }
 
-    /// From here on, writing to it fails.
-    pub fn go_deaf(&self) {
-        lock(&self.0).deaf = true;
+    /// From here on, writes to it fail.
+    pub fn fail_writes(&self) {
+        lock(&self.0).fails_writes = true;
     }
 
     /// From here on, the client's end reads and writes that many times and then waits. `None` lets
     /// it go on.
-    pub fn allow(&self, allowed: Option<usize>) {
+    pub fn allow_io(&self, allowed: Option<usize>) {
         let mut state = lock(&self.0);
         state.allowed = allowed;
-        let held_up = std::mem::take(&mut state.held_up);
+        let blocked = std::mem::take(&mut state.blocked);
         drop(state);
-        held_up.into_iter().for_each(Waker::wake);
+        blocked.into_iter().for_each(Waker::wake);
     }
 
     /// What the client has sent so far, without the fences.
     pub fn commands(&self) -> Vec<String> {
         let state = lock(&self.0);
-        let commands = state.heard.iter().filter(|line| !line.starts_with("Sync"));
+        let commands = state
+            .received
+            .iter()
+            .filter(|line| !line.starts_with("Sync"));
         commands.cloned().collect()
     }
 
     /// How many lines it sent, fences and all.
     pub fn lines(&self) -> usize {
-        lock(&self.0).heard.len()
+        lock(&self.0).received.len()
     }
 
     pub fn writes(&self) -> usize {
@@ -139,29 +142,29 @@ impl Far {
     }
 
     /// Whether the client has let go of the connection.
-    pub fn is_alone(&self) -> bool {
-        lock(&self.0).near_is_gone
+    pub fn is_released(&self) -> bool {
+        lock(&self.0).released
     }
 }
 
-impl Drop for Near {
+impl Drop for ClientEnd {
     fn drop(&mut self) {
-        lock(&self.0).near_is_gone = true;
+        lock(&self.0).released = true;
     }
 }
 
-impl AsyncRead for Near {
+impl AsyncRead for ClientEnd {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0);
-        if state.replies.is_empty() && !state.hung_up {
+        if state.replies.is_empty() && !state.closed {
             state.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        if state.holds_up(cx) {
+        if state.is_blocked(cx) {
             return Poll::Pending;
         }
         let n = state.replies.len().min(buffer.len());
@@ -171,17 +174,17 @@ impl AsyncRead for Near {
     }
 }
 
-impl AsyncWrite for Near {
+impl AsyncWrite for ClientEnd {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0);
-        if state.deaf {
+        if state.fails_writes {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if state.holds_up(cx) {
+        if state.is_blocked(cx) {
             return Poll::Pending;
         }
         state.writes += 1;
@@ -192,7 +195,7 @@ impl AsyncWrite for Near {
             let line: Vec<u8> = state.partial.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line[..end]).into_owned();
             answer(&line, &mut replies);
-            state.heard.push(line);
+            state.received.push(line);
         }
         state.answer = Some(answer);
         state.replies.extend_from_slice(replies.as_bytes());
@@ -213,16 +216,16 @@ impl AsyncWrite for Near {
     }
 }
 
-/// A client, and a far end that answers like a server.
-pub fn plain() -> (Client, Far) {
-    let (near, far) = pair(server());
-    (Client::from_stream(near), far)
+/// A client, and a scripted server that answers like a real one.
+pub fn answering() -> (Client, ScriptedServer) {
+    let (stream, server) = pair(answers());
+    (Client::from_stream(stream), server)
 }
 
-/// A client whose far end says nothing of itself.
-pub fn mute() -> (Client, Far) {
-    let (near, far) = pair(|_, _| {});
-    (Client::from_stream(near), far)
+/// A client whose server sends nothing by itself.
+pub fn silent() -> (Client, ScriptedServer) {
+    let (stream, server) = pair(|_, _| {});
+    (Client::from_stream(stream), server)
 }
 
 /// Polls a future that has nothing to wait for but what the test does.

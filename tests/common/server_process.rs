@@ -13,14 +13,14 @@ use super::{Client, example, wait_until};
 const TICK: Duration = Duration::from_millis(10);
 
 /// A server that is killed where the test ends before it.
-pub struct Served {
+pub struct ServerProcess {
     pub child: Child,
     pub output: BufReader<ChildStdout>,
     /// Several are joined by " and ".
     pub address: String,
 }
 
-impl Served {
+impl ServerProcess {
     pub fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(example("server"));
         Self::spawn(command.args(arguments))
@@ -99,7 +99,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

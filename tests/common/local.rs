@@ -1,5 +1,5 @@
-//! A server and its clients in memory, on one thread, step by step. What the clients say between two
-//! steps makes one round, with their turns in the order in which they spoke.
+//! A server and its clients in memory, on one thread, step by step. What the clients send between two
+//! steps is one round, with their turns in the order in which they sent.
 
 use std::{
     collections::VecDeque,
@@ -18,10 +18,10 @@ use keywire::{Handle, Server, Stats, store::Store};
 
 use super::wait_until;
 
-/// More than any test says at once.
-const EARSHOT: usize = 4 << 20;
+/// More than any test sends at once.
+const UNBOUNDED: usize = 4 << 20;
 
-pub struct Stage<S: Store> {
+pub struct LocalServer<S: Store> {
     running: Pin<Box<dyn Future<Output = S>>>,
     woken: Arc<Woken>,
     pub handle: Handle,
@@ -35,7 +35,7 @@ impl Wake for Woken {
     }
 }
 
-impl<S: Store> Stage<S> {
+impl<S: Store> LocalServer<S> {
     pub fn new(server: Server<S>) -> Self {
         Self {
             handle: server.handle(),
@@ -45,7 +45,7 @@ impl<S: Store> Stage<S> {
     }
 
     /// Lets the server do all that it can do now.
-    pub fn play(&mut self) {
+    pub fn run(&mut self) {
         while self.woken.0.swap(false, Ordering::SeqCst) {
             let waker = Waker::from(self.woken.clone());
             let polled = self.running.as_mut().poll(&mut Context::from_waker(&waker));
@@ -54,111 +54,114 @@ impl<S: Store> Stage<S> {
     }
 
     /// Lets the server work until it is so. For what comes with time.
-    pub fn play_until(&mut self, what: &str, mut so: impl FnMut(&Stats) -> bool) {
+    pub fn run_until(&mut self, what: &str, mut so: impl FnMut(&Stats) -> bool) {
         wait_until(what, || {
-            self.play();
+            self.run();
             so(&self.handle.stats())
         });
     }
 
     pub fn stats(&mut self) -> Stats {
-        self.play();
+        self.run();
         self.handle.stats()
     }
 
-    /// A new client that hears everything.
-    pub fn join(&mut self) -> Actor {
-        self.join_with(EARSHOT)
+    /// A new client, with room for all that is sent to it.
+    pub fn connect(&mut self) -> LocalClient {
+        self.connect_with(UNBOUNDED)
     }
 
-    /// A new client. As long as it does not listen, so many bytes find a place on their way to it.
-    pub fn join_with(&mut self, buffer: usize) -> Actor {
-        let (ears, mouth) = (Pipe::new(buffer), Pipe::new(EARSHOT));
-        let actor = Actor {
-            ears: ears.clone(),
-            mouth: mouth.clone(),
+    /// A new client. Until it receives, so many bytes have room on their way to it.
+    pub fn connect_with(&mut self, buffer: usize) -> LocalClient {
+        let (from_server, to_server) = (Pipe::new(buffer), Pipe::new(UNBOUNDED));
+        let client = LocalClient {
+            from_server: from_server.clone(),
+            to_server: to_server.clone(),
         };
-        self.bring(Line { ears, mouth });
-        actor
+        self.attach(ServerEnd {
+            from_server,
+            to_server,
+        });
+        client
     }
 
     /// A client of another kind.
-    pub fn bring<T>(&mut self, client: T)
+    pub fn attach<T>(&mut self, client: T)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let attached = future::poll_once(self.handle.attach(client));
         future::block_on(attached).expect("a place").unwrap();
-        self.play();
+        self.run();
     }
 
     /// Shuts the server down and gives back its store.
-    pub fn end(self) -> S {
+    pub fn shut_down(self) -> S {
         let shutdown = self.handle.shutdown(Duration::from_secs(10));
         future::block_on(future::zip(self.running, shutdown)).0
     }
 }
 
-/// A client on the stage. Dropped, it has hung up.
-pub struct Actor {
-    ears: Arc<Pipe>,
-    mouth: Arc<Pipe>,
+/// A client of the local server. Dropped, it has disconnected.
+pub struct LocalClient {
+    from_server: Arc<Pipe>,
+    to_server: Arc<Pipe>,
 }
 
-impl Actor {
-    pub fn say(&mut self, words: impl AsRef<[u8]>) {
-        let words = words.as_ref();
+impl LocalClient {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
         let cx = &mut Context::from_waker(Waker::noop());
-        match self.mouth.poll_write(cx, words) {
-            Poll::Ready(Ok(n)) if n == words.len() => {}
-            said => panic!("said {said:?} of {} bytes", words.len()),
+        match self.to_server.poll_write(cx, bytes) {
+            Poll::Ready(Ok(n)) if n == bytes.len() => {}
+            sent => panic!("sent {sent:?} of {} bytes", bytes.len()),
         }
     }
 
-    /// Will say no more.
-    pub fn fall_silent(&mut self) {
-        self.mouth.close();
+    /// Ends the input.
+    pub fn half_close(&mut self) {
+        self.to_server.close();
     }
 
     /// What has come since the last time. It makes room for more.
-    pub fn hear(&mut self) -> String {
+    pub fn received(&mut self) -> String {
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut piece = [0; 4096];
-        while let Poll::Ready(n @ 1..) = self.ears.poll_read(cx, &mut piece) {
-            heard.extend_from_slice(&piece[..n]);
+        while let Poll::Ready(n @ 1..) = self.from_server.poll_read(cx, &mut piece) {
+            received.extend_from_slice(&piece[..n]);
         }
-        String::from_utf8(heard).unwrap()
+        String::from_utf8(received).unwrap()
     }
 
-    /// Listens until nothing more comes.
-    pub fn hear_all<S: Store>(&mut self, stage: &mut Stage<S>) -> String {
-        let mut heard = String::new();
+    /// Receives until nothing more comes.
+    pub fn receive_all<S: Store>(&mut self, server: &mut LocalServer<S>) -> String {
+        let mut received = String::new();
         loop {
-            stage.play();
-            let more = self.hear();
+            server.run();
+            let more = self.received();
             if more.is_empty() {
-                return heard;
+                return received;
             }
-            heard += &more;
+            received += &more;
         }
     }
 
-    /// Whether the server has hung up and everything before that is heard.
-    pub fn is_left_alone(&self) -> bool {
+    /// Whether the server has closed the connection and everything before that is received.
+    pub fn is_disconnected(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
-        self.ears.poll_read(cx, &mut [0]) == Poll::Ready(0)
+        self.from_server.poll_read(cx, &mut [0]) == Poll::Ready(0)
     }
 }
 
-impl Drop for Actor {
+impl Drop for LocalClient {
     fn drop(&mut self) {
-        self.ears.close();
-        self.mouth.close();
+        self.from_server.close();
+        self.to_server.close();
     }
 }
 
-/// One way of a connection.
+/// One direction of a connection.
 struct Pipe {
     state: Mutex<State>,
     capacity: usize,
@@ -220,28 +223,28 @@ impl Pipe {
 }
 
 /// The server's end.
-struct Line {
-    ears: Arc<Pipe>,
-    mouth: Arc<Pipe>,
+struct ServerEnd {
+    from_server: Arc<Pipe>,
+    to_server: Arc<Pipe>,
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for ServerEnd {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.mouth.poll_read(cx, buffer).map(Ok)
+        self.to_server.poll_read(cx, buffer).map(Ok)
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for ServerEnd {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.ears.poll_write(cx, bytes)
+        self.from_server.poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -249,13 +252,13 @@ impl AsyncWrite for Line {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ears.close();
+        self.from_server.close();
         Poll::Ready(Ok(()))
     }
 }
 
-impl Drop for Line {
+impl Drop for ServerEnd {
     fn drop(&mut self) {
-        self.ears.close();
+        self.from_server.close();
     }
 }
