@@ -18,8 +18,8 @@ use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Error, Event, Outcome, Secret, protocol::Code};
 
 use crate::{
-    entry::SECRET,
-    network::End,
+    admission::SECRET,
+    network::Endpoint,
     world::{Moment, World},
 };
 
@@ -39,7 +39,7 @@ struct Call {
 
 /// What a watcher was told.
 #[derive(Debug)]
-struct Heard {
+struct WatchLog {
     name: Vec<u8>,
     prefix: bool,
     asked: Moment,
@@ -52,25 +52,25 @@ struct Heard {
 
 /// What the tasks of one connection did.
 #[derive(Default)]
-pub(crate) struct Diary {
+pub(crate) struct CallLog {
     calls: RefCell<Vec<Call>>,
-    heard: RefCell<Vec<Heard>>,
+    heard: RefCell<Vec<WatchLog>>,
     number: Cell<usize>,
     /// Calls under way.
-    pub(crate) under_way: Cell<usize>,
+    pub(crate) in_flight: Cell<usize>,
 }
 
 /// Counts as a call under way while it lives.
-struct UnderWay<'a>(&'a Cell<usize>);
+struct InFlight<'a>(&'a Cell<usize>);
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlight<'a> {
     fn new(count: &'a Cell<usize>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -80,20 +80,20 @@ impl Drop for UnderWay<'_> {
 struct Caller {
     world: World,
     client: Client,
-    diary: Rc<Diary>,
+    log: Rc<CallLog>,
     number: usize,
 }
 
 /// Notes when a call is given up.
-struct Asking<'a> {
+struct CallGuard<'a> {
     caller: &'a Caller,
     calls: Vec<usize>,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         let now = self.caller.world.moment();
-        let mut calls = self.caller.diary.calls.borrow_mut();
+        let mut calls = self.caller.log.calls.borrow_mut();
         for &call in &self.calls {
             let call = &mut calls[call];
             call.given_up = call.outcome.is_none().then_some(now);
@@ -102,12 +102,12 @@ impl Drop for Asking<'_> {
 }
 
 /// Notes when a watcher has gone.
-struct Leaving<'a>(&'a Caller, usize);
+struct WatchGuard<'a>(&'a Caller, usize);
 
-impl Drop for Leaving<'_> {
+impl Drop for WatchGuard<'_> {
     fn drop(&mut self) {
-        let Leaving(Caller { world, diary, .. }, place) = self;
-        diary.heard.borrow_mut()[*place].left = Some(world.moment());
+        let WatchGuard(Caller { world, log, .. }, place) = self;
+        log.heard.borrow_mut()[*place].left = Some(world.moment());
     }
 }
 
@@ -124,9 +124,9 @@ pub(crate) struct Start {
 /// Makes a client over this connection, and gives it to the tasks that share it.
 pub(crate) async fn client(
     world: World,
-    end: End,
+    end: Endpoint,
     number: usize,
-    diary: Rc<Diary>,
+    log: Rc<CallLog>,
     mut rng: Rng,
     guarded: bool,
     give: &Sender<Start>,
@@ -134,10 +134,10 @@ pub(crate) async fn client(
     let caller = Caller {
         world,
         client: Client::from_stream(end),
-        diary,
+        log,
         number,
     };
-    if guarded && !let_in(&caller.client, &mut rng).await {
+    if guarded && !authenticate(&caller.client, &mut rng).await {
         return;
     }
     for _ in 0..TASKS {
@@ -151,7 +151,7 @@ pub(crate) async fn client(
 }
 
 /// Says the secret, and maybe another one first.
-async fn let_in(client: &Client, rng: &mut Rng) -> bool {
+async fn authenticate(client: &Client, rng: &mut Rng) -> bool {
     let secret = |text: &str| Secret::new(text).expect("a secret");
     if rng.u8(..4) == 0 {
         let wrong = client.authenticate(&secret("sesame")).await;
@@ -205,13 +205,13 @@ impl Caller {
     }
 
     fn tag(&self) -> (usize, String) {
-        let number = self.diary.number.get();
-        self.diary.number.set(number + 1);
+        let number = self.log.number.get();
+        self.log.number.set(number + 1);
         (number, format!("{}.{number}", self.number))
     }
 
     fn ask(&self, number: Option<usize>) -> usize {
-        let mut calls = self.diary.calls.borrow_mut();
+        let mut calls = self.log.calls.borrow_mut();
         calls.push(Call {
             number,
             asked: self.world.moment(),
@@ -224,7 +224,7 @@ impl Caller {
 
     fn told(&self, call: usize, outcome: Outcome) {
         let told = (self.world.moment(), outcome);
-        self.diary.calls.borrow_mut()[call].outcome = Some(told);
+        self.log.calls.borrow_mut()[call].outcome = Some(told);
     }
 
     async fn call(&self, rng: &mut Rng) {
@@ -237,12 +237,12 @@ impl Caller {
         if kind >= 9 {
             return self.pipeline(rng).await;
         }
-        let _under_way = UnderWay::new(&self.diary.under_way);
+        let _in_flight = InFlight::new(&self.log.in_flight);
         let (number, tag) = self.tag();
         let tagged = format!("{key}#{tag}");
         let call = self.ask((kind < 7).then_some(number));
         // Dropped after the call itself.
-        let _asking = Asking {
+        let _asking = CallGuard {
             caller: self,
             calls: vec![call],
         };
@@ -269,12 +269,12 @@ impl Caller {
             let time = Duration::from_millis(rng.u64(..3000));
             self.world.sleep(time).await;
         }
-        let _under_way = UnderWay::new(&self.diary.under_way);
+        let _in_flight = InFlight::new(&self.log.in_flight);
         call.await
     }
 
     async fn pipeline(&self, rng: &mut Rng) {
-        let mut asking = Asking {
+        let mut asking = CallGuard {
             caller: self,
             calls: Vec::new(),
         };
@@ -301,8 +301,8 @@ impl Caller {
             }
             Err(error) => {
                 check_error(&error);
-                let mut diary = self.diary.calls.borrow_mut();
-                calls.for_each(|call| diary[call].unsent = true);
+                let mut log = self.log.calls.borrow_mut();
+                calls.for_each(|call| log[call].unsent = true);
             }
         }
     }
@@ -311,8 +311,8 @@ impl Caller {
         let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
         let prefix = name.is_empty() || rng.bool();
         let place = {
-            let mut heard = self.diary.heard.borrow_mut();
-            heard.push(Heard {
+            let mut heard = self.log.heard.borrow_mut();
+            heard.push(WatchLog {
                 name: name.into(),
                 prefix,
                 asked: self.world.moment(),
@@ -323,18 +323,18 @@ impl Caller {
             heard.len() - 1
         };
         // Dropped after the watcher.
-        let _leaving = Leaving(self, place);
-        let under_way = UnderWay::new(&self.diary.under_way);
+        let _leaving = WatchGuard(self, place);
+        let in_flight = InFlight::new(&self.log.in_flight);
         let watcher = match prefix {
             true => self.client.watch_prefix(name).await,
             false => self.client.watch(name).await,
         };
-        drop(under_way);
+        drop(in_flight);
         let mut watcher = match watcher {
             Ok(watcher) => watcher,
             Err(error) => return check_error(&error),
         };
-        self.diary.heard.borrow_mut()[place].begun = Some(self.world.moment());
+        self.log.heard.borrow_mut()[place].begun = Some(self.world.moment());
         for _ in 0..rng.usize(..30) {
             let time = Duration::from_millis(rng.u64(..2000));
             let over = async {
@@ -342,7 +342,7 @@ impl Caller {
                 None
             };
             match future::or(watcher.next(), over).await {
-                Some(Ok(event)) => self.diary.heard.borrow_mut()[place].events.push(event),
+                Some(Ok(event)) => self.log.heard.borrow_mut()[place].events.push(event),
                 Some(Err(error)) => return check_error(&error),
                 None => {}
             }

@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet};
 use keywire::{Overflow, Stats};
 
 use crate::{
-    entry::Entry,
-    history::{Entry as Applied, Record, Tag, What},
+    admission::Admission,
+    history::{Entry, Record, Tag, What},
     limits::{self, Still},
-    network::{Line, Way},
+    network::{Direction, Line},
     sent::Sent,
     settings::Settings,
     world::Moment,
@@ -45,11 +45,11 @@ pub(crate) struct Quiet {
 pub(crate) struct Check<'a> {
     pub(crate) client: usize,
     pub(crate) settings: &'a Settings,
-    pub(crate) up: &'a Way,
-    pub(crate) down: &'a Way,
+    pub(crate) up: &'a Direction,
+    pub(crate) down: &'a Direction,
     pub(crate) sent: Vec<Sent>,
-    pub(crate) entry: Entry,
-    pub(crate) entries: &'a [Applied],
+    pub(crate) admission: Admission,
+    pub(crate) entries: &'a [Entry],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
     /// Where in the history each of this client's commands stands.
     pub(crate) places: HashMap<usize, usize>,
@@ -90,7 +90,7 @@ impl<'a> Check<'a> {
     pub(crate) fn new(
         client: usize,
         settings: &'a Settings,
-        (down, up): (&'a Way, &'a Way),
+        (down, up): (&'a Direction, &'a Direction),
         record: &'a Record,
         by_tag: &'a HashMap<Tag, usize>,
     ) -> Self {
@@ -98,11 +98,11 @@ impl<'a> Check<'a> {
         let own = entries.iter().enumerate();
         let own = own.filter(|(_, entry)| entry.tag.0 == client);
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
-        let entry = Entry::of(settings, (down, up), !places.is_empty());
+        let admission = Admission::of(settings, (down, up), !places.is_empty());
         let sent = up.lines.iter().enumerate();
         let slow = limits::slow_line(down).unwrap_or(usize::MAX);
         let sent = sent.map(|(number, line)| match number < slow {
-            true => entry.sent(settings, number, &line.text),
+            true => admission.sent(settings, number, &line.text),
             false => Sent::Unheard,
         });
         Self {
@@ -111,7 +111,7 @@ impl<'a> Check<'a> {
             up,
             down,
             sent: sent.collect(),
-            entry,
+            admission,
             entries,
             by_tag,
             places,
@@ -152,7 +152,8 @@ impl<'a> Check<'a> {
                 true => self.sent.len(),
                 false => {
                     let read = self.up.read_before(stopped);
-                    self.applied().max(self.entry.heard(read, Moment::NEVER))
+                    self.applied()
+                        .max(self.admission.heard(read, Moment::NEVER))
                 }
             };
             self.skip_to(handled);

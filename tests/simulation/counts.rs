@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// What all clients together have done and seen.
-pub(crate) struct Ledger<'a> {
+pub(crate) struct Totals<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) checks: &'a [Check<'a>],
     pub(crate) watched: &'a [Watched],
     pub(crate) record: &'a Record,
-    /// Connections that were handed to the server, and times that its door failed.
+    /// Connections that were handed to the server, and times that its listener failed.
     pub(crate) handed: u64,
-    pub(crate) door_errors: u64,
+    pub(crate) accept_errors: u64,
 }
 
 /// At least, and at the most.
@@ -63,7 +63,7 @@ pub(crate) fn follow(before: &Stats, after: &Stats) {
 /// How many of a client's lines were handled, at least and at the most.
 type Span = (usize, usize);
 
-impl Ledger<'_> {
+impl Totals<'_> {
     /// Sums something up over all clients.
     fn sum(&self, of: impl Fn(&Check<'_>) -> u64) -> u64 {
         self.checks.iter().map(of).sum()
@@ -141,10 +141,10 @@ impl Ledger<'_> {
             ),
             "after {entries} commands"
         );
-        let whims = self.settings.whims;
+        let faults = self.settings.faults;
         assert!(
-            stats.size <= whims.max_store,
-            "{stats:?}: more than {whims:?}"
+            stats.size <= faults.max_store,
+            "{stats:?}: more than {faults:?}"
         );
     }
 
@@ -218,7 +218,11 @@ impl Ledger<'_> {
             uptime <= written.now - since.now
                 && uptime + second > read.now.saturating_sub(until.now)
         );
-        within("accept_errors", stats.accept_errors, (0, self.door_errors));
+        within(
+            "accept_errors",
+            stats.accept_errors,
+            (0, self.accept_errors),
+        );
         let stopped = written > self.settings.stopped;
         let full = stats.full_clients;
         within("full_clients", full, (0, self.turned_away().1));
@@ -229,7 +233,7 @@ impl Ledger<'_> {
     pub(crate) fn check_last(&self, stats: &Stats) {
         add_up(stats);
         assert_eq!((stats.active, stats.watching), (0, 0));
-        assert_eq!(stats.accept_errors, self.door_errors);
+        assert_eq!(stats.accept_errors, self.accept_errors);
         assert_eq!(stats.dropped + stats.refused, self.handed, "{stats:?}");
         let joined = |check: &Check<'_>| self.had_place(check) && !check.up.reads.is_empty();
         let joined = self.sum(|check| u64::from(joined(check)));
@@ -243,11 +247,11 @@ impl Ledger<'_> {
         };
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {
-            let may_wait = self.settings.is_strict() || self.settings.is_paced();
+            let may_wait = self.settings.is_strict() || self.settings.is_throttled();
             let handled = match patient {
                 true if !may_wait => {
                     let read = check.up.read_before(stopped);
-                    check.next.max(check.entry.heard(read, Moment::NEVER))
+                    check.next.max(check.admission.heard(read, Moment::NEVER))
                 }
                 _ => check.next,
             };

@@ -9,20 +9,20 @@ use std::{
 };
 
 use crate::{
-    network::End,
+    network::Endpoint,
     world::{Action, World, lock},
 };
 
-/// A door that brings connections in, and fails to now and then.
-pub(crate) struct Door {
+/// A listener that brings connections in, and fails to now and then.
+pub(crate) struct FailingListener {
     world: World,
-    porch: Arc<Mutex<Porch>>,
+    queue: Arc<Mutex<AcceptQueue>>,
 }
 
 /// Where connections wait to be accepted.
 #[derive(Default)]
-pub(crate) struct Porch {
-    waiting: VecDeque<End>,
+pub(crate) struct AcceptQueue {
+    waiting: VecDeque<Endpoint>,
     waker: Option<Waker>,
     closed: bool,
     /// Connections that were not accepted in time.
@@ -30,77 +30,77 @@ pub(crate) struct Porch {
     errors: u64,
 }
 
-impl Door {
-    pub(crate) fn new(world: &World) -> (Self, Arc<Mutex<Porch>>) {
-        let porch = Arc::<Mutex<Porch>>::default();
-        let door = Door {
+impl FailingListener {
+    pub(crate) fn new(world: &World) -> (Self, Arc<Mutex<AcceptQueue>>) {
+        let queue = Arc::<Mutex<AcceptQueue>>::default();
+        let listener = FailingListener {
             world: world.clone(),
-            porch: porch.clone(),
+            queue: queue.clone(),
         };
-        (door, porch)
+        (listener, queue)
     }
 }
 
-impl Porch {
-    /// Says whether the door was open.
-    pub(crate) fn knock(porch: &Mutex<Self>, end: End, world: &World) -> bool {
-        let mut porch = lock(porch);
-        if porch.closed {
-            drop(porch);
+impl AcceptQueue {
+    /// Says whether the listener was open.
+    pub(crate) fn push(queue: &Mutex<Self>, end: Endpoint, world: &World) -> bool {
+        let mut queue = lock(queue);
+        if queue.closed {
+            drop(queue);
             drop(end);
             return false;
         }
-        porch.waiting.push_back(end);
-        if let Some(waker) = porch.waker.take() {
+        queue.waiting.push_back(end);
+        if let Some(waker) = queue.waker.take() {
             world.act(Action::Wake(waker));
         }
         true
     }
 
-    pub(crate) fn waiting(porch: &Mutex<Self>) -> usize {
-        lock(porch).waiting.len()
+    pub(crate) fn waiting(queue: &Mutex<Self>) -> usize {
+        lock(queue).waiting.len()
     }
 
     /// Connections that came and were not accepted.
-    pub(crate) fn late(porch: &Mutex<Self>) -> u64 {
-        lock(porch).late
+    pub(crate) fn late(queue: &Mutex<Self>) -> u64 {
+        lock(queue).late
     }
 
-    /// How often the door has failed.
-    pub(crate) fn errors(porch: &Mutex<Self>) -> u64 {
-        lock(porch).errors
+    /// How often the listener has failed.
+    pub(crate) fn errors(queue: &Mutex<Self>) -> u64 {
+        lock(queue).errors
     }
 }
 
-impl keywire::Listener for Door {
-    type Connection = End;
+impl keywire::Listener for FailingListener {
+    type Connection = Endpoint;
 
-    async fn accept(&mut self) -> io::Result<(End, Option<std::net::IpAddr>)> {
+    async fn accept(&mut self) -> io::Result<(Endpoint, Option<std::net::IpAddr>)> {
         poll_fn(|cx| {
             let fails = self.world.once_in(8);
-            let mut porch = lock(&self.porch);
+            let mut queue = lock(&self.queue);
             if fails {
-                porch.errors += 1;
+                queue.errors += 1;
                 return Poll::Ready(Err(io::Error::other("no descriptor")));
             }
-            if let Some(end) = porch.waiting.pop_front() {
+            if let Some(end) = queue.waiting.pop_front() {
                 return Poll::Ready(Ok((end, None)));
             }
-            porch.waker = Some(cx.waker().clone());
+            queue.waker = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
     }
 }
 
-impl Drop for Door {
+impl Drop for FailingListener {
     fn drop(&mut self) {
-        let mut porch = lock(&self.porch);
-        porch.closed = true;
-        porch.waker = None;
-        let waiting = std::mem::take(&mut porch.waiting);
-        porch.late = waiting.len() as u64;
-        drop(porch);
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        queue.waker = None;
+        let waiting = std::mem::take(&mut queue.waiting);
+        queue.late = waiting.len() as u64;
+        drop(queue);
         drop(waiting);
     }
 }

@@ -2,18 +2,18 @@
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
 //! off, that say a secret or fail to, that find no place, the library's own client, a store with
-//! whims that may be full, a network that delivers as it likes, and a shutdown at any moment. Tasks
+//! faults that may be full, a network that delivers as it likes, and a shutdown at any moment. Tasks
 //! take their steps in any order, the server's own too. What every client saw and what the server
 //! counted is held against the one history that the store kept.
 //!
 //! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many, beginning with
 //! `FIRST=n`.
 
+mod admission;
 mod bounds;
 mod callers;
 mod check;
 mod counts;
-mod entry;
 mod history;
 mod limits;
 mod listener;

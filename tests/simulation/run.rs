@@ -13,15 +13,14 @@ use fastrand::Rng;
 use keywire::{Handle, Overflow, Secret, Server, Stats, store::Memory};
 
 use crate::{
-    bounds,
-    callers::{self, Diary},
+    admission, bounds,
+    callers::{self, CallLog},
     check::{self, Check, Quiet},
-    counts::{self, Ledger},
-    entry,
-    history::{History, Whimsical},
+    counts::{self, Totals},
+    history::{FaultyStore, History},
     limits,
-    listener::{Door, Porch},
-    network::{Wires, connect},
+    listener::{AcceptQueue, FailingListener},
+    network::{Connection, connect},
     script,
     settings::Settings,
     watched::{self, Watched},
@@ -32,7 +31,7 @@ use crate::{
 const DELAY: Duration = Duration::from_secs(10);
 
 /// The connections on the server's side.
-struct Ends {
+struct ServerEndpoints {
     /// Each of them holds one.
     all: Arc<()>,
     /// Those that the server does not have yet.
@@ -41,7 +40,7 @@ struct Ends {
     handed: Cell<u64>,
 }
 
-impl Ends {
+impl ServerEndpoints {
     /// Those that the server has.
     fn inside(&self) -> u64 {
         (Arc::strong_count(&self.all) - 1 - self.outside.get()) as u64
@@ -54,12 +53,12 @@ impl Ends {
 }
 
 /// One client, as it is looked at from outside.
-struct Seat {
-    wires: Wires,
+struct Peer {
+    connection: Connection,
     /// When it came to the server.
-    knocked: Rc<Cell<Moment>>,
+    arrived: Rc<Cell<Moment>>,
     /// Where it is the library's own.
-    diary: Option<Rc<Diary>>,
+    log: Option<Rc<CallLog>>,
     quiet: Vec<Quiet>,
     /// Since when the server has been waiting for it to read, and how much it had read by then.
     blocked: Option<(Moment, usize)>,
@@ -71,8 +70,8 @@ struct Run {
     world: World,
     handle: Handle,
     history: History,
-    ends: Ends,
-    porch: Arc<Mutex<Porch>>,
+    endpoints: ServerEndpoints,
+    queue: Arc<Mutex<AcceptQueue>>,
     /// The server's counters, when they were last looked at.
     last: Cell<Stats>,
 }
@@ -84,8 +83,8 @@ impl Run {
         counts::add_up(&stats);
         counts::follow(&self.last.replace(stats), &stats);
         // Nobody counts as gone whose connection is still open.
-        let waiting = Porch::waiting(&self.porch) as u64;
-        let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
+        let waiting = AcceptQueue::waiting(&self.queue) as u64;
+        let (handed, inside) = (self.endpoints.handed.get(), self.endpoints.inside());
         let gone = stats.dropped + stats.refused;
         // Who is turned away is there until that is told.
         let left = gone - stats.full_clients;
@@ -121,52 +120,55 @@ impl Run {
             "a shutdown took {took:?}, not {grace:?}"
         );
         assert_eq!(self.look().active, 0);
-        assert_eq!(self.ends.inside(), 0, "connections are left");
+        assert_eq!(self.endpoints.inside(), 0, "connections are left");
     }
 
     /// Nothing can happen before time passes.
-    fn quiet(&self, seats: &mut [Seat]) {
+    fn quiet(&self, peers: &mut [Peer]) {
         let record = self.history.record();
         let settings = self.settings.borrow();
         let at = self.world.moment();
         if record.busy || at > settings.stopped {
             return;
         }
-        for seat in &mut *seats {
-            let standing = seat.wires.standing();
-            let written = seat.wires.written();
-            let since = match seat.blocked {
+        for peer in &mut *peers {
+            let standing = peer.connection.standing();
+            let written = peer.connection.written();
+            let since = match peer.blocked {
                 Some((since, before)) if before == written => since,
                 _ => at,
             };
-            seat.blocked = standing.blocked.then_some((since, written));
+            peer.blocked = standing.blocked.then_some((since, written));
             let stalled = standing.blocked && at.now - since.now >= settings.stall;
-            seat.quiet.push(Quiet {
+            peer.quiet.push(Quiet {
                 at,
                 entries: record.entries.len(),
                 drained: standing.drained,
                 stalled: stalled && settings.overflow != Overflow::Wait,
             });
             // Where there is a rate, it may be that which they wait for.
-            let still = standing.still && !settings.is_paced();
-            if let Some(diary) = seat.diary.as_ref().filter(|_| still) {
-                assert_eq!(diary.under_way.get(), 0, "a call waits, and for nothing");
+            let still = standing.still && !settings.is_throttled();
+            if let Some(log) = peer.log.as_ref().filter(|_| still) {
+                assert_eq!(log.in_flight.get(), 0, "a call waits, and for nothing");
             }
         }
         let stats = self.look();
-        let waiting = Porch::waiting(&self.porch) as u64;
-        let (handed, inside) = (self.ends.handed.get(), self.ends.inside());
+        let waiting = AcceptQueue::waiting(&self.queue) as u64;
+        let (handed, inside) = (self.endpoints.handed.get(), self.endpoints.inside());
         assert!(stats.active <= settings.max_clients as u64, "{stats:?}");
         if settings.started.1 < at {
             // Who is turned away is there until that is told.
-            let parting = stats.refused - (handed - inside - stats.dropped);
+            let rejecting = stats.refused - (handed - inside - stats.dropped);
             assert_eq!(
-                (stats.active + waiting + parting, stats.refused),
+                (stats.active + waiting + rejecting, stats.refused),
                 (inside, stats.full_clients),
                 "{stats:?}: {handed} came, {inside} are there"
             );
-            let told = seats.iter().filter(|seat| seat.wires.is_parting()).count() as u64;
-            assert!(told <= parting, "{stats:?}: {told} are being turned away");
+            let told = peers
+                .iter()
+                .filter(|peer| peer.connection.is_rejecting())
+                .count() as u64;
+            assert!(told <= rejecting, "{stats:?}: {told} are being turned away");
             assert_eq!(counts::operations(&stats), record.entries.len() as u64);
         }
     }
@@ -180,7 +182,7 @@ pub(crate) fn run(seed: u64) -> u64 {
     let settings = Settings::choose(&mut rng);
     let mut server = Server::builder();
     if settings.secret {
-        server = server.secret(Secret::new(entry::SECRET).expect("a secret"));
+        server = server.secret(Secret::new(admission::SECRET).expect("a secret"));
     }
     let mut server = server
         .max_line(script::MAX_LINE)
@@ -188,26 +190,26 @@ pub(crate) fn run(seed: u64) -> u64 {
         .outbox_bytes(settings.outbox_bytes)
         .max_watches(settings.max_watches)
         .max_clients(settings.max_clients)
-        .line_timeout(settings.line_time)
+        .line_timeout(settings.line_timeout)
         .idle_timeout(settings.idle)
         .max_line_rate(settings.rate)
         .overflow(settings.overflow)
         .stall_timeout(settings.stall)
-        .max_store(settings.whims.max_store)
-        .max_values(settings.whims.max_values)
+        .max_store(settings.faults.max_store)
+        .max_values(settings.faults.max_values)
         .clock(WorldClock {
             world: world.clone(),
             start: Instant::now(),
         })
-        .store(Whimsical {
+        .store(FaultyStore {
             world: world.clone(),
             memory: Memory::new(),
             history: history.clone(),
-            whims: settings.whims,
+            faults: settings.faults,
         })
         .build();
-    let (door, porch) = Door::new(&world);
-    server.listen(door);
+    let (listener, queue) = FailingListener::new(&world);
+    server.listen(listener);
     let clients = rng.usize(1..6);
     let (crowded, guarded) = (settings.max_clients < usize::MAX, settings.secret);
     let run = Rc::new(Run {
@@ -215,34 +217,34 @@ pub(crate) fn run(seed: u64) -> u64 {
         world: world.clone(),
         handle: server.handle(),
         history,
-        ends: Ends {
+        endpoints: ServerEndpoints {
             all: Arc::new(()),
             outside: Cell::new(clients),
             handed: Cell::new(0),
         },
-        porch,
+        queue,
         last: Cell::default(),
     });
-    let mut seats = Vec::new();
+    let mut peers = Vec::new();
     let mut tasks: Vec<Work> = vec![serve(run.clone(), server)];
     let mut tasks_of_callers: Vec<Work> = Vec::new();
     for number in 0..clients {
         let capacity = rng.usize(1..400);
-        let (ours, theirs) = connect(&world, capacity, &run.ends.all);
-        let wires = ours.wires();
-        let knocked = Rc::new(Cell::new(Moment::NEVER));
-        let diary = (rng.u8(..4) == 0).then(Rc::<Diary>::default);
-        seats.push(Seat {
-            wires,
-            diary: diary.clone(),
-            knocked: knocked.clone(),
+        let (ours, theirs) = connect(&world, capacity, &run.endpoints.all);
+        let connection = ours.connection();
+        let arrived = Rc::new(Cell::new(Moment::NEVER));
+        let log = (rng.u8(..4) == 0).then(Rc::<CallLog>::default);
+        peers.push(Peer {
+            connection,
+            log: log.clone(),
+            arrived: arrived.clone(),
             quiet: Vec::new(),
             blocked: None,
         });
-        let (by_door, run, mut rng) = (rng.bool(), run.clone(), rng.fork());
+        let (by_listener, run, mut rng) = (rng.bool(), run.clone(), rng.fork());
         let world = world.clone();
         let (give, callers) = async_channel::bounded(callers::TASKS);
-        if diary.is_some() {
+        if log.is_some() {
             // Each is a task of its own: to wake one does not wake the others.
             for _ in 0..callers::TASKS {
                 tasks_of_callers.push(Box::pin(callers::work(callers.clone())));
@@ -254,16 +256,16 @@ pub(crate) fn run(seed: u64) -> u64 {
                 let time = Duration::from_millis(rng.u64(..10_000));
                 world.sleep(time).await;
             }
-            knocked.set(world.moment());
-            let in_time = match by_door {
-                true => Porch::knock(&run.porch, theirs, &world),
+            arrived.set(world.moment());
+            let in_time = match by_listener {
+                true => AcceptQueue::push(&run.queue, theirs, &world),
                 false => run.handle.attach(theirs).await.is_ok(),
             };
-            run.ends.hand_over(in_time);
-            match diary {
+            run.endpoints.hand_over(in_time);
+            match log {
                 _ if !in_time => {}
-                Some(diary) => {
-                    callers::client(world, ours, number, diary, rng, guarded, &give).await;
+                Some(log) => {
+                    callers::client(world, ours, number, log, rng, guarded, &give).await;
                 }
                 None => script::client(world, ours, number, guarded, rng).await,
             }
@@ -275,13 +277,13 @@ pub(crate) fn run(seed: u64) -> u64 {
     tasks.push(Box::pin(async move { stop.shut_down(early).await }));
     let observer = rng.fork();
     tasks.push(Box::pin(async move { observe.observe(observer).await }));
-    world.run(tasks, || run.quiet(&mut seats));
-    check_run(&run, &seats);
+    world.run(tasks, || run.quiet(&mut peers));
+    check_run(&run, &peers);
     world.trace()
 }
 
 /// Notes when the server has begun.
-fn serve(run: Rc<Run>, server: Server<Whimsical>) -> Work {
+fn serve(run: Rc<Run>, server: Server<FaultyStore>) -> Work {
     let mut serving = Box::pin(server.run());
     Box::pin(std::future::poll_fn(move |cx| {
         let before = run.world.moment();
@@ -295,7 +297,7 @@ fn serve(run: Rc<Run>, server: Server<Whimsical>) -> Work {
 }
 
 /// Holds everything that was seen against the history.
-fn check_run(run: &Run, seats: &[Seat]) {
+fn check_run(run: &Run, peers: &[Peer]) {
     let settings = run.settings.borrow();
     let record = run.history.record();
     let shows = env::var_os("SHOW").is_some();
@@ -310,37 +312,40 @@ fn check_run(run: &Run, seats: &[Seat]) {
         let twice = by_tag.insert(entry.tag, place);
         assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
     }
-    let ways: Vec<_> = seats.iter().map(|seat| seat.wires.ways()).collect();
+    let directions: Vec<_> = peers
+        .iter()
+        .map(|peer| peer.connection.directions())
+        .collect();
     let mut checks = Vec::new();
-    for (client, (down, up)) in ways.iter().enumerate() {
+    for (client, (down, up)) in directions.iter().enumerate() {
         if shows {
             eprintln!("client {client}: {up:?}\nwas told {down:?}");
         }
         let mut check = Check::new(client, &settings, (down, up), &record, &by_tag);
-        check.run(&seats[client].quiet);
+        check.run(&peers[client].quiet);
         checks.push(check);
         down.lines
             .iter()
             .for_each(|line| run.world.note(&line.text));
     }
-    let came = seats.iter().zip(&checks);
+    let came = peers.iter().zip(&checks);
     let came: Vec<_> = came
-        .map(|(seat, check)| (seat.knocked.get(), check.down, check.entry.turned_away))
+        .map(|(peer, check)| (peer.arrived.get(), check.down, check.admission.turned_away))
         .collect();
-    entry::check_full(&settings, &came, &seats[0].quiet);
+    admission::check_full(&settings, &came, &peers[0].quiet);
     let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
-    for ((check, watched), seat) in checks.iter().zip(&watched).zip(seats) {
+    for ((check, watched), peer) in checks.iter().zip(&watched).zip(peers) {
         watched::check_watched(check, watched);
         limits::check_limits(check);
-        bounds::check_bounds(check, watched, &record, &seat.quiet);
+        bounds::check_bounds(check, watched, &record, &peer.quiet);
     }
-    let ledger = Ledger {
+    let totals = Totals {
         settings: &settings,
         checks: &checks,
         watched: &watched,
         record: &record,
-        handed: run.ends.handed.get() - Porch::late(&run.porch),
-        door_errors: Porch::errors(&run.porch),
+        handed: run.endpoints.handed.get() - AcceptQueue::late(&run.queue),
+        accept_errors: AcceptQueue::errors(&run.queue),
     };
     let mut all_seen: Vec<(&Check<'_>, &check::Seen)> = checks
         .iter()
@@ -348,7 +353,7 @@ fn check_run(run: &Run, seats: &[Seat]) {
         .collect();
     all_seen.sort_by_key(|(_, seen)| seen.stats.stats);
     for (check, seen) in &all_seen {
-        ledger.check_seen(check, seen);
+        totals.check_seen(check, seen);
     }
     for pair in all_seen.windows(2) {
         assert!(
@@ -361,11 +366,11 @@ fn check_run(run: &Run, seats: &[Seat]) {
     if let Some((_, seen)) = all_seen.last() {
         counts::follow(&seen.stats, &last);
     }
-    ledger.check_last(&last);
-    for (client, seat) in seats.iter().enumerate() {
-        if let Some(diary) = &seat.diary {
-            let up = &ways[client].1;
-            callers::check_calls(client, diary, &record, &by_tag, &settings, up);
+    totals.check_last(&last);
+    for (client, peer) in peers.iter().enumerate() {
+        if let Some(log) = &peer.log {
+            let up = &directions[client].1;
+            callers::check_calls(client, log, &record, &by_tag, &settings, up);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use keywire::Overflow;
 
-use crate::{history::Whims, world::Moment};
+use crate::{history::StoreFaults, world::Moment};
 
 /// What a line may take where that is not what a run is about.
-pub(crate) const LINE_TIME: Duration = Duration::from_secs(600);
+pub(crate) const LINE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a run is like.
 #[derive(Debug)]
@@ -22,10 +22,10 @@ pub(crate) struct Settings {
     pub(crate) max_clients: usize,
     /// Whether clients have to say one.
     pub(crate) secret: bool,
-    pub(crate) line_time: Duration,
+    pub(crate) line_timeout: Duration,
     pub(crate) idle: Duration,
     pub(crate) rate: u32,
-    pub(crate) whims: Whims,
+    pub(crate) faults: StoreFaults,
     /// When the server has begun: not before, and not after.
     pub(crate) started: (Moment, Moment),
     /// When it was told to stop.
@@ -65,7 +65,7 @@ impl Settings {
             max_watches: rng.usize(1..8),
             max_clients: pick(rng, 6, usize::MAX, |rng| rng.usize(1..4)),
             secret: pick(rng, 6, false, |_| true),
-            line_time: pick(rng, 7, LINE_TIME, |rng| {
+            line_timeout: pick(rng, 7, LINE_TIMEOUT, |rng| {
                 Duration::from_millis(rng.u64(100..3000))
             }),
             // Longer than an answer to what is not the secret takes.
@@ -73,7 +73,7 @@ impl Settings {
                 Duration::from_millis(rng.u64(1200..6000))
             }),
             rate: pick(rng, 8, u32::MAX, |rng| rng.u32(1..15)),
-            whims: Whims {
+            faults: StoreFaults {
                 ahead: rng.usize(1..=3),
                 fails: rng.bool(),
                 max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
@@ -86,10 +86,10 @@ impl Settings {
 
     /// Whether a client may have to go because of what it does not do.
     pub(crate) fn is_strict(&self) -> bool {
-        self.line_time < LINE_TIME || self.idle < Duration::MAX
+        self.line_timeout < LINE_TIMEOUT || self.idle < Duration::MAX
     }
 
-    pub(crate) fn is_paced(&self) -> bool {
+    pub(crate) fn is_throttled(&self) -> bool {
         self.rate < u32::MAX
     }
 

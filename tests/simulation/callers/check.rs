@@ -7,10 +7,10 @@ use keywire::{
     protocol::{Change, Code},
 };
 
-use super::{Diary, Heard};
+use super::{CallLog, WatchLog};
 use crate::{
     history::{Record, Tag, What, line_of},
-    network::Way,
+    network::Direction,
     sent::Sent,
     settings::Settings,
     world::Moment,
@@ -31,13 +31,13 @@ pub(crate) fn check_error(error: &Error) {
 /// Panics where a caller was told what the history does not bear out.
 pub(crate) fn check_calls(
     client: usize,
-    diary: &Diary,
+    log: &CallLog,
     record: &Record,
     by_tag: &HashMap<Tag, usize>,
     settings: &Settings,
-    up: &Way,
+    up: &Direction,
 ) {
-    for call in diary.calls.borrow().iter() {
+    for call in log.calls.borrow().iter() {
         let place = call.number.and_then(|number| by_tag.get(&(client, number)));
         let entry = place.map(|&place| &record.entries[place]);
         let what = entry.map(|entry| &entry.what);
@@ -115,14 +115,14 @@ pub(crate) fn check_calls(
         }
     }
     // What is missed is missed by all watches of a connection.
-    let all_heard = diary.heard.borrow();
+    let all_heard = log.heard.borrow();
     for heard in all_heard.iter() {
         check_heard(client, heard, all_heard.len() == 1, record);
-        check_left(client, heard, diary, up);
+        check_left(client, heard, log, up);
     }
 }
 
-fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
+fn check_heard(client: usize, heard: &WatchLog, alone: bool, record: &Record) {
     let fits = |key: &[u8]| match heard.prefix {
         true => key.starts_with(&heard.name),
         false => *key == heard.name[..],
@@ -165,14 +165,14 @@ fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
 }
 
 /// When the last watcher of its kind has gone, the watch ends before anything else is answered.
-fn check_left(client: usize, heard: &Heard, diary: &Diary, up: &Way) {
-    let all = diary.heard.borrow();
+fn check_left(client: usize, heard: &WatchLog, log: &CallLog, up: &Direction) {
+    let all = log.heard.borrow();
     let same = all
         .iter()
         .filter(|other| (&other.name, other.prefix) == (&heard.name, heard.prefix));
-    let left = |heard: &Heard| heard.left.unwrap_or(Moment::NEVER);
+    let left = |heard: &WatchLog| heard.left.unwrap_or(Moment::NEVER);
     let gone = same.clone().map(left).max().unwrap_or(Moment::NEVER);
-    let calls = diary.calls.borrow();
+    let calls = log.calls.borrow();
     let answered = calls.iter().filter(|call| call.asked > gone);
     let answered = answered.filter_map(|call| match call.outcome {
         Some((told, Ok(_))) => Some(told),

@@ -13,19 +13,19 @@ impl Check<'_> {
         }
         let read = self.up.read_before(quiet.at);
         if quiet.drained {
-            let handled = self.entry.settle(quiet, read, self.up.looked);
+            let handled = self.admission.settle(quiet, read, self.up.looked);
             // Those who have to keep to a rate have lines that wait, for as long as it takes.
-            if !self.settings.is_paced() {
+            if !self.settings.is_throttled() {
                 self.skip_to(handled);
-                let limits = (self.settings.line_time, self.settings.idle);
-                if self.entry.is_in(handled) {
+                let limits = (self.settings.line_timeout, self.settings.idle);
+                if self.admission.is_in(handled) {
                     self.still.settle((self.down, self.up), quiet, limits);
                 }
             }
             self.marks.push(Mark::Settled(quiet.entries));
         }
-        if quiet.stalled && !self.settings.is_strict() && !self.settings.is_paced() {
-            for sent in &self.sent[..self.entry.heard(read, quiet.at)] {
+        if quiet.stalled && !self.settings.is_strict() && !self.settings.is_throttled() {
+            for sent in &self.sent[..self.admission.heard(read, quiet.at)] {
                 if let Sent::Command(number) = sent {
                     let applied = self.places.get(number).is_some_and(|p| *p < quiet.entries);
                     let client = self.client;
@@ -42,10 +42,10 @@ impl Check<'_> {
     pub(super) fn all_applied(&self) {
         let applied = !self.places.is_empty();
         let strict = self.settings.is_strict() && !self.clean;
-        if !self.settings.is_patient() || !self.entry.is_prompt(applied) || strict {
+        if !self.settings.is_patient() || !self.admission.is_prompt(applied) || strict {
             return;
         }
-        if self.settings.is_paced() {
+        if self.settings.is_throttled() {
             return;
         }
         let read = self.up.read_before(self.settings.stopped);
@@ -64,7 +64,7 @@ impl Check<'_> {
     /// No more is read before all that was read is handled: a client's commands wait in its own
     /// socket, and not in the server.
     pub(super) fn no_read_ahead(&self) {
-        if !self.entry.sure || self.settings.is_strict() {
+        if !self.admission.sure || self.settings.is_strict() {
             return;
         }
         let reads = &self.up.reads;
@@ -97,7 +97,7 @@ impl Check<'_> {
         };
         let had_lines = read.lines > self.up.read_before(stopped);
         if had_lines && read.waited.is_none_or(|waited| waited < stopped) {
-            self.skip_to(self.entry.heard(read.lines, Moment::NEVER));
+            self.skip_to(self.admission.heard(read.lines, Moment::NEVER));
         }
     }
 
@@ -112,10 +112,10 @@ impl Check<'_> {
         let Some(over) = self.down.over else { return };
         let by_client = self.down.reset || self.up.over.is_some_and(|other| other < over);
         // Who is not let in is not waited for, nor is who took too long.
-        if !self.entry.sure || self.settings.is_strict() {
+        if !self.admission.sure || self.settings.is_strict() {
             return;
         }
-        // It may have been turned away at the door.
+        // It may have been turned away at the listener.
         let stopping = over > stopped && (self.up.reads.is_empty() || !self.settings.is_patient());
         if by_client || stopping {
             return;

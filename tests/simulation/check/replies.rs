@@ -100,8 +100,8 @@ impl Check<'_> {
     /// The server says why it ends the connection.
     pub(super) fn ended(&self, code: &str, text: &str, line: &Line) {
         let expected = match code {
-            "full" => self.entry.turned_away,
-            "unauthorized" => self.entry.late,
+            "full" => self.admission.turned_away,
+            "unauthorized" => self.admission.late,
             "closing" if limits::is_idle(text.as_bytes()) => self.settings.idle < Duration::MAX,
             "closing" => {
                 line.text == limits::END
@@ -164,7 +164,7 @@ impl Check<'_> {
         let client = self.client;
         let Some(sent) = self.sent.get(index).cloned() else {
             // A line that never ended.
-            let expected = match self.settings.secret && !self.entry.sure {
+            let expected = match self.settings.secret && !self.admission.sure {
                 true => "unauthorized",
                 false => "malformed",
             };

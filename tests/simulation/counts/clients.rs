@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use keywire::Stats;
 
-use super::{Ledger, Span, within};
+use super::{Span, Totals, within};
 use crate::{check::Check, sent::Sent, world::Moment};
 
-impl Ledger<'_> {
+impl Totals<'_> {
     /// Whether it surely was a client, if it came.
     pub(super) fn had_place(&self, check: &Check<'_>) -> bool {
-        self.settings.max_clients == usize::MAX || check.entry.sure
+        self.settings.max_clients == usize::MAX || check.admission.sure
     }
 
     /// Who is there, and who has gone.

@@ -4,19 +4,19 @@ use std::{collections::HashSet, time::Duration};
 
 use keywire::Stats;
 
-use super::{Ledger, Range, Span, within};
+use super::{Range, Span, Totals, within};
 use crate::{
     check::{Check, Mark},
     history::What,
     limits,
-    network::Way,
+    network::Direction,
     sent::Sent,
-    settings::LINE_TIME,
+    settings::LINE_TIMEOUT,
     watched::Watched,
     world::Moment,
 };
 
-impl Ledger<'_> {
+impl Totals<'_> {
     /// The counters of commands, errors and lines, by the lines that were handled.
     pub(super) fn check_lines(
         &self,
@@ -90,7 +90,10 @@ impl Ledger<'_> {
     pub(super) fn parted(&self) -> Range {
         let told = |check: &Check<'_>| {
             let slow = limits::slow_line(check.down).is_some();
-            check.entry.turned_away || check.entry.late || slow || limits::was_idle(check.down)
+            check.admission.turned_away
+                || check.admission.late
+                || slow
+                || limits::was_idle(check.down)
         };
         let told = self.sum(|check| u64::from(told(check)));
         (told, told + self.doubtful())
@@ -109,13 +112,13 @@ impl Ledger<'_> {
     /// Those who may have been told so, and were not there any more.
     pub(super) fn doubtful(&self) -> u64 {
         let strict = self.settings.is_strict();
-        let doubtful = |check: &Check<'_>| !check.clean && (strict || !check.entry.sure);
+        let doubtful = |check: &Check<'_>| !check.clean && (strict || !check.admission.sure);
         self.sum(|check| u64::from(doubtful(check)))
     }
 
     /// Those who were turned away for want of a place.
     pub(super) fn turned_away(&self) -> Range {
-        let told = self.sum(|check| u64::from(check.entry.turned_away));
+        let told = self.sum(|check| u64::from(check.admission.turned_away));
         match self.settings.max_clients {
             usize::MAX => (0, 0),
             _ => (told, told + self.doubtful()),
@@ -125,18 +128,18 @@ impl Ledger<'_> {
     /// Counters of what these runs have nothing of.
     pub(super) fn check_others(&self, stats: &Stats, last: bool) {
         assert_eq!((stats.full_addresses, stats.long_replies), (0, 0));
-        let ended = |by: fn(&Way) -> bool, may: bool| {
+        let ended = |by: fn(&Direction) -> bool, may: bool| {
             let told = self.sum(|check| u64::from(by(check.down)));
             let most = told + if may { self.doubtful() } else { 0 };
             (if last { told } else { 0 }, most)
         };
-        let may_be_slow = self.settings.line_time < LINE_TIME;
+        let may_be_slow = self.settings.line_timeout < LINE_TIMEOUT;
         let slow = ended(|down| limits::slow_line(down).is_some(), may_be_slow);
         within("slow_lines", stats.slow_lines, slow);
         let may_be_idle = self.settings.idle < Duration::MAX;
         within("idle", stats.idle, ended(limits::was_idle, may_be_idle));
         assert!(
-            stats.throttled == 0 || self.settings.is_paced(),
+            stats.throttled == 0 || self.settings.is_throttled(),
             "{stats:?}"
         );
         let most = self.settings.max_clients as u64;
@@ -167,7 +170,7 @@ impl Ledger<'_> {
     /// Whether a line may have come too late for anything but a refusal.
     pub(super) fn is_late(&self, check: &Check<'_>, line: usize) -> bool {
         let read = check.up.lines[line].read;
-        self.settings.is_paced() || read.is_none_or(|read| read > self.settings.stopped)
+        self.settings.is_throttled() || read.is_none_or(|read| read > self.settings.stopped)
     }
 
     /// Replies to Gets before a place that were dropped: those that surely were, and those that did

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{check::Quiet, network::Way, sent::Sent, settings::Settings, world::Moment};
+use crate::{check::Quiet, network::Direction, sent::Sent, settings::Settings, world::Moment};
 
 /// What has to be said where anything has to be.
 pub(crate) const SECRET: &str = "sesame:1";
 
 /// Lines that are answered before the secret is said.
-const TRIES: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 
 /// How long the secret may take, and the answer to what is not it.
 const TIME: Duration = Duration::from_secs(10);
@@ -17,15 +17,15 @@ const DELAY: Duration = Duration::from_secs(1);
 const FULL: &[u8] = b":error:0:full:the server has as many clients as it may";
 
 /// Whether that is what is said for want of a place.
-pub(crate) fn is_full(down: &Way) -> bool {
+pub(crate) fn is_full(down: &Direction) -> bool {
     down.lines.first().is_some_and(|line| line.text == FULL)
 }
 
 /// How a client came in, or did not.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Admission {
     /// Lines that are not the secret, before it: so many as are answered.
-    tries: Vec<Try>,
+    attempts: Vec<Attempt>,
     /// The line with the secret.
     gate: Option<usize>,
     /// There was no place for it.
@@ -38,12 +38,12 @@ pub(crate) struct Entry {
     pub(crate) sure: bool,
     /// When nothing more could happen at first; since when it had been read by then.
     since: Option<Moment>,
-    /// The try that is being answered slowly, and since when.
+    /// The attempt that is being answered slowly, and since when.
     slow: Option<(usize, Moment)>,
 }
 
 #[derive(Debug)]
-struct Try {
+struct Attempt {
     line: usize,
     /// When it was answered.
     answered: Option<Moment>,
@@ -57,11 +57,15 @@ fn unauthorized(text: &[u8]) -> Option<usize> {
         .then(|| line.parse().ok())?
 }
 
-impl Entry {
+impl Admission {
     /// `applied`: commands of it are in the history.
-    pub(crate) fn of(settings: &Settings, (down, up): (&Way, &Way), applied: bool) -> Self {
-        let mut entry = Entry {
-            tries: Vec::new(),
+    pub(crate) fn of(
+        settings: &Settings,
+        (down, up): (&Direction, &Direction),
+        applied: bool,
+    ) -> Self {
+        let mut admission = Admission {
+            attempts: Vec::new(),
             gate: None,
             turned_away: is_full(down),
             guarded: settings.secret,
@@ -73,24 +77,27 @@ impl Entry {
         let heard = |line: &[u8]| !line.starts_with(b":error:0:") && unauthorized(line).is_none();
         let evidence = applied || down.lines.iter().any(|line| heard(&line.text));
         if settings.secret {
-            entry.knock(down, up);
+            admission.find_attempts(down, up);
             let first = &up.writes[0];
             let soon = |line: usize| {
                 let read = up.lines[line].read;
                 read.is_some_and(|at| at.now < first.now + TIME && at < settings.stopped)
             };
-            let at_once = entry.tries.is_empty() && entry.gate.is_some_and(soon);
-            entry.sure = entry.gate.is_some() && (at_once || evidence);
-            assert!(!entry.late || !entry.sure, "late, and let in");
+            let at_once = admission.attempts.is_empty() && admission.gate.is_some_and(soon);
+            admission.sure = admission.gate.is_some() && (at_once || evidence);
+            assert!(!admission.late || !admission.sure, "late, and let in");
         }
         if settings.max_clients < usize::MAX {
-            entry.sure &= evidence;
+            admission.sure &= evidence;
         }
-        assert!(!entry.turned_away || !evidence, "turned away, and let in");
-        entry
+        assert!(
+            !admission.turned_away || !evidence,
+            "turned away, and let in"
+        );
+        admission
     }
 
-    fn knock(&mut self, down: &Way, up: &Way) {
+    fn find_attempts(&mut self, down: &Direction, up: &Direction) {
         let answers = || {
             down.lines
                 .iter()
@@ -105,12 +112,12 @@ impl Entry {
                 return;
             } else if !text.is_empty() {
                 let answer = answers().find(|(number, _)| *number == Some(line + 1));
-                self.tries.push(Try {
+                self.attempts.push(Attempt {
                     line,
                     answered: answer.map(|(_, answer)| answer.written),
                 });
                 self.took_its_time(line, answer.map(|(_, answer)| answer.begun.now), up);
-                if self.tries.len() == TRIES {
+                if self.attempts.len() == MAX_ATTEMPTS {
                     return;
                 }
             }
@@ -118,9 +125,9 @@ impl Entry {
     }
 
     /// Each answer comes a second after what it answers, and after the answer before it.
-    fn took_its_time(&self, line: usize, answered: Option<Duration>, up: &Way) {
-        let delays = (1..).zip(self.tries.iter().rev());
-        for (delays, earlier) in delays.take(self.tries.len()) {
+    fn took_its_time(&self, line: usize, answered: Option<Duration>, up: &Direction) {
+        let delays = (1..).zip(self.attempts.iter().rev());
+        for (delays, earlier) in delays.take(self.attempts.len()) {
             let read = up.lines[earlier.line].read;
             let soonest = read.map(|read| read.now + DELAY * delays);
             assert!(
@@ -133,20 +140,28 @@ impl Entry {
     /// What has to come of a line, as things are.
     pub(crate) fn sent(&self, settings: &Settings, line: usize, text: &[u8]) -> Sent {
         let own = Sent::of(text, settings.secret);
-        let knocked = self.tries.iter().find(|knock| knock.line == line);
-        let unanswered = |knock: &&Try| knock.answered.is_none();
+        let arrived = self.attempts.iter().find(|attempt| attempt.line == line);
+        let unanswered = |attempt: &&Attempt| attempt.answered.is_none();
         let end = match self.late {
             // It was being looked at when the time was over.
-            true => self.tries.iter().find(unanswered).map(|knock| knock.line),
+            true => self
+                .attempts
+                .iter()
+                .find(unanswered)
+                .map(|attempt| attempt.line),
             false => None,
         };
-        let end = end.or_else(|| self.tries.get(TRIES - 1).map(|last| last.line + 1));
+        let end = end.or_else(|| {
+            self.attempts
+                .get(MAX_ATTEMPTS - 1)
+                .map(|last| last.line + 1)
+        });
         if self.turned_away || end.is_some_and(|end| line >= end) {
             return Sent::Unheard;
         }
         match self.gate {
             _ if !settings.secret => own,
-            _ if knocked.is_some() => Sent::Wrong("unauthorized"),
+            _ if arrived.is_some() => Sent::Wrong("unauthorized"),
             Some(gate) if gate <= line && self.late => Sent::Unheard,
             Some(gate) if gate <= line => own,
             _ => Sent::Blank,
@@ -155,10 +170,10 @@ impl Entry {
 
     /// So many of the lines read were surely looked at before, where there was time for that.
     pub(crate) fn heard(&self, read: usize, before: Moment) -> usize {
-        let answered = |knock: &Try| knock.answered.is_some_and(|at| at < before);
-        let stuck = self.tries.iter().find(|knock| !answered(knock));
+        let answered = |attempt: &Attempt| attempt.answered.is_some_and(|at| at < before);
+        let stuck = self.attempts.iter().find(|attempt| !answered(attempt));
         let end = match stuck {
-            Some(knock) => knock.line,
+            Some(attempt) => attempt.line,
             None if self.sure => usize::MAX,
             None => self.gate.unwrap_or(0),
         };
@@ -173,7 +188,7 @@ impl Entry {
 
     /// Whether what was read is sure to have been looked at soon.
     pub(crate) fn is_prompt(&self, applied: bool) -> bool {
-        self.sure && (self.tries.is_empty() || applied)
+        self.sure && (self.attempts.is_empty() || applied)
     }
 
     /// Nothing can happen before time passes. Gives the number of lines that were looked at.
@@ -186,9 +201,11 @@ impl Entry {
             Some(looked) if looked < quiet.at => self.since.get_or_insert(quiet.at).now,
             _ => return 0,
         };
-        let answered = |knock: &Try| knock.answered.is_some_and(|at| at < quiet.at);
-        let stuck = self.tries.iter().find(|knock| !answered(knock));
-        let stuck = stuck.map(|knock| knock.line).filter(|&line| line < read);
+        let answered = |attempt: &Attempt| attempt.answered.is_some_and(|at| at < quiet.at);
+        let stuck = self.attempts.iter().find(|attempt| !answered(attempt));
+        let stuck = stuck
+            .map(|attempt| attempt.line)
+            .filter(|&line| line < read);
         let in_time = now < since + TIME;
         if let Some(line) = stuck {
             match self.slow {
@@ -204,7 +221,7 @@ impl Entry {
             return line;
         }
         assert!(
-            self.tries.len() < TRIES || self.tries[TRIES - 1].line >= read,
+            self.attempts.len() < MAX_ATTEMPTS || self.attempts[TRIES - 1].line >= read,
             "a fourth try"
         );
         match self.gate {
@@ -216,8 +233,12 @@ impl Entry {
 }
 
 /// Who was turned away found all places taken.
-pub(crate) fn check_full(settings: &Settings, came: &[(Moment, &Way, bool)], quiet: &[Quiet]) {
-    for (knocked, down, turned_away) in came {
+pub(crate) fn check_full(
+    settings: &Settings,
+    came: &[(Moment, &Direction, bool)],
+    quiet: &[Quiet],
+) {
+    for (arrived, down, turned_away) in came {
         if !turned_away {
             continue;
         }
@@ -234,7 +255,7 @@ pub(crate) fn check_full(settings: &Settings, came: &[(Moment, &Way, bool)], qui
                 let rests = quiet.iter().find(|quiet| quiet.at > left);
                 rests.map(|quiet| quiet.at)
             });
-            !turned_away && *other < told && free.is_none_or(|free| free > *knocked)
+            !turned_away && *other < told && free.is_none_or(|free| free > *arrived)
         });
         let there = there.count();
         assert!(
