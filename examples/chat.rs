@@ -16,6 +16,10 @@
 //! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
 //! its way to him, and is told how many messages he missed.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
 #[path = "common/say.rs"]
 mod say;
 

@@ -22,6 +22,10 @@
 //! usage, no server, a server that refused something, dropped a reply or went away, or replies that
 //! are missing.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
 #[path = "tools/arguments.rs"]
 mod arguments;
 #[path = "tools/converse.rs"]

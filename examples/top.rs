@@ -8,6 +8,10 @@
 //! It asks for the server's counters once a second, and comes back by itself where the server was
 //! away. `q` or Ctrl-C leaves. The counters contain what this program asks.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
 #[path = "tools/arguments.rs"]
 mod arguments;
 #[path = "tools/leave.rs"]

@@ -119,6 +119,7 @@ pub fn resident() -> usize {
 }
 
 /// Raises the limit of open files to so many, or as far as the system lets it.
+#[cfg_attr(not(unix), allow(unused_variables))]
 pub fn allow_files(files: u64) {
     #[cfg(unix)]
     {

@@ -1,5 +1,7 @@
 //! The server, by behaviour.
 
+#![cfg(unix)]
+
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/pipe.rs"]

@@ -221,7 +221,7 @@ impl Admission {
             return line;
         }
         assert!(
-            self.attempts.len() < MAX_ATTEMPTS || self.attempts[TRIES - 1].line >= read,
+            self.attempts.len() < MAX_ATTEMPTS || self.attempts[MAX_ATTEMPTS - 1].line >= read,
             "a fourth try"
         );
         match self.gate {
