@@ -26,6 +26,8 @@
 #![cfg_attr(not(unix), no_main)]
 #![cfg(unix)]
 
+#[path = "common/address.rs"]
+mod address;
 #[path = "tools/arguments.rs"]
 mod arguments;
 #[path = "tools/converse.rs"]
@@ -126,7 +128,7 @@ fn main() -> ExitCode {
 
 /// Tells whether there was what was asked for.
 async fn run(options: Options) -> Result<bool, String> {
-    let address = &options.target.address;
+    let address = options.target.address.text.as_str();
     let secret = options.target.secret()?;
     let stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {

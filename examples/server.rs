@@ -11,6 +11,8 @@
 #![cfg_attr(not(unix), no_main)]
 #![cfg(unix)]
 
+#[path = "common/address.rs"]
+mod address;
 #[path = "server/descriptors.rs"]
 mod descriptors;
 #[path = "server/listen.rs"]

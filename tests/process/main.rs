@@ -4,6 +4,9 @@
 
 #![cfg(target_os = "linux")]
 
+#[allow(dead_code)]
+#[path = "../../examples/common/address.rs"]
+mod address;
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code)]

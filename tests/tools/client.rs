@@ -172,14 +172,18 @@ fn errors_are_explained_and_have_a_code_of_their_own() {
     }
     for (address, reason) in [
         ("127.0.0.1:1", "refused"),
-        ("nowhere", "expected HOST:PORT or unix:PATH"),
+        ("nowhere", "expected HOST:PORT, :PORT or PORT"),
+        ("::1:9999", "an IPv6 address stands in brackets"),
         ("unix:/nowhere/at/all", "No such file"),
         ("unix:", "the path is empty"),
     ] {
         let mut command = Command::new(example("client"));
         let output = command.args(["get", "k", "--connect", address]).output();
         let errors = expect(output.unwrap(), 2, "");
-        assert!(errors.contains("can't connect to"), "{errors}");
+        assert!(errors.contains(reason), "{errors}");
+        let mut command = Command::new(example("chat"));
+        let output = command.args(["ann", "--connect", address]).output();
+        let errors = String::from_utf8(output.unwrap().stderr).unwrap();
         assert!(errors.contains(reason), "{errors}");
     }
     client(&server, &["put", "k", "v"]);
