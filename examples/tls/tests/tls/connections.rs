@@ -1,10 +1,7 @@
 //! What is promised without TLS holds with it.
 
-mod common;
-
 use std::{io, sync::Arc, time::Duration};
 
-use common::{Authority, Talk, TlsServer, run, wait_until};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future};
 use keywire::{
     Client, Event, Listener as _, Server,
@@ -15,6 +12,8 @@ use keywire::{
     },
 };
 use smol::net::TcpStream;
+
+use crate::common::{Authority, Talk, TlsServer, run, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 

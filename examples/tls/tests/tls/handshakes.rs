@@ -1,7 +1,5 @@
 //! Handshakes that are refused, slow, broken, and very many.
 
-mod common;
-
 use std::{
     io,
     pin::Pin,
@@ -13,91 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Authority, Talk, TlsServer, reset, run, wait_until};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
-use keywire::{
-    Listener, Server,
-    tls::{
-        TlsListener,
-        rustls::{ClientConnection, pki_types::ServerName},
-        server_config,
-    },
-};
-use rcgen::date_time_ymd;
+use keywire::{Listener, Server, tls::TlsListener};
 use smol::net::{TcpListener, TcpStream};
 
-const LONG: Duration = Duration::from_secs(60);
+use crate::{
+    client_hello,
+    common::{Authority, Talk, TlsServer, reset, run, wait_until},
+};
 
-/// What a client says first.
-fn client_hello(served: &TlsServer) -> Vec<u8> {
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut client = ClientConnection::new(served.authority.client(), name).unwrap();
-    let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
-    hello
-}
+const LONG: Duration = Duration::from_secs(60);
 
 /// Reads to the end of the connection. Gives what came before it; an error is a reset.
 async fn await_hang_up(mut stream: TcpStream) -> io::Result<Vec<u8>> {
     let mut read = Vec::new();
     stream.read_to_end(&mut read).await?;
     Ok(read)
-}
-
-#[test]
-fn certificates_that_a_client_does_not_trust_end_the_handshake() {
-    run(async {
-        let ours = Authority::new("ours");
-        let stranger = Authority::new("stranger");
-        let expired = ours.vouch_with(|params| {
-            params.not_before = date_time_ymd(2001, 1, 1);
-            params.not_after = date_time_ymd(2002, 1, 1);
-        });
-        for (config, trusted, reason) in [
-            (ours.vouch().server(), &stranger, "UnknownIssuer"),
-            (expired.server(), &ours, "expired"),
-        ] {
-            let served =
-                TlsServer::behind(Server::new(), Authority::new("none"), config, |tls| tls);
-            let refused = served.connect_as(trusted.client()).await.err().unwrap();
-            assert!(refused.to_string().contains(reason), "{refused}");
-            served.await_counts(0, 1).await;
-        }
-    });
-}
-
-#[test]
-fn a_client_may_have_to_show_a_certificate() {
-    run(async {
-        let (ours, clients) = (Authority::new("ours"), Authority::new("clients"));
-        let own = ours.vouch();
-        let config = server_config(&own.certificate, &own.key, Some(&clients.pem())).unwrap();
-        let (known, unknown) = (clients.vouch(), ours.vouch());
-        let expired = clients.vouch_with(|params| params.not_after = date_time_ymd(2002, 1, 1));
-        let served = TlsServer::behind(Server::new(), ours, config, |tls| tls);
-        let refused = [
-            (served.authority.client(), "CertificateRequired"),
-            (served.authority.client_as(&unknown), "UnknownCA"),
-            (served.authority.client_as(&expired), "CertificateExpired"),
-        ];
-        let mut gone = 0;
-        for (config, reason) in refused {
-            // To a client of TLS 1.3 its handshake is done before the server has seen its
-            // certificate. What it says then must not cost it the reason.
-            let mut client = served.connect_as(config).await.unwrap();
-            let _ = client.stream().write_all(b"Put:k:v\n").await;
-            let read = client.stream().read(&mut [0; 10]).await;
-            let error = read.unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-            drop(client);
-            gone += 1;
-            served.await_counts(0, gone).await;
-        }
-        let config = served.authority.client_as(&known);
-        let mut client = served.connect_as(config).await.unwrap();
-        client.send("Get:k\nSync:nothing\n").await;
-        assert_eq!(client.text().await, ":sync:0:nothing");
-    });
 }
 
 #[test]
