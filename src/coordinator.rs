@@ -42,6 +42,9 @@ use turns::{Round, TurnQueue};
 /// shares an fsync among more clients; a smaller one answers the first of them sooner.
 const ROUND_CLIENTS: usize = 256;
 
+/// Inputs that are handled before the clients have their turns.
+const ROUND_INPUTS: usize = 2 * ROUND_CLIENTS;
+
 pub(crate) struct Coordinator {
     server: Arc<ServerState>,
     executor: Arc<Executor<'static>>,
@@ -131,16 +134,14 @@ impl Coordinator {
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
         let mut round = Round::default();
         while !(self.shutting_down && self.clients.is_empty()) {
-            let mut input = self.next_input().await;
-            let mut more = 2 * ROUND_CLIENTS;
-            while let Some(next) = input {
-                self.handle(next);
-                more -= 1;
-                input = if more > 0 {
-                    self.try_next_input()
-                } else {
-                    None
+            if let Some(input) = self.next_input().await {
+                self.handle(input);
+            }
+            for _ in 0..ROUND_INPUTS {
+                let Some(input) = self.try_next_input() else {
+                    break;
                 };
+                self.handle(input);
             }
             self.run_ready(store, &mut round).await;
         }
@@ -200,67 +201,47 @@ impl Coordinator {
     }
 
     /// Gives the clients at the head of the queue their turns: the store applies their commands,
-    /// then the replies are sent.
+    /// then replies and events go to the outboxes.
     async fn run_ready<S: Store>(&mut self, store: &mut S, round: &mut Round) {
-        while round.turns.len() < ROUND_CLIENTS {
-            let Some(key) = self.queue.pop_front() else {
-                break;
-            };
-            self.start_turn(key, round);
-        }
+        self.start_turns(round);
         if round.turns.is_empty() {
             return;
         }
-        let server = self.server.clone();
-        let clock = &*server.clock;
-        let began = clock.now();
-        let mut timer = RoundTimer::start(began);
-        self.stats.uptime = began - self.started;
-        // A Stats in this round is answered with the counters of now, not of the last round.
-        self.stats.accept_errors = server.accept_errors();
-        let limits = &server.limits;
-        loop {
-            let Round { turns, blocks } = &mut *round;
-            self.stats.set_store_size(store.size());
-            self.stats.watching = self.watches.watching();
-            let (watches, stats) = (&mut self.watches, &mut self.stats);
-            let time = (clock, &mut timer);
-            let mut batch = Batch::new(limits, blocks, turns, watches, stats, time);
-            let result = store.apply(&mut batch).await;
-            if !batch.conclude(result) {
-                break;
-            }
-        }
-        self.stats.set_store_size(store.size());
+        self.apply(store, round).await;
         let (events, notified) = self.watches.take_events();
         // The counters first: a client that has a reply finds it counted.
         self.publish();
-        let mut started_turns = 0;
-        let mut long_started = false;
-        let mut postponed = Vec::new();
-        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
-            if turn.has_started() {
-                started_turns += 1;
-                long_started |= self.is_long(turn.client);
-                self.finish_turn(turn, block, &events);
-            } else {
-                postponed.push((turn, block));
-            }
-        }
-        // Turns that the round had no time for come first in the next, in their order.
-        for (turn, block) in postponed.into_iter().rev() {
-            let long = self.is_long(turn.client);
-            self.queue.side(long).push_front(turn.client);
-            self.requeue(turn, block);
-        }
-        self.queue.long_first = !long_started;
+        let finished = self.finish_turns(round, &events);
         for &watcher in &notified {
             self.send_events(watcher, &events);
         }
         if !notified.is_empty() {
             self.publish();
         }
-        self.server.wake_workers(started_turns + notified.len());
+        self.server.wake_workers(finished + notified.len());
+    }
+
+    /// Hands the round to the store, in as many batches as it takes.
+    async fn apply<S: Store>(&mut self, store: &mut S, round: &mut Round) {
+        let server = self.server.clone();
+        let began = server.clock.now();
+        let mut timer = RoundTimer::start(began);
+        self.stats.uptime = began - self.started;
+        // A Stats in this round is answered with the counters of now, not of the last round.
+        self.stats.accept_errors = server.accept_errors();
+        loop {
+            let Round { turns, blocks } = &mut *round;
+            self.stats.set_store_size(store.size());
+            self.stats.watching = self.watches.watching();
+            let (watches, stats) = (&mut self.watches, &mut self.stats);
+            let time = (&*server.clock, &mut timer);
+            let mut batch = Batch::new(&server.limits, blocks, turns, watches, stats, time);
+            let result = store.apply(&mut batch).await;
+            if !batch.conclude(result) {
+                break;
+            }
+        }
+        self.stats.set_store_size(store.size());
     }
 
     fn publish(&mut self) {

@@ -1,66 +1,116 @@
-//! A small, sturdy key-value line server that runs on any async executor.
+//! A small key-value server that runs on any async executor, and its client.
 //!
-//! Clients send lines (`Put:key:value`, `Get:key`, ...) over TCP or anything else that carries
-//! bytes. One coordinator owns all state, and slow clients harm nobody but themselves.
+//! A key has a **list** of values. Clients send lines of text (`Put:key:value`, `Get:key`, ...) over
+//! TCP or anything else that carries bytes, and can watch keys: a watcher receives every change as it
+//! is applied. Values are in memory, unless the program brings a [store](store::Store) of its own.
+//!
+//! # A server
+//!
+//! ```no_run
+//! use futures_lite::future;
+//! use std::time::Duration;
+//!
+//! let mut server = keywire::Server::builder().max_values(1_000).build();
+//! server.listen(keywire::bind("127.0.0.1:9999".parse()?)?);
+//! let handle = server.handle();
+//! let stop_after_a_minute = async {
+//!     async_io::Timer::after(Duration::from_secs(60)).await;
+//!     handle.shutdown(Duration::from_secs(5)).await; // 5 s for the last replies
+//! };
+//! // `run` is one future that holds the whole server. Any executor can poll it.
+//! let (store, ()) = future::block_on(future::zip(server.run(), stop_after_a_minute));
+//! for (key, values) in store.iter() {
+//!     let values: Vec<_> = values.map(String::from_utf8_lossy).collect();
+//!     println!("{} has {values:?}", String::from_utf8_lossy(key));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A client
+//!
+//! ```no_run
+//! use futures_lite::{StreamExt, future};
+//! use keywire::{Client, Error, Event};
+//!
+//! future::block_on(async {
+//!     let client = Client::connect("127.0.0.1:9999").await?;
+//!     client.put("user", "alice").await?; // Ok: the server has applied it
+//!     client.put("user", "bob").await?;
+//!     for value in client.get("user").await? {
+//!         println!("user: {}", String::from_utf8_lossy(&value)); // alice, then bob
+//!     }
+//!     let mut changes = client.watch("user").await?;
+//!     client.update("user", "alice", "charlie").await?;
+//!     if let Some(Event::Update { new, .. }) = changes.next().await.transpose()? {
+//!         println!("changed to {}", String::from_utf8_lossy(&new)); // charlie
+//!     }
+//!     Ok::<(), Error>(())
+//! })?;
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
+//! only while some call, or some [`Watcher`], is being awaited.
+//!
+//! # How it works
 //!
 //! ```text
 //!         accept ──┐                     ┌──> outbox ──> writer ──> socket
-//!                  ├──> coordinator ─────┤      (one a client, bounded, try_send)
+//!                  ├──> coordinator ─────┤      (one for each client, bounded)
 //!  socket ──> reader ──┘   owns clients, ├──> outbox ──> writer ──> socket
 //!  (lines, a batch a read) store, counts └──> ...
 //! ```
 //!
-//! ```no_run
-//! // On smol; the same future runs on async-std, tokio or a bare `block_on`.
-//! let mut server = keywire::Server::new();
-//! server.listen(keywire::bind(([127, 0, 0, 1], 9999).into())?);
-//! smol::block_on(server.run());
-//! # Ok::<(), keywire::Error>(())
-//! ```
-//!
-//! # Where things are
-//!
-//! - [`protocol`]: the wire, as pure functions. Bytes → lines → commands.
-//! - [`store`]: what keeps the values. The trait, its contract, and [`Memory`](store::Memory).
-//! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server. Its insides, in reading order:
-//!   `server/accept.rs` brings connections, `server/admission.rs` knows how many may come,
-//!   `server/session.rs` is one client's reader and writer, `server/coordinator.rs` is the select
-//!   loop in the middle, `server/batch.rs` is what it hands to the store, `server/watch.rs` is who
-//!   hears of what was changed, and `server/outbox.rs` is the bounded way back to the writer. On
-//!   Linux `server/poller.rs` waits for all sockets at once.
-//! - [`Client`], [`Pipeline`], [`Watcher`]: the client. `client/flow.rs` frames commands and reads
-//!   their answers, `client/connection.rs` moves the bytes, and `client/crank.rs` lets whoever
-//!   waits for an answer do the work for all.
-//! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
-//!
-//! # Features
-//!
-//! None is on by default.
-//!
-//! - `tls`: doors that speak TLS, in a module of that name, on rustls and ring.
-//! - `tracing`: events of the crate of that name, with the target `keywire`: who came, was refused,
-//!   left and why, and what was dropped. They hold no key, value or secret, and a client that causes
-//!   many gets few of each kind into the log, with the number of those withheld.
+//! One coordinator owns all data, so there is one history and no lock on the store. It never waits
+//! for a socket: it puts replies into bounded outboxes, so a slow client harms no other client. The
+//! coordinator and a connection share only that connection's outbox, behind a lock that is held
+//! briefly.
 //!
 //! # Promises
 //!
-//! - A connection's commands are applied, and answered, in the order sent. All clients' commands
-//!   go through one coordinator, so every client sees one history.
-//! - The replies to one command are queued whole or dropped whole. They are dropped only where the
-//!   client's outbox is full *and* its socket has been refusing bytes for the
-//!   [stall time](Builder::stall_timeout), and then they are counted.
-//! - Who watches a key hears of every change, in order, or how many it has missed. Nobody waits for
-//!   a watcher.
-//! - [`Handle::shutdown`] returns when every task is gone and every socket closed, and dropping the
+//! - The commands of a connection are applied, and answered, in the order sent. All clients see one
+//!   history.
+//! - The replies to one command are queued as a whole or dropped as a whole. They are dropped only if
+//!   the client's outbox is full *and* its socket has taken no byte for the
+//!   [stall timeout](Builder::stall_timeout). Dropped replies are counted, and the client's next `Sync`
+//!   reports them.
+//! - A watcher receives every change in order, or the number of changes that it missed. No client
+//!   waits for a watcher.
+//! - [`Handle::shutdown`] returns when every task has ended and every socket is closed. Dropping the
 //!   future of [`Server::run`] does the same at once.
-//! - No queue, buffer, line or reply grows without a limit; [`Builder`] names them.
-//! - Nothing is spawned outside the server's own future, and there is no `unsafe` here.
+//! - No queue, buffer, line or reply grows without a limit. [`Builder`] sets the limits.
+//! - The server spawns nothing outside its own future. There is no `unsafe` in this crate.
+//!
+//! [`guide::promises`] has them in full.
+//!
+//! # Features
+//!
+//! No feature is on by default.
+//!
+//! - `tls`: the module `tls`, with a listener that speaks TLS around any other listener, and
+//!   configurations for server and client. It uses rustls and ring.
+//! - `tracing`: the server emits events of the crate `tracing`, with the target `keywire`: connections
+//!   that came, were refused, failed to authenticate or left, and replies and changes that were
+//!   dropped. They hold no key, value or secret. Of each kind that a client can cause at will, at most
+//!   20 a second are emitted.
+//!
+//! # Where to read more
+//!
+//! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
+//! - [`Client`], [`Pipeline`], [`Watcher`]: the client.
+//! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
+//! - [`protocol`]: the lines of the wire, as pure functions.
+//! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
+//! - [`guide`]: executors, limits, threats, TLS, the example programs, performance, tests, changes.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
 mod clock;
 mod connection;
 mod coordinator;
 mod error;
+pub mod guide;
 mod listen;
 pub mod protocol;
 mod secret;
@@ -69,6 +119,7 @@ mod shared;
 pub mod squarer;
 pub mod store;
 #[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
 mod watch;
 

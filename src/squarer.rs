@@ -1,4 +1,46 @@
-//! A stage between two channels, as small as one can be.
+//! The squarer: a stage between two channels, in the same style as the server but much smaller.
+//!
+//! Integers come in by one channel, and their squares go out by another:
+//!
+//! ```text
+//! numbers ──> input channel ──> Stage ──> output channel ──> squares
+//!                                 ^
+//!                   Squarer::close ends it
+//! ```
+//!
+//! It shows how such a stage is started, slowed down and ended:
+//!
+//! - **Start.** [`Squarer::new`] returns at once. It spawns nothing: the caller polls the [`Stage`] on
+//!   any executor.
+//! - **Backpressure.** The stage holds one value at a time and takes the next only when the output has
+//!   accepted the last. If the squares are not read, the stage takes no more numbers, and a bounded
+//!   input fills up.
+//! - **End.** The stage ends if its input is closed and empty, if nobody holds its output any more, if
+//!   [`Squarer::close`] is called, or if the `Stage` is dropped. In each case it drops its ends of both
+//!   channels, so the tasks at the other ends see that it has ended.
+//!
+//! ```
+//! use futures_lite::future;
+//! use keywire::Squarer;
+//!
+//! let (numbers, input) = async_channel::bounded(1);
+//! let (_squarer, stage, output) = Squarer::new(input);
+//! let feed = async move {
+//!     for number in 1..=3 {
+//!         numbers.send(number).await.unwrap(); // waits while the stage is behind
+//!     }
+//!     // `numbers` is dropped here. That closes the input, and the stage ends behind the last value.
+//! };
+//! let print = async {
+//!     let mut squares = Vec::new();
+//!     while let Ok(square) = output.recv().await {
+//!         squares.push(square);
+//!     }
+//!     squares
+//! };
+//! let ((), (squares, ())) = future::block_on(future::zip(feed, future::zip(print, stage)));
+//! assert_eq!(squares, [1, 4, 9]);
+//! ```
 
 use std::{
     fmt,

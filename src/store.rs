@@ -1,4 +1,100 @@
-//! Commands → values: the store of a server, and its contract.
+//! The store: what keeps a server's values, and how to write one.
+//!
+//! A server has one store. [`Memory`] is the default: it keeps every value in memory, and its values
+//! are gone when the program ends. [`Server::run`](crate::Server::run) gives the store back at the end,
+//! so a program can read it then:
+//!
+//! ```
+//! use futures_lite::future;
+//! use keywire::{Server, store::Memory};
+//! use std::time::Duration;
+//!
+//! let mut store = Memory::new();
+//! store.put(b"user", b"alice"); // the values that clients find at the start
+//! let server = Server::builder().store(store).build();
+//! let handle = server.handle();
+//! let (store, ()) = future::block_on(future::zip(server.run(), handle.shutdown(Duration::ZERO)));
+//! assert!(store.get(b"user").eq([b"alice"]));
+//! ```
+//!
+//! # A store of your own
+//!
+//! Implement [`Store`]. Its one required method, [`apply`](Store::apply), gets a [`Batch`]: commands of
+//! many clients, in the order in which they take effect. The store takes the commands one by one and
+//! gives each its answer.
+//!
+//! The coordinator owns the store and calls it for all clients, so a store needs no lock, and each
+//! command sees the effects of all commands before it. This one is complete:
+//!
+//! ```
+//! use keywire::{Error, protocol::Operation, store::{Batch, Store}};
+//! use std::collections::HashMap;
+//!
+//! #[derive(Default)]
+//! struct Lists(HashMap<Vec<u8>, Vec<Vec<u8>>>);
+//!
+//! impl Store for Lists {
+//!     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+//!         while let Some(operation) = batch.take() {
+//!             match operation {
+//!                 Operation::Get { key } => {
+//!                     let values = self.0.get(key).map_or(&[][..], Vec::as_slice);
+//!                     batch.values(values.iter().map(Vec::as_slice));
+//!                 }
+//!                 Operation::Put { key, value } => {
+//!                     self.0.entry(key.to_vec()).or_default().push(value.to_vec());
+//!                     batch.done();
+//!                 }
+//!                 Operation::Delete { key } => {
+//!                     self.0.remove(key);
+//!                     batch.done();
+//!                 }
+//!                 Operation::Update { key, old, new } => {
+//!                     let values = self.0.entry(key.to_vec()).or_default();
+//!                     match values.iter_mut().find(|value| *value == old) {
+//!                         Some(value) => *value = new.to_vec(),
+//!                         None => values.push(new.to_vec()),
+//!                     }
+//!                     batch.done();
+//!                 }
+//!             }
+//!         }
+//!         // A durable store waits here, once for the whole batch.
+//!         Ok(())
+//!     }
+//! }
+//! # use futures_lite::future;
+//! # let server = keywire::Server::builder().store(Lists::default()).build();
+//! # let handle = server.handle();
+//! # let client = async {
+//! #     let (near, far) = async_net::unix::UnixStream::pair().map_err(Error::Connect)?;
+//! #     handle.attach(far).await?;
+//! #     let client = keywire::Client::from_stream(near);
+//! #     client.put("user", "alice").await?;
+//! #     client.put("user", "bob").await?;
+//! #     client.update("user", "alice", "charlie").await?;
+//! #     client.update("user", "dora", "eve").await?;
+//! #     client.put("gone", "1").await?;
+//! #     client.delete("gone").await?;
+//! #     assert!(client.get("gone").await?.is_empty());
+//! #     assert_eq!(client.get("user").await?, [&b"charlie"[..], b"bob", b"eve"]);
+//! #     handle.shutdown(std::time::Duration::ZERO).await;
+//! #     Ok::<(), Error>(())
+//! # };
+//! # future::block_on(future::zip(server.run(), client)).1?;
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! Replies leave the server only after `apply` has returned. So a store that writes to a disk or to a
+//! network can take a whole batch and wait once. While `apply` waits, every client waits. If `apply`
+//! returns an error, it must have undone the whole batch. [`Store`] states the contract in full.
+//!
+//! # Sizes and limits
+//!
+//! [`Store::size`] reports how much the store holds, for the server's counters. The limits
+//! [`max_store`](crate::Builder::max_store) and [`max_values`](crate::Builder::max_values) are enforced
+//! by the store: it reads them from the [`Batch`], and answers a write that would exceed them with
+//! [`store_full`](Batch::store_full) or [`values_full`](Batch::values_full). `Memory` does both.
 
 pub(crate) mod batch;
 mod memory;

@@ -3,3 +3,7 @@
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../src/guide/embedding.md")]
+mod embedding {}

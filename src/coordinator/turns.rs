@@ -61,7 +61,40 @@ pub(super) struct Round {
 }
 
 impl Coordinator {
-    pub(super) fn is_long(&self, key: usize) -> bool {
+    pub(super) fn start_turns(&mut self, round: &mut Round) {
+        while round.turns.len() < ROUND_CLIENTS {
+            let Some(key) = self.queue.pop_front() else {
+                break;
+            };
+            self.start_turn(key, round);
+        }
+    }
+
+    /// Gives the number of turns that had begun.
+    pub(super) fn finish_turns(&mut self, round: &mut Round, events: &RoundEvents) -> usize {
+        let mut finished = 0;
+        let mut long_finished = false;
+        let mut postponed = Vec::new();
+        for (turn, block) in round.turns.drain(..).zip(round.blocks.drain(..)) {
+            if turn.has_started() {
+                finished += 1;
+                long_finished |= self.is_long(turn.client);
+                self.finish_turn(turn, block, events);
+            } else {
+                postponed.push((turn, block));
+            }
+        }
+        // Turns for which the round had no time come first in the next, in their order.
+        for (turn, block) in postponed.into_iter().rev() {
+            let long = self.is_long(turn.client);
+            self.queue.side(long).push_front(turn.client);
+            self.requeue(turn, block);
+        }
+        self.queue.long_first = !long_finished;
+        finished
+    }
+
+    fn is_long(&self, key: usize) -> bool {
         self.clients.get(key).is_some_and(|client| client.long)
     }
 
@@ -70,7 +103,7 @@ impl Coordinator {
         self.queue.side(long).push_back(key);
     }
 
-    pub(super) fn start_turn(&mut self, key: usize, round: &mut Round) {
+    fn start_turn(&mut self, key: usize, round: &mut Round) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -93,7 +126,7 @@ impl Coordinator {
         round.blocks.push(block);
     }
 
-    pub(super) fn finish_turn(&mut self, mut turn: Turn, block: LineBlock, events: &RoundEvents) {
+    fn finish_turn(&mut self, mut turn: Turn, block: LineBlock, events: &RoundEvents) {
         let mut then = match turn.state {
             _ if turn.aborted => Next::Abort,
             TurnState::Done => Next::ReadMore,
@@ -152,7 +185,7 @@ impl Coordinator {
     }
 
     /// Keeps the lines that a turn has not come to.
-    pub(super) fn requeue(&mut self, turn: Turn, block: LineBlock) {
+    fn requeue(&mut self, turn: Turn, block: LineBlock) {
         if let Some(client) = self.clients.get_mut(turn.client) {
             let rejecting = turn.rejecting;
             client.pending = Some(Pending { block, rejecting });
@@ -162,7 +195,7 @@ impl Coordinator {
         self.recycle(turn.replies);
     }
 
-    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
         if self.pool.len() < POOLED_BUFFERS && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
             buffer.clear();
             self.pool.push(buffer);

@@ -1,4 +1,4 @@
-//! The builder: limits, clock and store of a server.
+//! How a server is set up: its limits, its store and its clock.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,7 +9,11 @@ use crate::{
     store::{Memory, Store},
 };
 
-/// Sets a server up. Made by [`Server::builder`].
+/// Sets the limits, the store and the clock of a server. Made by [`Server::builder`].
+///
+/// Each limit has a default, stated at its method. The maximum of a number's type, such as
+/// [`usize::MAX`], and [`Duration::MAX`] mean no limit. The page [`limits`](crate::guide::limits) has
+/// all of them in one table. Times are those of the [clock](Self::clock).
 ///
 /// ```
 /// use keywire::{Overflow, Server};
@@ -43,188 +47,193 @@ pub struct Builder<S = Memory> {
 }
 
 impl<S: Store> Builder<S> {
-    /// Reply lines that may wait for a client; 500 unless set. At least 1.
+    /// Reply lines that may wait for a client. Default: 500. Minimum: 1; 0 counts as 1.
     ///
-    /// An outbox is full when it holds this many lines *or* [`outbox_bytes`](Self::outbox_bytes).
-    /// A reply is let in while the outbox is not full, and always whole, so it may hold one
-    /// reply more than its bounds.
+    /// An outbox is full if it holds this many lines *or* [`outbox_bytes`](Self::outbox_bytes). While
+    /// it is not full it accepts the next reply as a whole, so it may hold one reply more than its
+    /// bounds.
     #[must_use]
     pub fn outbox_lines(mut self, lines: usize) -> Self {
         self.limits.outbox_lines = lines.max(1);
         self
     }
 
-    /// Bytes of replies that may wait for a client; 4 MiB unless set. At least 1.
+    /// Bytes of replies that may wait for a client. Default: 4 MiB. Minimum: 1; 0 counts as 1.
     #[must_use]
     pub fn outbox_bytes(mut self, bytes: usize) -> Self {
         self.limits.outbox_bytes = bytes.max(1);
         self
     }
 
-    /// What happens when a client does not read its replies; [`Overflow::Drop`] unless set.
+    /// What happens if a client does not read its replies. Default: [`Overflow::Drop`].
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.limits.overflow = overflow;
         self
     }
 
-    /// How long a client's socket may take no byte at all before it counts as refusing bytes; half
-    /// a second unless set.
+    /// How long a client's socket may take no byte at all before it counts as refusing bytes.
+    /// Default: 500 milliseconds.
     ///
     /// Until then a full outbox only makes that client's commands wait, so a client that reads,
-    /// however slowly, loses nothing. [`Overflow::Wait`] makes no use of it.
+    /// however slowly, loses nothing. [`Overflow::Wait`] does not use this time.
     #[must_use]
     pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.limits.stall_timeout = time;
         self
     }
 
-    /// Bytes of a line from a client, its ending not counted; 64 KiB unless set.
+    /// Bytes of a line from a client, without its ending. Default: 64 KiB.
     ///
-    /// A longer one is refused with `too-long` and skipped; the connection goes on.
+    /// A longer line is refused with `too-long` and skipped. The connection goes on.
     #[must_use]
     pub fn max_line(mut self, bytes: usize) -> Self {
         self.limits.max_line = bytes;
         self
     }
 
-    /// Bytes of the reply to one `Get`; 64 MiB unless set.
+    /// Bytes of the reply to one `Get`. Default: 64 MiB.
     ///
-    /// A longer one is refused with `too-long`: it would have to be held in memory whole.
+    /// A reply is held in memory as a whole. If it would be longer than this, the `Get` is refused with
+    /// `too-long`.
     #[must_use]
     pub fn max_reply(mut self, bytes: usize) -> Self {
         self.limits.max_reply = bytes;
         self
     }
 
-    /// Keys and prefixes that one client may watch at a time; 1,000 unless set.
+    /// Keys and prefixes that one client may watch at a time. Default: 1,000.
     ///
-    /// One more is refused with `full`. A name of more than 64 bytes counts once more for each
-    /// further 64, so that this bounds memory, too.
+    /// One more is refused with `full`. A key or prefix counts once for each 64 bytes, or part of 64
+    /// bytes, so that this limit bounds memory, too.
     #[must_use]
     pub fn max_watches(mut self, watches: usize) -> Self {
         self.limits.max_watches = watches;
         self
     }
 
-    /// Bytes of a prefix that a client may watch; 1 KiB unless set.
+    /// Bytes of a prefix that a client may watch. Default: 1 KiB.
     ///
-    /// A longer one is refused with `too-long`. Each write looks for the prefixes of its key that
-    /// are watched, so without a bound, prefixes of one another would make all writes slow.
+    /// A longer prefix is refused with `too-long`. Each write looks up the watched prefixes of its key.
+    /// Without this limit, a client could slow down all writes by watching many long prefixes of one
+    /// key.
     #[must_use]
     pub fn max_watch_prefix(mut self, bytes: usize) -> Self {
         self.limits.max_watch_prefix = bytes;
         self
     }
 
-    /// Clients at a time; 65,536 unless set.
+    /// Clients at a time. Default: 65,536.
     ///
-    /// One more is told `full`, and its connection is closed. Up to 64 who are being told so are
-    /// there besides, for two seconds at most; beyond these, connections are just closed.
+    /// One more gets `:error:0:full:...`, and its connection is closed. Up to 64 connections that are
+    /// being rejected in this way may exist besides, each for at most two seconds. Beyond these,
+    /// connections are closed without a line.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.limits.max_clients = clients;
         self
     }
 
-    /// Clients at a time from one address, where its [listener](crate::Listener) tells it; no
-    /// limit unless set. One more is turned away like one over [`max_clients`](Self::max_clients).
+    /// Clients at a time from one address. Default: no limit.
     ///
-    /// An IPv6 address counts by its first 64 bits, which is what one subscriber has. Behind a
-    /// proxy all clients have one address.
+    /// One more is rejected like one over [`max_clients`](Self::max_clients). The address comes from
+    /// the [listener](crate::Listener); connections without an address are not counted. An IPv6 address
+    /// counts by its first 64 bits, because one subscriber usually has all addresses with the same 64
+    /// bits. Behind a proxy all clients have one address.
     #[must_use]
     pub fn max_clients_per_address(mut self, clients: usize) -> Self {
         self.limits.max_clients_per_address = clients;
         self
     }
 
-    /// How long a line may take, from its first byte to its end; 60 seconds unless set.
+    /// How long a line may take, from its first byte to its end. Default: 60 seconds.
     ///
-    /// A client whose line takes longer is told `too-long`, and its connection is closed. Time in
-    /// which the server does not read, because replies wait for room, does not count.
+    /// A client whose line takes longer gets `too-long`, and its connection is closed. The time in
+    /// which the server does not read, because the outbox is full, does not count.
     #[must_use]
     pub fn line_timeout(mut self, time: Duration) -> Self {
         self.limits.line_timeout = time;
         self
     }
 
-    /// How long a connection may last on which nothing moves, neither way; no limit unless set. At
-    /// least a millisecond.
+    /// How long nothing may move on a connection, in either direction. Default: no limit. Minimum: 1
+    /// millisecond.
     ///
-    /// When it is over, the client is told `closing`, and its connection is closed. A client that
-    /// only watches can send a blank line now and then. A command that takes long is no idleness.
-    /// On Linux, what is written to a TCP client moves when its system acknowledges it, not when
-    /// ours takes it.
+    /// After this time the client gets `closing`, and its connection is closed. A client that only
+    /// watches can send a blank line now and then. The time in which a command is being applied is not
+    /// idle time. On Linux, bytes that are written to a TCP client count as a move when the client's
+    /// system acknowledges them, not when the server's own system accepts them.
     ///
-    /// Even without it a TCP client whose machine is gone is found out, in about two minutes: a
-    /// listener made by [`bind`](crate::bind) has the system ask for signs of life (keepalive). With
-    /// data on the way to the client, keepalive is silent; then, on Linux, the server itself looks
-    /// for the client's last acknowledgement, with the same patience. A client that does not read is
-    /// not taken for gone as long as its system answers. One that had not read for minutes before it
-    /// went takes up to four minutes more, since its system is asked that seldom.
+    /// On Linux, a TCP client whose machine is gone is found in about two minutes even without this
+    /// limit. If no data is on the way to it, TCP keepalive finds it; a listener made by
+    /// [`bind`](crate::bind) turns keepalive on. If data is on the way, keepalive is silent, and the
+    /// server looks at the time of the client's last acknowledgement instead. If the client had not
+    /// read for minutes before its machine went, it takes up to four minutes more, because the system
+    /// probes such a client seldom. A client that is alive and does not read is not taken for gone.
+    /// Other systems have only keepalive; the system decides when it gives up.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Self {
-        // It is counted in milliseconds.
+        // Idle time is counted in milliseconds.
         self.limits.idle_timeout = time.max(Duration::from_millis(1));
         self
     }
 
-    /// Lines a second from one client; no limit unless set. At least 1.
+    /// Lines a second from one client. Default: no limit. Minimum: 1; 0 counts as 1.
     ///
-    /// It counts lines, and a call of a [`Client`](crate::Client) is two: its command and a `Sync`.
+    /// A call of a [`Client`](crate::Client) sends two lines: its command and a `Sync`.
     ///
-    /// What is more is not refused, it waits; so its sender waits, too. A client that has sent
-    /// nothing for a second may send a second's lines at once; so may one that has just come, so
-    /// bound [clients an address](Self::max_clients_per_address), too. One that leaves keeps its
-    /// place until what it has sent, which may be all that the system's buffers hold, has had its
-    /// time.
+    /// Lines beyond the limit are not refused. They wait, and so the client's later lines wait, too. A
+    /// client that has sent nothing for a second may send a second's lines at once. So may a new
+    /// connection; to stop a client that connects again and again, set
+    /// [`max_clients_per_address`](Self::max_clients_per_address) as well. A client that hangs up keeps
+    /// counting as connected until the lines that it has sent have been applied at this rate. These
+    /// lines may be as much as the system's buffers hold.
     #[must_use]
     pub fn max_line_rate(mut self, lines: u32) -> Self {
         self.limits.max_line_rate = lines.max(1);
         self
     }
 
-    /// How much the store may hold, as [`StoreSize::charged`](crate::store::StoreSize::charged) has it: bytes of
-    /// keys and values, and what it costs to keep them; no limit unless set.
+    /// How much the store may hold, in bytes. Default: no limit.
     ///
-    /// A write that would go over it is refused with `full`, and changes nothing. It is up to the
-    /// store to keep to this; [`Memory`] does.
+    /// [`StoreSize::charged`](crate::store::StoreSize::charged) is what counts: the bytes of keys and
+    /// values, 64 more for each key and 8 for each value. A write that would exceed the limit is
+    /// refused with `full` and changes nothing. The store enforces this limit; [`Memory`] does.
     #[must_use]
     pub fn max_store(mut self, bytes: u64) -> Self {
         self.limits.max_store = bytes;
         self
     }
 
-    /// Values that one key may have; no limit unless set.
+    /// Values that one key may have. Default: no limit.
     ///
-    /// A write that would add one more is refused with `full`, and changes nothing. It is up to the
-    /// store to keep to this; [`Memory`] does.
+    /// A write that would add one more is refused with `full` and changes nothing. The store enforces
+    /// this limit; [`Memory`] does.
     #[must_use]
     pub fn max_values(mut self, values: usize) -> Self {
         self.limits.max_values = values;
         self
     }
 
-    /// What a client has to say, with `Auth:secret`, before it may do anything else; nothing unless
-    /// set.
+    /// The secret that a client has to send, as `Auth:secret`, before anything else. Default: none.
     ///
-    /// Until then, the server keeps at most 2 KiB of what it sends, applies nothing, and answers
-    /// each line after a second with `unauthorized`. After the third, or after ten seconds, the
-    /// connection is closed.
+    /// Before a connection has authenticated, the server holds at most 2 KiB of what it sends, applies
+    /// nothing, and answers each other line with `unauthorized` after a second. After the third such
+    /// line, or after ten seconds, the connection is closed.
     #[must_use]
     pub fn secret(mut self, secret: Secret) -> Self {
         self.limits.secret = Some(secret);
         self
     }
 
-    /// What time it is; the system's, by async-io, unless set.
+    /// The clock that the server uses. Default: the system's clock, with async-io's timers.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// What keeps the values; an empty [`Memory`] unless set.
+    /// The store that keeps the values. Default: an empty [`Memory`].
     #[must_use]
     pub fn store<T: Store>(self, store: T) -> Builder<T> {
         Builder {
@@ -234,7 +243,8 @@ impl<S: Store> Builder<S> {
         }
     }
 
-    /// The server, with no door yet.
+    /// Makes the server. It has no listener yet: see [`Server::listen`] and
+    /// [`Handle::attach`](crate::Handle::attach).
     #[must_use]
     pub fn build(self) -> Server<S> {
         Server::from_parts(self.limits, self.clock, self.store)

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::Secret;
 
-/// What happens to a reply for a client whose outbox is full and whose socket takes no bytes.
+/// What the server does with a reply if the client's outbox is full and its socket has taken no byte
+/// for the [stall timeout](crate::Builder::stall_timeout).
 ///
-/// Events of what a client watches are another matter, because nobody waits for a watcher: one
-/// that finds [`outbox_bytes`](crate::Builder::outbox_bytes) of them and of replies waiting, or the outbox
-/// full and the socket taking no bytes, is missed. Under `Drop` and `Wait` the client is notified
-/// of the number; under `Disconnect` it is disconnected.
+/// Watch events follow another rule, because no client waits for a watcher. An event is missed if
+/// [`outbox_bytes`](crate::Builder::outbox_bytes) of events and replies wait already, or if the outbox
+/// is full and the socket refuses bytes. Under `Drop` and `Wait` missed events are counted, and the
+/// client gets their number as `:missed:N`. Under `Disconnect` the client is disconnected.
 ///
 /// ```
 /// use keywire::{Overflow, Server};
@@ -20,17 +21,17 @@ use crate::Secret;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// The reply is dropped and counted: the client's next `Sync` says how many lines were.
+    /// The reply is dropped and counted. The client's next `Sync` says how many lines were dropped.
     #[default]
     Drop,
     /// The client is disconnected.
     Disconnect,
-    /// No reply is dropped. The client's own commands wait until it reads; no one else's do.
+    /// No reply is dropped. The client's own commands wait until it reads. No other client waits.
     Wait,
 }
 
-/// The bounds a server keeps, each set by the [`Builder`](crate::Builder) method of its name. The highest number
-/// of a type, and [`Duration::MAX`], stand for no bound.
+/// The limits of a server, each set by the [`Builder`](crate::Builder) method of its name. The maximum
+/// of a type, and [`Duration::MAX`], mean no limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) outbox_lines: usize,

@@ -20,6 +20,8 @@ pub(crate) struct EventBuffer {
     bytes: Vec<u8>,
     /// Where each event ends.
     ends: Vec<usize>,
+    /// For rounds without events, which are most: they allocate nothing.
+    none: Arc<Vec<u8>>,
 }
 
 /// The events of a round that has ended, shared by all that get some of them.
@@ -65,11 +67,12 @@ impl EventBuffer {
     }
 
     pub(super) fn take(&mut self) -> RoundEvents {
-        let EventBuffer { bytes, ends } = std::mem::take(self);
-        RoundEvents {
-            bytes: Arc::new(bytes),
-            ends,
-        }
+        let bytes = match self.ends.is_empty() {
+            true => self.none.clone(),
+            false => Arc::new(std::mem::take(&mut self.bytes)),
+        };
+        let ends = std::mem::take(&mut self.ends);
+        RoundEvents { bytes, ends }
     }
 }
 

@@ -1,0 +1,52 @@
+//! The guide: one page for each question. The code on these pages is compiled and tested.
+//!
+//! To use keywire in a program:
+//!
+//! - [`embedding`]: a server on smol, tokio, async-std or a bare `block_on`; several threads;
+//!   transports and stores of your own; and the client.
+//! - [`promises`]: order, slow clients, watchers, the end of a connection, shutdown.
+//!
+//! To speak to a server from another language:
+//!
+//! - [`wire`]: every line that a client and a server may send.
+//!
+//! To run a server:
+//!
+//! - [`tools`]: the example programs, their options and exit codes.
+//! - [`limits`]: each limit, its default, and what happens at it.
+//! - [`tls`]: encryption, certificates, and a first try with `openssl`.
+//! - [`threats`]: what an attacker can do, and which limit prevents it.
+//! - [`trouble`]: what misbehaving clients cost, as measured.
+//! - [`performance`]: throughput, memory, and how to repeat the measurement.
+//!
+//! To change keywire:
+//!
+//! - [`simulation`]: how it is tested.
+//! - [`changes`]: what is different from one version to the next.
+
+#[doc = include_str!("guide/changes.md")]
+pub mod changes {}
+// Its code needs tokio and async-std; examples/runtimes compiles it.
+#[cfg_attr(not(doctest), doc = include_str!("guide/embedding.md"))]
+pub mod embedding {}
+#[doc = include_str!("guide/limits.md")]
+pub mod limits {}
+#[doc = include_str!("guide/performance.md")]
+#[doc = "\n# The tables as a chart\n"]
+#[doc = "<style>.docblock svg { max-width: 100%; height: auto; }</style>\n"]
+#[doc = include_str!("guide/ratios.svg")]
+pub mod performance {}
+#[doc = include_str!("guide/promises.md")]
+pub mod promises {}
+#[doc = include_str!("guide/simulation.md")]
+pub mod simulation {}
+#[doc = include_str!("guide/threats.md")]
+pub mod threats {}
+#[doc = include_str!("guide/tls.md")]
+pub mod tls {}
+#[doc = include_str!("guide/tools.md")]
+pub mod tools {}
+#[doc = include_str!("guide/trouble.md")]
+pub mod trouble {}
+#[doc = include_str!("guide/wire.md")]
+pub mod wire {}
