@@ -1,44 +1,60 @@
 //! The client: calls that share a connection, pipelines, and watches.
+//!
+//! In: the user's calls. Out: lines to one server, and its replies and events as values. There is no
+//! task, no thread and no executor here: the user's own tasks drive the connection.
+//!
+//! Each module imports only modules below it:
+//!
+//! | module | in → out | touches |
+//! |---|---|---|
+//! | [`commands`], [`pipeline`], [`watcher`] | the user's calls → outcomes, events | the link |
+//! | `client` (this file) | the user's calls → values | the link, TCP |
+//! | [`link`] | requests → responses | the connection, by channels and by driving it |
+//! | [`driver`] | polls of many tasks → polls of one future | nothing else |
+//! | [`connection`] | calls → bytes; bytes → lines | the transport, the framing |
+//! | [`framing`] | requests → lines; lines → responses and events | no I/O |
+//! | [`validate`] | arguments → requests | nothing |
+//! | [`call`] | what is requested, and the way back to the caller | the caller's channel |
+//! | [`watch`], [`event`] | changes → events, one bounded queue a watcher | the watchers' queues |
 
-mod check;
+mod call;
+mod commands;
 mod connection;
-mod crank;
-mod flow;
+mod driver;
+mod event;
+mod framing;
+mod link;
 mod pipeline;
-mod promise;
+mod validate;
 mod watch;
+mod watcher;
 
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_io::Timer;
 use async_net::{AsyncToSocketAddrs, TcpStream};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use socket2::SockRef;
 
-use crate::{Error, Secret, Stats, listen::tcp::keepalive, protocol::Command};
-use connection::{Link, Transport};
-use flow::{Answer, Answers, Ask};
-use watch::Subject;
+use crate::{
+    Error, Secret, listen::tcp::keepalive, lock::Lock, protocol::Command, transport::Transport,
+};
+use call::{Request, Response};
+use link::ServerLink;
 
+pub use event::Event;
 pub use pipeline::Pipeline;
-pub use watch::{Event, Watcher};
+pub use watcher::Watcher;
 
-/// What came of one command of a [`Pipeline`]: the values that a `get` read, in order; an empty
+/// The outcome of one command of a [`Pipeline`]: the values that a `get` read, oldest first; an empty
 /// list for a write.
 pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 
-/// A client. Cheap to clone; all clones share one connection, and so may any number of tasks.
+/// A client of one server. It is cheap to clone; all clones share one connection, from any number of
+/// tasks.
 ///
 /// ```
-/// # use futures_lite::future;
-/// # use keywire::Client;
+/// # use {futures_lite::future, keywire::Client};
 /// # let mut server = keywire::Server::new();
 /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
 /// # let address = listener.local_addr()?;
@@ -52,297 +68,259 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// // Calls that are under way at the same time share writes and reads.
 /// future::try_zip(client.put("a", "1"), client.clone().delete("user")).await?;
-/// #     Ok::<(), Box<dyn std::error::Error>>(())
-/// # };
+/// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// # What an answer is worth
+/// # Nothing moves while nobody waits
 ///
-/// Every command is followed by a `Sync`, at the end of each write or after each read of a key. So
-/// a write that returned `Ok` is applied (and on disk, where the store is durable); an absent key is
-/// an empty list; a reply that the server dropped is [`Error::RepliesDropped`]; and an `:error:` of the server
-/// is [`Error::Refused`], with the very command that it refused. Keys and values that no line can
-/// carry are [`Error::InvalidArgument`], and then nothing was sent: a key is not empty, a key and an
-/// `old` hold no colon, nothing holds an LF, and nothing but an `old` ends in a CR.
+/// There is no task and no thread behind a client, and it needs no particular executor. A task that
+/// awaits a call, or the next event of a [`Watcher`], moves the bytes for all. So the client makes
+/// progress only while some task awaits one of these. Meanwhile nothing is sent or read: events stay
+/// with the server, and a connection that has ended is noticed at the next call. A future of a call
+/// that is created and not polled sends nothing.
 ///
-/// # Who does the work
+/// The connection is closed when the last clone and the last watcher are dropped.
 ///
-/// There is no task and no thread behind it, and it needs no particular executor. Whoever waits for
-/// an answer, or for the next event of a [`Watcher`], moves the bytes for all. So nothing moves
-/// while nobody waits: events stay with the server, and a connection that has ended is noticed at
-/// the next call. The connection is closed when the last clone and the last watcher are gone.
+/// # What a response guarantees
 ///
-/// Requests are sent in the order asked, a long [`Pipeline`] as one of them. Each is bounded by what
-/// it holds, and up to 256 of them and 4,096 commands in flight are held for one connection; further
-/// callers wait. The reply to one `get` may have 64 MiB, as much as a server sends by default; one
-/// that is longer ends the connection.
+/// Every command is followed by a `Sync`, at the end of each write to the connection or after each
+/// read of a key. So:
+///
+/// - A write that returned `Ok` is applied (and on disk, if the store is durable).
+/// - An absent key is an empty list. A reply that the server dropped is [`Error::RepliesDropped`].
+/// - An `:error:` of the server is [`Error::Refused`], returned by the very command that was refused.
+/// - Keys and values that no line can carry are [`Error::InvalidArgument`], and then nothing was
+///   sent. A key is not empty; a key and an `old` hold no colon; nothing holds an LF; nothing but an
+///   `old` ends in a CR.
+///
+/// # Bounds
+///
+/// Requests are sent in the order in which they were made, a long [`Pipeline`] as one of them. Up to
+/// 256 calls wait to be sent, and up to 4,096 commands are in flight on one connection; further
+/// callers wait. The reply to one `get` may have 64 MiB, as much as a server sends by default; a
+/// longer one ends the connection.
 ///
 /// # Cancel safety
 ///
 /// Any call may be dropped at any time, and the client stays usable and in step. A command whose
-/// future is dropped before it was sent is never sent; after that, it is applied or not, as it
-/// would have been, and its reply is read and thrown away.
+/// future is dropped before the command was sent is never sent. After that the command is applied or
+/// not, as it would have been, and its reply is read and thrown away.
 ///
 /// # When the connection ends
 ///
-/// Every call that waits fails, and every later one, with what ended it:
-/// [`Error::Disconnected`], [`Error::Protocol`], or [`Error::Refused`] if the server said why it
-/// ended the connection: such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or
-/// the last of several refusals. A write that was sent and not confirmed is
-/// [`Error::Unconfirmed`] then. The client does not come back of itself: see
-/// [`reconnect`](Self::reconnect).
+/// Every call that waits fails, and every later one, with the reason: [`Error::Disconnected`],
+/// [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the connection, such as
+/// [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of several refusals. A
+/// write that was sent and not confirmed is [`Error::Unconfirmed`] then. The client does not
+/// reconnect by itself: see [`reconnect`](Self::reconnect).
 ///
 /// If the server's machine is gone, a watcher that waits, and any call that waits behind what has
-/// arrived, hears so after two minutes, by TCP keepalive ([`connect`](Self::connect) sets it; a
-/// stream of your own needs its own). What has not arrived at all is sent again by the system for a
+/// arrived, fails after two minutes, by TCP keepalive. ([`connect`](Self::connect) sets it; a stream
+/// of your own needs its own.) Bytes that have not arrived at all are sent again by the system for a
 /// quarter of an hour: see [`with_timeout`](Self::with_timeout).
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
-    limit: Option<Duration>,
+    shared: Arc<SharedClient>,
+    timeout: Option<Duration>,
 }
 
-struct Shared {
-    link: Mutex<Arc<Link>>,
-    /// Where it was connected to; empty where it was not by us.
+struct SharedClient {
+    link: Lock<Arc<ServerLink>>,
+    /// Where it was connected to; empty if the stream is the user's.
     addresses: Vec<SocketAddr>,
-    /// What has let it in, to be said again after a reconnect.
-    secret: Mutex<Option<Secret>>,
+    /// The secret that the server accepted, to be sent again after a reconnect.
+    secret: Lock<Option<Secret>>,
 }
 
-impl Shared {
-    fn link(&self) -> MutexGuard<'_, Arc<Link>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn secret(&self) -> MutexGuard<'_, Option<Secret>> {
-        self.secret.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
+/// The connection.
 impl Client {
-    /// Connects over TCP. Names are resolved once; where there are several addresses, they are
-    /// tried in turn, each for as long as the system does: race it with a timer where that is too
-    /// long.
+    /// Connects over TCP. Names are resolved once. If there are several addresses, they are tried in
+    /// turn, each for as long as the system does; there is no time limit here, so race it with a timer
+    /// if you need one.
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// use std::time::Duration;
+    ///
+    /// let timeout = async {
+    ///     async_io::Timer::after(Duration::from_secs(5)).await;
+    ///     Err(keywire::Error::TimedOut)
+    /// };
+    /// let client = future::or(Client::connect(address), timeout).await?;
+    /// client.put("user", "alice").await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Cancel safety: if the call is dropped, no connection is left.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`].
+    /// [`Error::Connect`] if the name can't be resolved or no address answers.
     pub async fn connect(address: impl AsyncToSocketAddrs) -> Result<Self, Error> {
         let addresses = address.to_socket_addrs().await.map_err(Error::Connect)?;
         let addresses: Vec<_> = addresses.collect();
-        let transport = dial(&addresses).await.map_err(Error::Connect)?;
-        Ok(Self::with(transport, addresses))
+        let transport = connect_tcp(&addresses).await.map_err(Error::Connect)?;
+        Ok(Self::new(transport, addresses))
     }
 
     /// A client over anything that carries bytes both ways, such as a Unix socket, a TLS stream or
-    /// one end of a pipe.
+    /// one end of a pipe. Nothing is sent before the first call.
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// let stream = async_net::TcpStream::connect(address).await?;
+    /// let client = Client::from_stream(stream);
+    /// client.put("user", "alice").await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_stream<T>(stream: T) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Self::with(Box::new(stream), Vec::new())
+        Self::new(Box::new(stream), Vec::new())
     }
 
-    fn with(transport: Box<dyn Transport>, addresses: Vec<SocketAddr>) -> Self {
+    fn new(transport: Box<dyn Transport>, addresses: Vec<SocketAddr>) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                link: Mutex::new(Arc::new(Link::new(transport))),
+            shared: Arc::new(SharedClient {
+                link: Lock::new(Arc::new(ServerLink::new(transport))),
                 addresses,
-                secret: Mutex::default(),
+                secret: Lock::default(),
             }),
-            limit: None,
+            timeout: None,
         }
     }
 
-    /// A handle on the same connection whose calls fail with [`Error::TimedOut`] after this time.
-    /// There is no limit otherwise.
+    /// A handle on the same connection whose calls fail with [`Error::TimedOut`] after this time. By
+    /// default there is no limit. Other clones keep theirs.
     ///
-    /// A call that has timed out is like one that was dropped: the client stays usable. Where the
-    /// server has gone silent for good, [`disconnect`](Self::disconnect) and
-    /// [`reconnect`](Self::reconnect).
+    /// A call that has timed out is like one that was dropped: the client stays usable. If the server
+    /// has gone silent for good, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect).
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// use std::time::Duration;
+    ///
+    /// let client = client.with_timeout(Duration::from_secs(5));
+    /// client.put("user", "alice").await?; // fails after 5 seconds
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
-    pub fn with_timeout(&self, limit: Duration) -> Self {
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
             shared: self.shared.clone(),
-            limit: Some(limit),
+            timeout: Some(timeout),
         }
     }
 
-    /// Says the secret that the server wants before anything else. It is said again after each
-    /// [`reconnect`](Self::reconnect). Where the server wants none, any will do.
+    /// Sends the secret that the server wants before anything else. The client sends it again after
+    /// each [`reconnect`](Self::reconnect). If the server wants none, it accepts any.
     ///
-    /// The secret goes over the connection as it is: use TLS where others may listen.
+    /// The secret goes over the connection as it is: use TLS if others may listen.
     ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), keywire::Error> {
-    /// use keywire::{Client, Secret};
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// use keywire::Secret;
     ///
-    /// let client = Client::connect("127.0.0.1:9999").await?;
     /// client.authenticate(&Secret::new("correct horse battery staple")?).await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] with [`Code::Unauthorized`](crate::protocol::Code::Unauthorized) where
-    /// it is not the right one. A server takes two seconds to say so, one for this line and one for
-    /// the fence behind it. Both are failures, of which the third ends the connection: to try
-    /// another secret, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect) first.
+    /// [`Error::Refused`] with [`Code::Unauthorized`](crate::protocol::Code::Unauthorized) if it is
+    /// not the right one. A server takes two seconds to say so, one for this line and one for the
+    /// fence behind it. Both are failures, of which the third ends the connection: to try another
+    /// secret, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect) first.
     pub async fn authenticate(&self, secret: &Secret) -> Result<(), Error> {
-        self.ask_one(auth(secret)).await?;
-        *self.shared.secret() = Some(secret.clone());
+        self.request(auth(secret)).await?;
+        *self.shared.secret.lock() = Some(secret.clone());
         Ok(())
     }
 
-    /// Appends value to the key's list. `Ok` means that it is applied.
-    ///
-    /// # Errors
-    ///
-    /// See [above](Client#what-an-answer-is-worth); so for the calls below.
-    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.write(check::put(key.as_ref(), value.as_ref())).await
-    }
-
-    /// Reads the key's list: all values, oldest first; none where the key has none.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Outcome {
-        let ask = check::get(key.as_ref());
-        match self.ask_one(ask.map_err(unsendable)?).await? {
-            Answer::Values(values) => Ok(values),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Removes the key and all its values. `Ok` means that it is applied.
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.write(check::delete(key.as_ref())).await
-    }
-
-    /// Replaces the first value equal to old by new, in place; where there is none, appends new.
-    /// `Ok` means that it is applied.
-    pub async fn update(
-        &self,
-        key: impl AsRef<[u8]>,
-        old: impl AsRef<[u8]>,
-        new: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.write(check::update(key.as_ref(), old.as_ref(), new.as_ref()))
-            .await
-    }
-
-    /// A fence: when it returns, everything that was asked of this connection before is applied.
-    pub async fn sync(&self) -> Result<(), Error> {
-        self.write(Ok(Ask::Sync)).await
-    }
-
-    /// Reads the server's counters.
-    pub async fn stats(&self) -> Result<Stats, Error> {
-        match self.ask_one(Ask::Stats).await? {
-            Answer::Stats(stats) => Ok(*stats),
-            _ => Err(Error::Protocol("no counters")),
-        }
-    }
-
-    /// Commands to be sent in one go.
-    pub fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline::new(self)
-    }
-
-    /// Watches a key: every change from here on is an event, whoever makes it.
+    /// Connects anew, for all clones, if the connection does not answer a [`sync`](Self::sync). If it
+    /// does, this does nothing. Names are not resolved again. Watchers stay with the old connection.
     ///
     /// ```
-    /// # use futures_lite::future;
-    /// use futures_lite::StreamExt;
-    /// use keywire::{Client, Event};
-    ///
-    /// # async fn example(client: Client) -> Result<(), keywire::Error> {
-    /// let mut watcher = client.watch("user").await?;
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// client.disconnect();
+    /// client.reconnect().await?;
     /// client.put("user", "alice").await?;
-    /// let event = watcher.next().await.unwrap()?;
-    /// assert_eq!(event, Event::Put { key: b"user".to_vec(), value: b"alice".to_vec() });
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Cancel safety: dropped half-way, it has begun no watch that lasts.
-    pub async fn watch(&self, key: impl AsRef<[u8]>) -> Result<Watcher, Error> {
-        self.begin_watch(check::watch(key.as_ref())).await
-    }
-
-    /// Watches every key that begins so; all keys where the prefix is empty.
-    pub async fn watch_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Watcher, Error> {
-        self.begin_watch(check::watch_prefix(prefix.as_ref())).await
-    }
-
-    /// Reads a key and watches it, with no gap and no overlap: the values contain every change
-    /// before the first event, and none from there on.
-    pub async fn get_and_watch(
-        &self,
-        key: impl AsRef<[u8]>,
-    ) -> Result<(Vec<Vec<u8>>, Watcher), Error> {
-        let key = key.as_ref();
-        let subject = check::watch(key).map_err(unsendable)?;
-        let link = self.shared.link().clone();
-        let watcher = Watcher::new(link.clone(), subject.clone());
-        self.limited(async {
-            loop {
-                let asks = vec![
-                    Ask::Watch {
-                        subject: subject.clone(),
-                        mailbox: watcher.mailbox().clone(),
-                    },
-                    Ask::Get {
-                        key: key.to_vec(),
-                        snapshot: Some(watcher.mailbox().clone()),
-                    },
-                ];
-                let mut answers = link.call(asks).await?.into_iter();
-                only(answers.next())?;
-                match only(answers.next())? {
-                    Answer::Values(values) => break Ok(values),
-                    // The key was deleted just then, before the read or after it.
-                    _ => continue,
-                }
-            }
-        })
-        .await
-        .map(|values| (values, watcher))
-    }
-
-    /// Connects anew, for all clones, where the connection does not answer a [`sync`](Self::sync);
-    /// where it does, this does nothing. Names are not resolved again. Watchers do not come along.
-    ///
-    /// Several callers may do it at once: one connection is kept. Cancel safety: dropped half-way,
-    /// it has done nothing.
+    /// Several callers may call it at once: one connection is kept. Cancel safety: if the call is
+    /// dropped half-way, the client has no new connection.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`]: the server can't be reached, or the client was made of a stream and has
-    /// no address to go to. What [`authenticate`](Self::authenticate) may fail with, where it was
-    /// called before.
+    /// [`Error::Connect`] if the server can't be reached, or if the client was made of a stream and
+    /// has no address. The errors of [`authenticate`](Self::authenticate), if that was called before.
     pub async fn reconnect(&self) -> Result<(), Error> {
-        let link = self.shared.link().clone();
-        // While nobody asks anything of it, a connection may have ended unnoticed.
-        if link.fault().is_none() && self.sync().await.is_ok() {
+        let link = self.link();
+        // While nobody waits for anything, a connection may have ended unnoticed.
+        if link.error().is_none() && self.sync().await.is_ok() {
             return Ok(());
         }
         link.end();
-        let secret = self.shared.secret().clone();
-        let dial = async {
-            let transport = dial(&self.shared.addresses).await;
-            let link = Link::new(transport.map_err(Error::Connect)?);
+        let secret = self.shared.secret.lock().clone();
+        let connect = async {
+            let transport = connect_tcp(&self.shared.addresses).await;
+            let link = ServerLink::new(transport.map_err(Error::Connect)?);
             if let Some(secret) = secret {
-                only(link.call(vec![auth(&secret)]).await?.into_iter().next())?;
+                link.request(auth(&secret)).await?;
             }
             Ok(Arc::new(link))
         };
-        let link = self.limited(dial).await?;
-        let mut current = self.shared.link();
-        if current.fault().is_some() {
+        let link = self.with_deadline(connect).await?;
+        let mut current = self.shared.link.lock();
+        if current.error().is_some() {
             let old = std::mem::replace(&mut *current, link);
             drop(current);
             drop(old);
@@ -350,65 +328,68 @@ impl Client {
         Ok(())
     }
 
-    /// Ends the connection now, for all clones: what waits fails with [`Error::Disconnected`].
+    /// Ends the connection now, for all clones: every call that waits fails with
+    /// [`Error::Disconnected`].
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// client.disconnect();
+    /// let error = client.put("user", "alice").await.unwrap_err();
+    /// assert!(error.is_disconnected());
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disconnect(&self) {
-        let link = self.shared.link().clone();
-        link.end();
-    }
-
-    async fn write(&self, ask: Result<Ask, &'static str>) -> Result<(), Error> {
-        self.ask_one(ask.map_err(unsendable)?).await.map(|_| ())
-    }
-
-    async fn begin_watch(&self, subject: Result<Subject, &'static str>) -> Result<Watcher, Error> {
-        let subject = subject.map_err(unsendable)?;
-        let link = self.shared.link().clone();
-        // Dropped after the call, so that its leaving finds a call that was sent or never will be.
-        let watcher = Watcher::new(link.clone(), subject.clone());
-        let mailbox = watcher.mailbox().clone();
-        let asks = vec![Ask::Watch { subject, mailbox }];
-        only(self.limited(link.call(asks)).await?.into_iter().next())?;
-        Ok(watcher)
-    }
-
-    async fn ask_one(&self, ask: Ask) -> Result<Answer, Error> {
-        only(self.ask(vec![ask]).await?.into_iter().next())
-    }
-
-    async fn ask(&self, asks: Vec<Ask>) -> Result<Answers, Error> {
-        let link = self.shared.link().clone();
-        self.limited(link.call(asks)).await
-    }
-
-    async fn limited<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let Some(limit) = self.limit else {
-            return work.await;
-        };
-        let over = async {
-            Timer::after(limit).await;
-            Err(Error::TimedOut)
-        };
-        future::or(work, over).await
+        self.link().end();
     }
 }
 
-fn auth(secret: &Secret) -> Ask {
+/// What the modules below send by.
+impl Client {
+    async fn request(&self, request: Request) -> Result<Response, Error> {
+        let link = self.link();
+        self.with_deadline(link.request(request)).await
+    }
+
+    fn link(&self) -> Arc<ServerLink> {
+        self.shared.link.lock().clone()
+    }
+
+    async fn with_deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(timeout) = self.timeout else {
+            return work.await;
+        };
+        let late = async {
+            Timer::after(timeout).await;
+            Err(Error::TimedOut)
+        };
+        future::or(work, late).await
+    }
+}
+
+fn auth(secret: &Secret) -> Request {
     let mut line = Vec::new();
     let secret = secret.expose();
     Command::Auth { secret }.encode(&mut line);
-    Ask::Write(line)
+    Request::Write(line)
 }
 
-fn unsendable(reason: &'static str) -> Error {
+fn invalid_argument(reason: &'static str) -> Error {
     Error::InvalidArgument { command: 0, reason }
 }
 
-/// There is an answer to each ask.
-fn only(answer: Option<Result<Answer, Error>>) -> Result<Answer, Error> {
-    answer.unwrap_or(Err(Error::Disconnected(None)))
-}
-
-async fn dial(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
+async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
     if addresses.is_empty() {
         let message = "there is no address to connect to";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -416,18 +397,18 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
     let stream = TcpStream::connect(addresses).await?;
     // A command is written whole; holding it back would only delay it.
     stream.set_nodelay(true)?;
-    // Nobody else tells whoever waits that the server's machine is gone.
+    // Nothing else shows a client that waits that the server's machine is gone.
     SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
     Ok(Box::new(stream))
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fault = self.shared.link().fault();
+        let error = self.link().error();
         f.debug_struct("Client")
             .field("addresses", &self.shared.addresses)
-            .field("time_limit", &self.limit)
-            .field("fault", &fault)
+            .field("timeout", &self.timeout)
+            .field("error", &error)
             .finish()
     }
 }

@@ -8,13 +8,13 @@ use std::{
 
 use async_io::Timer;
 
-/// What time it is for a server, and how it waits.
+/// The clock and the timers of a server.
 ///
-/// A server waits for time where a client takes no bytes or keeps to a limit of time or rate, at a
-/// listener without descriptors, and at its shutdown. (TLS handshakes go by async-io's timers, whatever
-/// the clock.) Unless [told otherwise](crate::Builder::clock), it asks the system, through async-io.
-/// A clock of one's own is for those who have timers already, and for tests that can't wait. This
-/// one is on tokio's:
+/// A server uses them for its timeouts and its rate limit, for the wait of a listener that is out of
+/// descriptors, and for the grace time of its shutdown. (TLS handshakes use async-io's timers,
+/// whatever the clock.) By default the clock is the system's, through async-io.
+/// [`Builder::clock`](crate::Builder::clock) sets another: for a program that has timers already, and
+/// for tests that can't wait. This one uses tokio's:
 ///
 /// ```
 /// # mod tokio { pub mod time { pub async fn sleep_until(_: std::time::Instant) {} } }
@@ -37,10 +37,11 @@ use async_io::Timer;
 /// # drop(server);
 /// ```
 pub trait Clock: Send + Sync + 'static {
-    /// Now. It never goes backwards.
+    /// The time now. It never goes backwards.
     fn now(&self) -> Instant;
 
-    /// Is ready when that time has come.
+    /// A future that is ready when that time has come; at once if it has passed. The server may drop it
+    /// before.
     fn sleep(&self, until: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
     // For the simulation in tests/, which chooses the order of the server's tasks: asked before each
@@ -52,7 +53,7 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
-/// The system's.
+/// The system's clock.
 pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
@@ -67,7 +68,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A time beyond the clock's end is one in many years.
+/// The end of this time from now. If the clock can't express it, a time in many years.
 pub(crate) fn later(now: Instant, time: Duration) -> Instant {
     now.checked_add(time)
         .unwrap_or(now + Duration::from_secs(1 << 30))

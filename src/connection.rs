@@ -35,7 +35,7 @@ use std::{
 
 use async_channel::Sender;
 use futures_lite::{
-    AsyncRead, AsyncWrite, future,
+    future,
     io::{ReadHalf, WriteHalf, split},
 };
 
@@ -50,10 +50,7 @@ use outbox::Outbox;
 use peer::Peer;
 use rate_limiter::RateLimiter;
 
-/// What a client is: anything that reads and writes bytes.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+pub(crate) use crate::transport::Transport;
 
 /// What all sessions share.
 pub(crate) struct ConnectionContext {

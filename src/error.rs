@@ -4,12 +4,11 @@ use crate::protocol::Code;
 
 /// What can go wrong in this crate.
 ///
-/// Nothing that a client sends ends up here on the server's side: a client's mistakes are answered
-/// on its connection, where [`Client`](crate::Client) makes errors of them again.
+/// On the server's side, a client's mistakes are no errors of this kind: they are answered on its
+/// connection, and [`Client`](crate::Client) makes errors of these answers.
 ///
-/// `Display` is one line with the cause in it, so that `{error}` says all there is to say.
-/// `source()` goes on behind that cause, so that a printed chain says nothing twice. The cause
-/// itself is in the variant.
+/// `Display` is one line that contains the cause. `source()` returns the cause of that cause, so a
+/// printed chain says nothing twice. The cause itself is in the variant.
 ///
 /// ```
 /// use std::error::Error as _;
@@ -25,7 +24,7 @@ pub enum Error {
     Listen(io::Error),
     /// The server has shut down, or is doing so.
     Closed,
-    /// The store could not do what it was asked to.
+    /// The store failed to apply a command.
     Store(Box<dyn StdError + Send + Sync>),
     /// A secret that no line could carry, or that could not be read.
     Secret(
@@ -34,19 +33,19 @@ pub enum Error {
     ),
     /// A client could not reach its server.
     Connect(io::Error),
-    /// A client was given something that no line can carry. Nothing was sent.
+    /// A client got an argument that no line can carry. Nothing was sent.
     InvalidArgument {
-        /// Which command of the pipeline it was, the first being 0; 0 for a call on its own.
+        /// The index of the command in the pipeline, from 0; 0 for a call on its own.
         command: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The server refused a client's command, which is not applied; or, where it refused all of
-    /// the connection, every command that waited, and the connection is over.
+    /// The server refused a client's command, and did not apply it. Or it refused the whole
+    /// connection; then every command that waited has this error, and the connection is over.
     Refused {
         /// What kind of refusal it is.
         code: Code,
-        /// What the server says of it.
+        /// The server's message.
         message: String,
     },
     /// The server took a client's command and refused the fence behind it, as it may at its
@@ -54,7 +53,7 @@ pub enum Error {
     Unconfirmed {
         /// What kind of refusal it is.
         code: Code,
-        /// What the server says of it.
+        /// The server's message.
         message: String,
     },
     /// The server dropped replies to a client that did not read in time, so this read has no
@@ -65,19 +64,20 @@ pub enum Error {
     },
     /// A client's connection is over. What was under way may or may not have been applied.
     Disconnected(
-        /// The transport's own error, where there was one.
+        /// The transport's own error, if there was one.
         Option<Arc<io::Error>>,
     ),
-    /// The server said something that no keywire server says here. The connection is over: what
-    /// comes next can't be trusted to be the answer to what was asked.
+    /// The server sent a line that no keywire server sends here. The connection is over: the lines
+    /// that follow can't be matched to commands any more.
     Protocol(
-        /// What it said.
+        /// The kind of line.
         &'static str,
     ),
-    /// A client's call took longer than its time limit. It may or may not be applied.
+    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be applied.
     TimedOut,
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     Tls {
         /// Which: the name of its [`Pem`](crate::tls::Pem).
         what: String,
@@ -87,10 +87,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// A failure of a store, from words or from any other error.
+    /// A failure of a store, from a message or from any other error.
     ///
-    /// The text of `reason` goes to the client whose command failed, so it should hold nothing
-    /// that a client must not see.
+    /// ```
+    /// let error = keywire::Error::store("the disk is full");
+    /// assert!(matches!(error, keywire::Error::Store(_)));
+    /// ```
+    ///
+    /// The text of `reason` goes to the client whose command failed, so it must hold nothing that a
+    /// client must not see.
     pub fn store(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Error::Store(reason.into())
     }
@@ -160,7 +165,7 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// What is behind the cause that `Display` shows.
+    /// The cause of the cause that `Display` shows.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Error::Listen(cause) | Error::Connect(cause) => cause.source(),
@@ -169,6 +174,41 @@ impl StdError for Error {
             #[cfg(feature = "tls")]
             Error::Tls { source, .. } => source.source(),
             _ => None,
+        }
+    }
+}
+
+/// What ended a client's connection. Every call that waits gets a copy.
+#[derive(Clone, Debug)]
+pub(crate) enum ConnectionError {
+    Refused { code: Code, message: String },
+    Disconnected(Option<Arc<io::Error>>),
+    Protocol(&'static str),
+}
+
+impl ConnectionError {
+    /// For a command that was sent: a refusal is not one of the command itself, but of the fence
+    /// behind it, or of everything that follows.
+    pub(crate) fn unconfirmed(self) -> Error {
+        match self {
+            ConnectionError::Refused { code, message } => Error::Unconfirmed { code, message },
+            other => other.into(),
+        }
+    }
+}
+
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        ConnectionError::Disconnected(Some(Arc::new(error)))
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Refused { code, message } => Error::Refused { code, message },
+            ConnectionError::Disconnected(source) => Error::Disconnected(source),
+            ConnectionError::Protocol(reason) => Error::Protocol(reason),
         }
     }
 }

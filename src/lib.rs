@@ -112,6 +112,7 @@ mod coordinator;
 mod error;
 pub mod guide;
 mod listen;
+mod lock;
 pub mod protocol;
 mod secret;
 mod server;
@@ -121,6 +122,7 @@ pub mod store;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
+mod transport;
 mod watch;
 
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};

@@ -8,13 +8,13 @@
 //! | `Put:key:value` | appends value to the key's list | none |
 //! | `Get:key` | reads the key's list | one `key:value` a value, oldest first; none if the key has none |
 //! | `Delete:key` | removes the key and all its values | none |
-//! | `Update:key:old:new` | replaces the first value equal to old by new, in place; appends new where there is none | none |
+//! | `Update:key:old:new` | replaces the first value equal to old by new, in place; appends new if there is none | none |
 //! | `Sync` or `Sync:token` | a fence | `:sync:DROPPED:token` |
 //! | `Stats` | reads the counters | `:stats:active=N dropped=N ...` |
-//! | `Watch:key` | from here on, tells of every change of the key | `:watch:key` |
-//! | `WatchPrefix:prefix` | the same for every key that begins so; an empty prefix is all keys | `:watchprefix:prefix` |
-//! | `Unwatch:key`, `UnwatchPrefix:prefix` | ends what a watch of the same began | none |
-//! | `Auth:secret` | asks to be let in, where the server wants a secret; elsewhere any will do | none |
+//! | `Watch:key` | every later change of the key comes as an event | `:watch:key`, then events |
+//! | `WatchPrefix:prefix` | the same for every key that begins with the prefix; an empty prefix is all keys | `:watchprefix:prefix`, then events |
+//! | `Unwatch:key`, `UnwatchPrefix:prefix` | ends the watch of the same key or prefix | none |
+//! | `Auth:secret` | authenticates, if the server wants a secret; if not, any secret will do | none |
 //!
 //! ```text
 //! command = "Put:" key ":" value
@@ -31,69 +31,99 @@
 //! value, new, token, secret = *( any byte but LF )
 //! ```
 //!
-//! A key is never empty, so a data line never begins with a colon. A line that does is the server
-//! speaking of the connection itself, a *control line*: the reply to `Sync` or `Stats`, or
-//! `:error:LINE:CODE:words for a person`. LINE is the 1-based number of the line that was refused,
-//! counting every line of the connection, blank ones too, or 0 where no line is to blame.
-//! [`Code`] lists the codes.
+//! A key is never empty, so a data line never begins with a colon. A line that does is a *control
+//! line*: a reply to `Sync`, `Stats` or a watch, an event, or `:error:LINE:CODE:message`. LINE is the
+//! 1-based number of the line that was refused, counting every line of the connection, blank ones
+//! too, or 0 if no line is to blame. [`Code`] lists the codes.
+//!
+//! # Growth
 //!
 //! The wire can grow. A client ignores a control line of a kind that it does not know, wherever it
 //! comes, also between the lines of a reply. It takes an error code that it does not know as an
-//! error of that line. Neither ends its connection. A line that is known and malformed may.
+//! error of that line. Neither ends its connection. A control line of a known kind that is malformed
+//! may end it.
 //!
-//! At its shutdown, a server tells `:error:0:closing:...` as the last line of every connection that
+//! # The end of a connection
+//!
+//! At its shutdown, a server sends `:error:0:closing:...` as the last line of every connection that
 //! has sent a `Sync`, a `Stats`, a `Watch` or an `Auth`, unless a line of it was refused with
-//! `closing` before. Other connections just end: a client of only the first four commands, which
-//! sends them correctly, never sees a control line.
+//! `closing` before. Other connections end without it: a client that sends only the first four
+//! commands, correctly, never sees a control line.
 //!
-//! One thing ends a connection at once: an HTTP request line or a `Host:` line before its first
-//! valid command, since any web page can send such bytes to a port of its reader's machine. It is
-//! answered with one `malformed`, and nothing behind it is applied. The same goes for a connection
-//! that begins with a TLS handshake, at a port that does not speak TLS.
+//! An HTTP request line or a `Host:` line before the first valid command ends the connection at once,
+//! since any web page can send such bytes to a port of its reader's machine. It is answered with one
+//! `malformed`, and nothing behind it is applied. The same goes for a connection that begins with a
+//! TLS handshake, at a port that does not speak TLS.
+//!
+//! # Events
 //!
 //! Changes of what a connection watches come as control lines too, in the order applied:
 //! `:put:key:value`, `:update:key:old:new`, `:delete:key`. A change is a write that was applied,
 //! whoever sent it; also a `Delete` of a key that had no values. One that matches several watches
-//! comes once. Their place among the replies tells what they came before: a `Get` after a `Watch`
-//! gives a snapshot, in which every change told before it is contained and none told after.
-//! Changes are the only control lines that can be lost: a connection that does not keep up is told
-//! how many it missed, `:missed:N`, before the next change. Where a connection's input ends, its
-//! watches do.
+//! comes once. Their place among the replies counts: a `Get` after a `Watch` gives a snapshot, which
+//! contains every change that came before it and none that comes after. Changes are the only control
+//! lines that can be lost: a connection that does not keep up gets their number, `:missed:N`, before
+//! the next change. When a connection's input ends, its watches end.
 //!
-//! Where the server wants a secret, a connection may do nothing before it has said it. A `Sync`
-//! behind the `Auth` tells that it was right; until then every line is answered `unauthorized`, and
-//! the third such line is the last.
+//! # Authentication
 //!
-//! The modules follow the bytes: [`LineDecoder`] cuts what was read into lines, [`Command::parse`] reads
-//! a line, and [`Reply`] is what comes back. All of it is pure: no I/O, no clock, no executor.
+//! If the server wants a secret, it refuses every line before the right `Auth` with `unauthorized`; the
+//! third such line ends the connection. The reply to a `Sync` behind the `Auth` confirms the secret.
+//!
+//! # The modules
+//!
+//! They follow the bytes: [`LineDecoder`] cuts reads into lines, [`Command::parse`] reads a line, and
+//! [`Reply`] is a line that comes back. All of it is pure: no I/O, no clock, no executor.
 //!
 //! ```
-//! use keywire::protocol::{Command, LineDecoder, Operation};
+//! use keywire::protocol::{Command, LineDecoder, Write};
 //!
 //! let mut lines = LineDecoder::new(1024);
 //! assert!(lines.push(b"Put:user:al").is_empty()); // no whole line yet
 //! let block = lines.push(b"ice\r\nGet:us"); // one line ends here, another begins
 //! let line = block.iter().next().unwrap().unwrap();
-//! assert_eq!(
-//!     Command::parse(line).unwrap(),
-//!     Command::Operation(Operation::Put { key: b"user", value: b"alice" }),
-//! );
+//! let put = Write::Put { key: b"user", value: b"alice" };
+//! assert_eq!(Command::parse(line), Ok(put.into()));
 //! ```
 
 mod command;
 mod lines;
 mod reply;
 
-pub use command::{Command, Operation, ParseError, Topic};
+use std::fmt;
+
+pub use command::{Command, Operation, ParseError, Topic, Write};
 pub use lines::{LineBlock, LineDecoder, LineTooLong};
-pub use reply::{Change, Code, Reply, ReplyError};
+pub use reply::{Code, Reply, ReplyError};
 pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 
 /// Shows a payload by its length alone: keys and values stay out of logs.
-struct Hidden<'a>(&'a [u8]);
+struct Redacted<'a>(&'a [u8]);
 
-impl std::fmt::Debug for Hidden<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} bytes]", self.0.len())
     }
+}
+
+/// A field of a line and its name.
+type Field<'a> = (&'static str, &'a [u8]);
+
+/// Shows a word and the lengths of its fields.
+fn debug_fields(f: &mut fmt::Formatter<'_>, word: &str, fields: &[Field<'_>]) -> fmt::Result {
+    let mut out = f.debug_struct(word);
+    for (name, bytes) in fields {
+        out.field(name, &Redacted(bytes));
+    }
+    out.finish()
+}
+
+/// Appends the line of a word and its fields.
+fn push_fields(out: &mut Vec<u8>, word: &str, fields: &[Field<'_>]) {
+    out.extend_from_slice(word.as_bytes());
+    for (_, bytes) in fields {
+        out.push(b':');
+        out.extend_from_slice(bytes);
+    }
+    out.push(b'\n');
 }

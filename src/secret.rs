@@ -4,13 +4,13 @@ use subtle::ConstantTimeEq as _;
 
 use crate::Error;
 
-/// The longest secret, in bytes. It bounds what a connection may send before it is let in.
+/// The longest secret, in bytes. It bounds what a connection may send before it is authenticated.
 const MAX_BYTES: usize = 512;
 
-/// What a client says to be let in. See [`Builder::secret`](crate::Builder::secret) and
+/// The secret by which clients authenticate. See [`Builder::secret`](crate::Builder::secret) and
 /// [`Client::authenticate`](crate::Client::authenticate).
 ///
-/// Neither `Debug` nor an error ever shows it.
+/// Neither `Debug` nor an error shows it. Clones share one copy, which is not erased from memory.
 ///
 /// ```
 /// use keywire::Secret;
@@ -27,14 +27,18 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// A secret of 1 to 512 bytes, any but LF, the last of them no CR.
+    /// A secret of 1 to 512 bytes, of any bytes but LF; the last is not a CR.
     ///
-    /// Whoever can guess it comes in, and guessing is slowed down but not stopped: take a long one
-    /// that was made at random, such as what `openssl rand -hex 32` prints.
+    /// A server slows guessing down and does not stop it, so take a long secret that was made at
+    /// random, such as the output of `openssl rand -hex 32`.
     ///
     /// # Errors
     ///
-    /// [`Error::Secret`] where no line could carry it.
+    /// [`Error::Secret`] if it is empty, longer than 512 bytes, holds an LF or ends in a CR.
+    ///
+    /// ```
+    /// assert!(keywire::Secret::new("two\nlines").is_err());
+    /// ```
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, Error> {
         let secret = secret.as_ref();
         let wrong = if secret.is_empty() {
@@ -58,7 +62,12 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`Error::Secret`], which names the file, where it can't be read or holds something else.
+    /// [`Error::Secret`] if the file can't be read or holds something else. It names the file.
+    ///
+    /// ```
+    /// let error = keywire::Secret::from_file("no/such/file").unwrap_err();
+    /// assert!(error.to_string().contains("no/such/file"));
+    /// ```
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let named =
@@ -76,7 +85,8 @@ impl Secret {
         })
     }
 
-    /// Whether it is this. How long that takes tells nothing of the secret, not even its length.
+    /// Whether the guess is the secret. The time that takes depends on nothing of the secret, not even
+    /// its length.
     pub(crate) fn is(&self, guess: &[u8]) -> bool {
         let fits = guess.len() <= MAX_BYTES;
         let guess = &guess[..guess.len().min(MAX_BYTES)];
@@ -85,7 +95,11 @@ impl Secret {
         fits & bool::from(same & as_long)
     }
 
-    /// What it is, to be said over a connection.
+    /// The bytes of the secret, for a client of your own to send.
+    ///
+    /// ```
+    /// assert_eq!(keywire::Secret::new("open").unwrap().expose(), b"open");
+    /// ```
     pub fn expose(&self) -> &[u8] {
         &self.padded[..self.len]
     }

@@ -43,15 +43,19 @@
 //! ```
 
 use std::{
+    convert::Infallible,
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
-use async_channel::{Receiver, Sender};
-use event_listener::Event;
+use async_channel::{Receiver, RecvError, Sender};
+use async_executor::{Executor, Task};
+use futures_lite::future;
+
+use crate::lock::Lock;
 
 /// A stage that squares: integers come in by one channel, their squares go out by another.
 ///
@@ -59,193 +63,172 @@ use event_listener::Event;
 /// (The output channel itself has room for one.) Order is kept. Squares are exact: every `i64` has
 /// its square in an `i128`.
 ///
-/// [`Squarer::new`] returns at once, with this handle, the [`Stage`] that does the work, and the
-/// output. Poll the worker on any executor. It ends, and the output with it, when
+/// [`Squarer::new`] returns this handle, the [`Stage`] that does the work, and the output. Poll the
+/// stage on any executor. The stage ends, and both its channels with it, when
 ///
 /// - the input is closed and empty, after giving out what it took;
-/// - nobody holds the output any more;
-/// - [`close`](Self::close) is called, or the worker is dropped.
+/// - every receiver of the output is dropped;
+/// - [`close`](Self::close) is called, or the [`Stage`] is dropped.
 ///
-/// Dropping this handle only means that nobody will close the stage by it.
+/// Dropping this handle does not end the stage.
 ///
 /// ```
 /// use futures_lite::{StreamExt, future};
 /// use keywire::Squarer;
 ///
 /// let (numbers, input) = async_channel::unbounded();
-/// let (squarer, worker, output) = Squarer::new(input);
+/// let (squarer, stage, output) = Squarer::new(input);
 /// for n in [1, -2, i64::MIN] {
 ///     numbers.try_send(n).unwrap();
 /// }
 /// numbers.close();
-/// let (squares, ()) = future::block_on(future::zip(output.collect::<Vec<i128>>(), worker));
+/// let (squares, ()) = future::block_on(future::zip(output.collect::<Vec<i128>>(), stage));
 /// assert_eq!(squares, [1, 4, 1 << 126]);
 /// future::block_on(squarer.close()); // it has ended already; this returns at once
 /// ```
 pub struct Squarer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedStage>,
 }
 
-/// The moving part of a [`Squarer`]: a future that is ready when the stage has ended.
+/// The work of a [`Squarer`]: a future that is ready when the stage has ended.
 ///
 /// ```
 /// use futures_lite::future;
 /// use keywire::Squarer;
 ///
 /// let (numbers, input) = async_channel::bounded(1);
-/// let (squarer, worker, output) = Squarer::new(input);
+/// let (squarer, stage, output) = Squarer::new(input);
 /// future::block_on(squarer.close());
-/// future::block_on(worker); // ready at once
+/// future::block_on(stage); // ready at once
 /// assert!(numbers.is_closed() && output.is_closed());
 /// ```
-#[must_use = "the stage does nothing unless its worker is polled"]
+#[must_use = "the stage does nothing unless it is polled"]
 pub struct Stage {
-    shared: Arc<Shared>,
+    shared: Arc<SharedStage>,
+    run: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-struct Shared {
-    slot: Mutex<Slot>,
-    /// Notified when `slot` becomes `Gone`.
-    gone: Event,
+/// The work is a task of a private executor. So whoever waits for its end can run it: the stage,
+/// and `close`, which then need not wait for a stage that nobody polls.
+struct SharedStage {
+    executor: Executor<'static>,
+    /// Dropping it cancels the task.
+    task: Lock<Option<Task<()>>>,
+    /// Closed when the task is gone.
+    finished: Receiver<Infallible>,
 }
-
-/// Where the work is.
-enum Slot {
-    /// Between two polls, or before the first. Whoever takes it from here owns it, so `close`
-    /// need not wait for a worker that nobody polls.
-    Resting(Work, Option<Waker>),
-    /// Some thread is inside it, or dropping it.
-    Taken { close: bool },
-    /// It is dropped, and its channel ends with it.
-    Gone,
-}
-
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Squarer {
-    /// Makes the stage, without waiting.
+    /// Makes the stage. It returns at once and takes no input yet.
+    ///
+    /// ```
+    /// let (numbers, input) = async_channel::bounded(1);
+    /// let (squarer, stage, output) = keywire::Squarer::new(input);
+    /// numbers.try_send(2).unwrap();
+    /// assert_eq!(numbers.len(), 1); // nobody has polled the stage
+    /// # drop((squarer, stage, output));
+    /// ```
     pub fn new(input: Receiver<i64>) -> (Self, Stage, Receiver<i128>) {
-        let (sender, output) = async_channel::bounded(1);
-        let shared = Arc::new(Shared {
-            slot: Mutex::new(Slot::Resting(Box::pin(work(input, sender)), None)),
-            gone: Event::new(),
+        let (squares, output) = async_channel::bounded(1);
+        let (finish, finished) = async_channel::bounded(1);
+        let executor = Executor::new();
+        let task = executor.spawn(Squaring {
+            work: Box::pin(square(input, squares)),
+            _finish: finish,
         });
-        let worker = Stage {
+        let shared = Arc::new(SharedStage {
+            executor,
+            task: Lock::new(Some(task)),
+            finished,
+        });
+        let running = shared.clone();
+        let run = Box::pin(async move { running.run().await });
+        let stage = Stage {
             shared: shared.clone(),
+            run,
         };
-        (Self { shared }, worker, output)
+        (Self { shared }, stage, output)
     }
 
-    /// Ends the stage, and returns when its work is gone: it will take no more input and holds
+    /// Ends the stage, and returns when its work is gone: then it takes no more input and holds
     /// neither channel.
     ///
     /// A value that was taken and not accepted by the output is lost; one that the output holds can
-    /// still be received. It does not matter whether anybody reads the output, whether the worker
-    /// was ever polled, or whether the stage has been closed before.
+    /// still be received. It does not matter whether anybody reads the output, whether the stage
+    /// was ever polled, or whether it has been closed before.
     ///
     /// Cancel safety: once polled, the stage ends, whether or not the caller waits.
+    ///
+    /// ```
+    /// let (numbers, input) = async_channel::bounded(1);
+    /// let (squarer, _stage, _output) = keywire::Squarer::new(input);
+    /// futures_lite::future::block_on(squarer.close());
+    /// assert!(numbers.is_closed());
+    /// ```
     pub async fn close(&self) {
-        loop {
-            let gone = self.shared.gone.listen();
-            if self.shared.end() {
-                return;
-            }
-            // A thread is inside the work, for as long as one poll takes.
-            gone.await;
-        }
+        self.shared.cancel();
+        self.shared.run().await;
     }
 }
 
-async fn work(input: Receiver<i64>, output: Sender<i128>) {
-    // The stage ends, too, when nobody is there to hear it.
-    while let Ok(n) = futures_lite::future::or(input.recv(), unheard(&output)).await {
+async fn square(input: Receiver<i64>, output: Sender<i128>) {
+    // The stage ends, too, when the output has no receiver.
+    while let Ok(n) = future::or(input.recv(), output_closed(&output)).await {
         let n = i128::from(n);
         if output.send(n * n).await.is_err() {
             return;
         }
         // However busy both sides are, a poll is short, and `close` need not wait long for it.
-        futures_lite::future::yield_now().await;
+        future::yield_now().await;
     }
 }
 
 /// Waits until the output has no receiver.
-async fn unheard<T>(output: &Sender<i128>) -> Result<T, async_channel::RecvError> {
+async fn output_closed<T>(output: &Sender<i128>) -> Result<T, RecvError> {
     output.closed().await;
-    Err(async_channel::RecvError)
+    Err(RecvError)
 }
 
-impl Shared {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+/// The task. Its fields are dropped in this order: when `finished` is closed, the work has let go of
+/// its channels.
+struct Squaring {
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _finish: Sender<Infallible>,
+}
+
+impl Future for Squaring {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.work.as_mut().poll(cx)
+    }
+}
+
+impl SharedStage {
+    /// Does the work, until it is gone.
+    async fn run(&self) {
+        let _ = self.executor.run(self.finished.recv()).await;
     }
 
-    /// Takes the work out for one poll, unless it has ended.
-    fn take(&self) -> Option<Work> {
-        let mut slot = self.slot();
-        match std::mem::replace(&mut *slot, Slot::Taken { close: false }) {
-            Slot::Resting(work, _) => Some(work),
-            ended => {
-                *slot = ended;
-                None
-            }
-        }
-    }
-
-    /// Ends the work where it rests. `false` means that some thread has it just now, and will end
-    /// it.
-    fn end(&self) -> bool {
-        let mut slot = self.slot();
-        match &mut *slot {
-            Slot::Taken { close } => {
-                *close = true;
-                return false;
-            }
-            Slot::Gone => return true,
-            Slot::Resting(..) => {}
-        }
-        let rested = std::mem::replace(&mut *slot, Slot::Taken { close: true });
-        drop(slot);
-        if let Slot::Resting(work, waker) = rested {
-            self.bury(work);
-            // The worker has nothing to wait for now.
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-        true
-    }
-
-    /// Drops the work that was taken from the slot. The lock is not held while it goes.
-    fn bury(&self, work: Work) {
-        drop(work);
-        *self.slot() = Slot::Gone;
-        self.gone.notify(usize::MAX);
+    /// The task is dropped when the executor runs next, or when the thread that is inside it leaves.
+    fn cancel(&self) {
+        let task = self.task.lock().take();
+        drop(task);
     }
 }
 
 impl Future for Stage {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(mut work) = self.shared.take() else {
-            return Poll::Ready(());
-        };
-        // The lock is not held here: what this wakes may call `close`.
-        let result = work.as_mut().poll(cx);
-        let mut slot = self.shared.slot();
-        if result.is_pending() && matches!(*slot, Slot::Taken { close: false }) {
-            *slot = Slot::Resting(work, Some(cx.waker().clone()));
-            return Poll::Pending;
-        }
-        drop(slot);
-        self.shared.bury(work);
-        Poll::Ready(())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.run.as_mut().poll(cx)
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.cancel();
+        while self.shared.executor.try_tick() {}
     }
 }
 

@@ -205,7 +205,7 @@ impl StoreSize {
 /// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
 ///
 /// ```
-/// use keywire::{Error, protocol::Operation, store::{Batch, Memory, Store}};
+/// use keywire::{Error, protocol::{Operation, Write}, store::{Batch, Memory, Store}};
 ///
 /// struct Guarded(Memory);
 ///
@@ -213,7 +213,7 @@ impl StoreSize {
 ///     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
 ///         while let Some(operation) = batch.take() {
 ///             match operation {
-///                 Operation::Put { key, .. } if key.starts_with(b"sys.") => {
+///                 Operation::Write(Write::Put { key, .. }) if key.starts_with(b"sys.") => {
 ///                     batch.fail(&Error::store("that key is read-only"));
 ///                 }
 ///                 operation => self.0.answer(operation, batch),

@@ -1,4 +1,4 @@
-//! TLS: a door around another door. Needs the feature `tls`.
+//! TLS: a listener around another listener. Needs the feature `tls`.
 //!
 //! [`TlsListener`] takes connections from any [`Listener`] and makes TLS streams of them.
 //! [`server_config`] and [`client_config`] make what rustls needs out of [`Pem`] files. The
@@ -34,25 +34,26 @@
 //!
 //! # The handshake
 //!
-//! It is done by the client's own session, not at the door, so a slow one delays nobody. A client
-//! in its handshake is a client like any other: it counts as active, and as dropped when it goes.
-//! A handshake that takes longer than the [handshake time](TlsListener::handshake_timeout) ends the
-//! connection. While [as many as may be](TlsListener::max_handshakes) are under way, the next
-//! connections wait in the system's backlog.
+//! The client's own connection task does the handshake, not the listener, so a slow handshake delays
+//! nobody. A client in its handshake is a client like any other: it counts as active, and as dropped
+//! when it goes. A handshake that takes longer than the
+//! [handshake timeout](TlsListener::handshake_timeout) ends the connection. While
+//! [the most that may be](TlsListener::max_handshakes) are under way, the next connections wait in the
+//! system's backlog.
 //!
-//! A client whose first byte is text, and so speaks no TLS, is told so in a line that it can read,
+//! A client whose first byte is text speaks no TLS. It gets a line that it can read,
 //! `:error:0:malformed:this port speaks TLS`, and nothing that it sends is applied.
 //!
 //! # The end of the input
 //!
-//! TLS can tell the end of what a client has to say from a connection that broke: the client says
-//! `close_notify` first. A server here takes an end of input without it for an end like any other,
+//! TLS distinguishes the end of a client's input from a connection that broke: the client sends
+//! `close_notify` first. This server takes an end of input without it for an end like any other,
 //! and still sends all replies. Many clients leave it out, and nothing is won by refusing them:
 //! commands are whole lines, and were applied when they came; a line that was cut off is not.
 //!
-//! The other way it matters, so the server always says `close_notify` behind the last reply. A
-//! client that did not get it knows that something may be missing, be it that the connection broke,
-//! that the server cut it off, or that [`Server::run`](crate::Server::run) was dropped.
+//! In the other direction it matters, so the server always sends `close_notify` behind the last
+//! reply. If a client did not get it, replies may be missing: the connection broke, the server cut it
+//! off, or [`Server::run`](crate::Server::run) was dropped.
 //!
 //! # A client that does not read
 //!
@@ -61,28 +62,31 @@
 //! [stall time](crate::Builder::stall_timeout).
 
 mod pem;
-mod slots;
 mod stream;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
+
+use async_channel::{Receiver, Sender};
+use futures_rustls::TlsAcceptor;
+use rustls::ServerConfig;
+
+use crate::Listener;
 
 pub use futures_rustls::{self, TlsConnector, rustls};
 pub use pem::{Pem, client_config, server_config};
 pub use stream::TlsStream;
 
-use crate::Listener;
-use futures_rustls::TlsAcceptor;
-use rustls::ServerConfig;
-use slots::Slots;
-
 /// More than a processor can compute within a usual round trip, so honest clients never wait for
-/// a place, only for the processor. And what they hold together stays small: a handshake message
-/// may have 64 KiB, so it is 16 MiB at most.
+/// a permit, only for the processor. The memory of all stays small: a handshake message may have
+/// 64 KiB, so it is 16 MiB at most.
 const MAX_HANDSHAKES: usize = 256;
 
-/// Long enough for a bad mobile connection, short enough that those who stall give their places
-/// up while others still wait in the backlog.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// What [`TlsListener::max_handshakes`] is bounded by. The channel takes 8 bytes for each.
+const MOST_HANDSHAKES: usize = 1 << 16;
+
+/// Long enough for a bad mobile connection, short enough that clients that stall give up their
+/// permits while others still wait in the backlog.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A [`Listener`] that speaks TLS on the connections of another one.
 ///
@@ -100,42 +104,47 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// # Ok::<(), keywire::Error>(())
 /// ```
 ///
-/// Whatever [`Listener::accept`] of the other one fails with, this one fails with. A handshake that
-/// fails is no failure of the door: it is the [`TlsStream`] that fails, and its client is gone.
+/// If [`Listener::accept`] of the other listener fails, this one fails with the same error. A handshake that
+/// fails is no failure of the listener: it is the [`TlsStream`] that fails, and its client is gone.
 pub struct TlsListener<L> {
     inner: L,
     acceptor: TlsAcceptor,
-    slots: Arc<Slots>,
+    /// Holds one message for each handshake under way.
+    handshakes: Sender<()>,
+    finished: Receiver<()>,
     handshake_timeout: Duration,
 }
 
 impl<L: Listener> TlsListener<L> {
     /// Speaks TLS as this configuration says: one of [`server_config`], or one's own.
     pub fn new(listener: L, config: Arc<ServerConfig>) -> Self {
+        let (handshakes, finished) = async_channel::bounded(MAX_HANDSHAKES);
         Self {
             inner: listener,
             acceptor: config.into(),
-            slots: Slots::new(MAX_HANDSHAKES),
-            handshake_timeout: HANDSHAKE_TIME,
+            handshakes,
+            finished,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
 
-    /// Handshakes that may be under way at a time; 256 unless set. At least 1.
+    /// Handshakes that may be under way at a time; 256 by default. The bounds are 1 and 65,536.
     ///
-    /// While there are so many, this door takes no more connections; they wait in the system's
-    /// backlog until a handshake is done, fails or is over its time. It bounds the memory that
-    /// clients can hold who have not shown yet that they speak TLS, and for how long the clients of
-    /// a server wait where very many come at once: a handshake takes 0.1 to 1 ms of a processor.
+    /// While there are so many, this listener accepts no more connections; they wait in the system's
+    /// backlog until a handshake is done, fails or times out. It bounds the memory that clients can
+    /// hold before they have shown that they speak TLS. It also bounds how long clients wait if very
+    /// many connect at once: a handshake takes 0.1 to 1 ms of a processor.
     #[must_use]
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
-        self.slots = Slots::new(handshakes.max(1));
+        let handshakes = handshakes.clamp(1, MOST_HANDSHAKES);
+        (self.handshakes, self.finished) = async_channel::bounded(handshakes);
         self
     }
 
-    /// How long a handshake may take, from the time the connection is accepted; 10 seconds unless
-    /// set. One that is late ends the connection.
+    /// How long a handshake may take, from the time the connection is accepted; 10 seconds by
+    /// default. A handshake that takes longer ends the connection.
     ///
-    /// The time is async-io's, whatever [clock](crate::Builder::clock) the server goes by.
+    /// The time is async-io's, whatever [clock](crate::Builder::clock) the server uses.
     #[must_use]
     pub fn handshake_timeout(mut self, time: Duration) -> Self {
         self.handshake_timeout = time;
@@ -146,13 +155,25 @@ impl<L: Listener> TlsListener<L> {
 impl<L: Listener> Listener for TlsListener<L> {
     type Connection = TlsStream<L::Connection>;
 
-    // What is awaited last is the other listener, which loses no connection where this is dropped.
+    // The other listener is awaited last. It loses no connection if this is dropped.
     async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
-        let slot = self.slots.take().await;
+        // It does not fail: the other end is here.
+        let _ = self.handshakes.send(()).await;
+        let permit = HandshakePermit(self.finished.clone());
         let (connection, address) = self.inner.accept().await?;
         let acceptor = self.acceptor.clone();
-        let stream = TlsStream::new(connection, acceptor, self.handshake_timeout, slot);
+        let stream = TlsStream::new(connection, acceptor, self.handshake_timeout, permit);
         Ok((stream, address))
+    }
+}
+
+/// One handshake under way. Dropping it lets the next connection in.
+struct HandshakePermit(Receiver<()>);
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        // Its own message is one of those in the channel.
+        let _ = self.0.try_recv();
     }
 }
 
@@ -160,7 +181,7 @@ impl<L: fmt::Debug> fmt::Debug for TlsListener<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsListener")
             .field("inner", &self.inner)
-            .field("free_handshakes", &self.slots.free())
+            .field("handshakes", &self.finished.len())
             .field("handshake_timeout", &self.handshake_timeout)
             .finish_non_exhaustive()
     }

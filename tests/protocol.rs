@@ -1,6 +1,8 @@
 //! The pure part: parsing, encoding, framing.
 
-use keywire::protocol::{Code, Command, LineDecoder, Operation, ParseError, Reply, ReplyError};
+use keywire::protocol::{
+    Code, Command, LineDecoder, Operation, ParseError, Reply, ReplyError, Write,
+};
 
 fn parse(line: &str) -> Result<Command<'_>, ParseError> {
     Command::parse(line.as_bytes())
@@ -11,50 +13,50 @@ fn each_command_is_read_as_the_table_says() {
     let operations: [(&str, Operation<'_>); 8] = [
         (
             "Put:k:v",
-            Operation::Put {
+            Operation::Write(Write::Put {
                 key: b"k",
                 value: b"v",
-            },
+            }),
         ),
         (
             "Put:k:",
-            Operation::Put {
+            Operation::Write(Write::Put {
                 key: b"k",
                 value: b"",
-            },
+            }),
         ),
         (
             "Put:k:a:b:",
-            Operation::Put {
+            Operation::Write(Write::Put {
                 key: b"k",
                 value: b"a:b:",
-            },
+            }),
         ),
         ("Get:some key", Operation::Get { key: b"some key" }),
-        ("Delete:k", Operation::Delete { key: b"k" }),
+        ("Delete:k", Operation::Write(Write::Delete { key: b"k" })),
         (
             "Update:k:o:n",
-            Operation::Update {
+            Operation::Write(Write::Update {
                 key: b"k",
                 old: b"o",
                 new: b"n",
-            },
+            }),
         ),
         (
             "Update:k::",
-            Operation::Update {
+            Operation::Write(Write::Update {
                 key: b"k",
                 old: b"",
                 new: b"",
-            },
+            }),
         ),
         (
             "Update:k:o:a:b",
-            Operation::Update {
+            Operation::Write(Write::Update {
                 key: b"k",
                 old: b"o",
                 new: b"a:b",
-            },
+            }),
         ),
     ];
     for (line, operation) in operations {

@@ -3,22 +3,35 @@
 use std::fmt;
 
 use super::{
-    Client, Outcome, check,
-    flow::{Answer, Ask},
+    Client, Outcome,
+    call::{Request, Response},
+    validate,
 };
 use crate::Error;
 
-/// Commands to be sent in one go, in order and with no other caller's in between; made by
+/// Pipelines.
+impl Client {
+    /// Begins a list of commands that are sent in one go. See [`Pipeline`] for an example.
+    pub fn pipeline(&self) -> Pipeline<'_> {
+        Pipeline {
+            client: self,
+            requests: Vec::new(),
+            invalid: None,
+        }
+    }
+}
+
+/// Commands that are sent in one go, in order and with no other caller's in between; made by
 /// [`Client::pipeline`].
 ///
 /// ```
-/// # use futures_lite::future;
-/// # let server = keywire::Server::new();
-/// # let handle = server.handle();
+/// # use {futures_lite::future, keywire::Client};
+/// # let mut server = keywire::Server::new();
+/// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// # let address = listener.local_addr()?;
+/// # server.listen(listener);
 /// # let example = async {
-/// #     let (ours, theirs) = async_net::unix::UnixStream::pair()?;
-/// #     handle.attach(theirs).await?;
-/// #     let client = keywire::Client::from_stream(ours);
+/// # let client = Client::connect(address).await?;
 /// let outcomes = client
 ///     .pipeline()
 ///     .put("user", "alice")
@@ -28,34 +41,26 @@ use crate::Error;
 ///     .await?;
 /// assert_eq!(outcomes.len(), 3);
 /// assert_eq!(outcomes[2].as_ref().unwrap(), &[b"bob"]);
-/// #     Ok::<(), Box<dyn std::error::Error>>(())
-/// # };
+/// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "nothing is sent before `send`"]
 pub struct Pipeline<'a> {
     client: &'a Client,
-    asks: Vec<Ask>,
+    requests: Vec<Request>,
     /// The first command that can't be sent.
-    fault: Option<Error>,
+    invalid: Option<Error>,
 }
 
-impl<'a> Pipeline<'a> {
-    pub(super) fn new(client: &'a Client) -> Self {
-        Self {
-            client,
-            asks: Vec::new(),
-            fault: None,
-        }
-    }
-
-    fn add(mut self, ask: Result<Ask, &'static str>) -> Self {
-        match ask {
-            Ok(ask) => self.asks.push(ask),
-            Err(reason) if self.fault.is_none() => {
-                let command = self.asks.len();
-                self.fault = Some(Error::InvalidArgument { command, reason });
+impl Pipeline<'_> {
+    fn add(mut self, request: Result<Request, &'static str>) -> Self {
+        match request {
+            Ok(request) => self.requests.push(request),
+            Err(reason) if self.invalid.is_none() => {
+                let command = self.requests.len();
+                self.invalid = Some(Error::InvalidArgument { command, reason });
             }
             Err(_) => {}
         }
@@ -64,64 +69,71 @@ impl<'a> Pipeline<'a> {
 
     /// Appends value to the key's list.
     pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.add(check::put(key.as_ref(), value.as_ref()))
+        self.add(validate::put(key.as_ref(), value.as_ref()))
     }
 
     /// Reads the key's list.
     pub fn get(self, key: impl AsRef<[u8]>) -> Self {
-        self.add(check::get(key.as_ref()))
+        self.add(validate::get(key.as_ref()))
     }
 
     /// Removes the key and all its values.
     pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
-        self.add(check::delete(key.as_ref()))
+        self.add(validate::delete(key.as_ref()))
     }
 
-    /// Replaces the first value equal to old by new, or else appends new.
+    /// Replaces the first value equal to old by new; appends new if there is none.
     pub fn update(
         self,
         key: impl AsRef<[u8]>,
         old: impl AsRef<[u8]>,
         new: impl AsRef<[u8]>,
     ) -> Self {
-        self.add(check::update(key.as_ref(), old.as_ref(), new.as_ref()))
+        self.add(validate::update(key.as_ref(), old.as_ref(), new.as_ref()))
     }
 
-    /// How many commands it has.
+    /// How many commands it has, without those that can't be sent.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.asks.len()
+        self.requests.len()
     }
 
-    /// Whether it has none. Sending it is a [`sync`](Client::sync) then.
+    /// Whether it has no commands. Then sending it is a [`sync`](Client::sync).
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.asks.is_empty()
+        self.requests.is_empty()
     }
 
-    /// Sends the commands, and gives each its outcome, in order. That of a write that was applied
-    /// is an empty list.
+    /// Sends the commands, and returns the outcome of each, in order. The outcome of a write that
+    /// was applied is an empty list.
     ///
-    /// It may be as long as you have memory for it and for its outcomes: answers are read while
-    /// commands are still being sent, and no more than a few thousand commands are under way at a
-    /// time. Others who share the connection wait until it is sent.
+    /// The length is bounded by your memory for the commands and their outcomes: replies are read
+    /// while commands are still being sent, and up to 4,096 commands are in flight at a time. Other
+    /// callers of the connection wait until the pipeline is sent.
     ///
-    /// Cancel safety: like that of [`Client`]; dropped half-way, a first part of it may be applied.
+    /// Cancel safety: like that of [`Client`]; if the call is dropped, a first part of the commands
+    /// may be applied.
     ///
     /// # Errors
     ///
-    /// Where nothing was sent: [`Error::InvalidArgument`] says which command can't be, and other errors
-    /// that there is no connection. And [`Error::TimedOut`]. Where the connection ends half-way,
-    /// the commands that have no answer by then have that error for an outcome.
+    /// [`Error::InvalidArgument`] names the first command that can't be sent; then none is sent. The
+    /// error that ended the connection, if it had ended before anything was sent. And
+    /// [`Error::TimedOut`]. If the connection ends half-way, its error is the outcome of each command
+    /// that has no response by then.
     pub async fn send(self) -> Result<Vec<Outcome>, Error> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
+        if let Some(invalid) = self.invalid {
+            return Err(invalid);
         }
-        let empty = self.asks.is_empty();
-        let asks = if empty { vec![Ask::Sync] } else { self.asks };
-        let answers = self.client.ask(asks).await?;
-        let outcomes = answers.into_iter().map(|answer| match answer? {
-            Answer::Values(values) => Ok(values),
+        let empty = self.requests.is_empty();
+        let requests = if empty {
+            vec![Request::Sync]
+        } else {
+            self.requests
+        };
+        let call = async { self.client.link().call(requests).await };
+        let responses = self.client.with_deadline(call).await?;
+        let outcomes = responses.into_iter().map(|response| match response? {
+            Response::Values(values) => Ok(values),
             _ => Ok(Vec::new()),
         });
         let outcomes = outcomes.skip(usize::from(empty));
@@ -132,7 +144,7 @@ impl<'a> Pipeline<'a> {
 impl fmt::Debug for Pipeline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
-            .field("commands", &self.asks.len())
+            .field("commands", &self.requests.len())
             .finish_non_exhaustive()
     }
 }

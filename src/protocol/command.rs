@@ -4,9 +4,9 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::{Code, Hidden};
+use super::{Code, Field, Redacted, debug_fields, push_fields};
 
-/// What a client may ask for, borrowed from the line that said it.
+/// A command of a client, borrowed from its line.
 ///
 /// `Debug` shows lengths, never keys or values.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,16 +15,16 @@ pub enum Command<'a> {
     Operation(Operation<'a>),
     /// `Sync` or `Sync:token`: a fence behind everything sent before it.
     Sync {
-        /// Given back in the reply. `None` is the bare word, which is answered like an empty token.
+        /// Comes back in the reply. `None` is the bare word, which is answered like an empty token.
         token: Option<&'a [u8]>,
     },
     /// `Stats`: reads the server's counters.
     Stats,
-    /// `Watch:key` or `WatchPrefix:prefix`: from now on, this connection hears of changes.
+    /// `Watch:key` or `WatchPrefix:prefix`: from now on, this connection gets an event for every change.
     Watch(Topic<'a>),
-    /// `Unwatch:key` or `UnwatchPrefix:prefix`: ends what a `Watch` of the same began.
+    /// `Unwatch:key` or `UnwatchPrefix:prefix`: ends the watch of the same key or prefix.
     Unwatch(Topic<'a>),
-    /// `Auth:secret`: asks to be let in.
+    /// `Auth:secret`: authenticates the connection, if the server wants a secret.
     Auth {
         /// Any bytes; colons, too.
         secret: &'a [u8],
@@ -45,7 +45,7 @@ pub enum Command<'a> {
 pub enum Topic<'a> {
     /// One key. Not empty; no `:`.
     Key(&'a [u8]),
-    /// Every key that begins so; all keys where it is empty. No `:`.
+    /// Every key that begins with this; all keys if it is empty. No `:`.
     Prefix(&'a [u8]),
 }
 
@@ -54,13 +54,37 @@ pub enum Topic<'a> {
 /// `Debug` shows lengths, never keys or values.
 ///
 /// ```
-/// use keywire::protocol::Operation;
+/// use keywire::protocol::{Operation, Write};
 ///
-/// let operation = Operation::Put { key: b"user", value: b"secret" };
-/// assert_eq!(format!("{operation:?}"), "Put { key: [4 bytes], value: [6 bytes] }");
+/// let put = Operation::Write(Write::Put { key: b"user", value: b"secret" });
+/// assert_eq!(format!("{put:?}"), "Put { key: [4 bytes], value: [6 bytes] }");
+/// assert_eq!(put.key(), Operation::Get { key: b"user" }.key());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
+    /// `Get:key` reads the key's list.
+    Get {
+        /// Not empty; no `:`.
+        key: &'a [u8],
+    },
+    /// A command that may change the key's list.
+    Write(Write<'a>),
+}
+
+/// The writes: as commands, and as changes that watchers are notified of.
+///
+/// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::protocol::{Command, Reply, Write};
+///
+/// let write = Write::Update { key: b"user", old: b"alice", new: b"bob" };
+/// assert_eq!(Command::parse(b"Update:user:alice:bob"), Ok(Command::from(write)));
+/// assert_eq!(Reply::parse(b":update:user:alice:bob"), Ok(Reply::Change(write)));
+/// assert_eq!(write.key(), b"user");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Write<'a> {
     /// `Put:key:value` appends value to the key's list.
     Put {
         /// Not empty; no `:`.
@@ -68,17 +92,13 @@ pub enum Operation<'a> {
         /// May be empty, may hold colons.
         value: &'a [u8],
     },
-    /// `Get:key` reads the key's list.
-    Get {
-        /// Not empty; no `:`.
-        key: &'a [u8],
-    },
     /// `Delete:key` removes the key and all its values.
     Delete {
         /// Not empty; no `:`.
         key: &'a [u8],
     },
-    /// `Update:key:old:new` replaces the first value equal to old, in place, or else appends new.
+    /// `Update:key:old:new` replaces the first value equal to old, in place; it appends new if there
+    /// is none.
     Update {
         /// Not empty; no `:`.
         key: &'a [u8],
@@ -90,37 +110,34 @@ pub enum Operation<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads one line, without its ending. Pure; allocates nothing.
+    /// Reads one line, without its ending. It is pure and allocates nothing.
     ///
-    /// The line must hold no LF: [`LineDecoder`](super::Lines) cuts at every one.
+    /// The line must hold no LF; [`LineDecoder`](super::LineDecoder) cuts at every one.
     ///
     /// ```
-    /// use keywire::protocol::{Command, Operation, ParseError};
+    /// use keywire::protocol::{Command, ParseError, Write};
     ///
     /// let command = Command::parse(b"Update:user:alice:a:b").unwrap();
-    /// assert_eq!(
-    ///     command,
-    ///     Command::Operation(Operation::Update { key: b"user", old: b"alice", new: b"a:b" }),
-    /// );
+    /// assert_eq!(command, Write::Update { key: b"user", old: b"alice", new: b"a:b" }.into());
     /// assert_eq!(Command::parse(b"Get:"), Err(ParseError::EmptyKey));
     /// ```
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         // The most frequent words first.
         let operation = if let Some(rest) = line.strip_prefix(b"Get:") {
             Operation::Get {
-                key: sole_key(rest)?,
+                key: single_key(rest)?,
             }
         } else if let Some(rest) = line.strip_prefix(b"Put:") {
             let (key, value) = key_and_rest(rest)?;
-            Operation::Put { key, value }
+            Operation::Write(Write::Put { key, value })
         } else if let Some(rest) = line.strip_prefix(b"Update:") {
             let (key, rest) = key_and_rest(rest)?;
             let (old, new) = split(rest).ok_or(ParseError::MissingField)?;
-            Operation::Update { key, old, new }
+            Operation::Write(Write::Update { key, old, new })
         } else if let Some(rest) = line.strip_prefix(b"Delete:") {
-            Operation::Delete {
-                key: sole_key(rest)?,
-            }
+            Operation::Write(Write::Delete {
+                key: single_key(rest)?,
+            })
         } else if let Some(rest) = line.strip_prefix(b"Sync") {
             return match rest {
                 [] => Ok(Command::Sync { token: None }),
@@ -142,17 +159,18 @@ impl<'a> Command<'a> {
         match word {
             b"Stats" if rest.is_none() => Ok(Command::Stats),
             b"Stats" => Err(ParseError::ExtraField),
-            b"Watch" => Ok(Command::Watch(Topic::Key(sole_key(field?)?))),
-            b"Unwatch" => Ok(Command::Unwatch(Topic::Key(sole_key(field?)?))),
-            b"WatchPrefix" => Ok(Command::Watch(Topic::Prefix(sole_prefix(field?)?))),
-            b"UnwatchPrefix" => Ok(Command::Unwatch(Topic::Prefix(sole_prefix(field?)?))),
+            b"Watch" => Ok(Command::Watch(Topic::Key(single_key(field?)?))),
+            b"Unwatch" => Ok(Command::Unwatch(Topic::Key(single_key(field?)?))),
+            b"WatchPrefix" => Ok(Command::Watch(Topic::Prefix(single_prefix(field?)?))),
+            b"UnwatchPrefix" => Ok(Command::Unwatch(Topic::Prefix(single_prefix(field?)?))),
             b"Auth" => Ok(Command::Auth { secret: field? }),
             b"Put" | b"Get" | b"Delete" | b"Update" => Err(ParseError::MissingField),
             _ => Err(ParseError::UnknownCommand),
         }
     }
 
-    /// Appends the line, its LF included, to `out`. What was parsed comes out as it was.
+    /// Appends the line, its LF included, to `out`. A command that was parsed is encoded to the line
+    /// it was parsed from.
     ///
     /// A field that ends the line and itself ends in a CR loses it on the way, because one CR
     /// before the LF is stripped.
@@ -166,35 +184,56 @@ impl<'a> Command<'a> {
     /// assert_eq!(out, b"Get:user\nSync:7\n");
     /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let parts: [&[u8]; 6] = match *self {
-            Command::Operation(Operation::Put { key, value }) => {
-                [b"Put:", key, b":", value, b"", b""]
+        self.with_fields(|word, fields| push_fields(out, word, fields));
+    }
+
+    /// The command's word, and its fields with their names, in the order of the line.
+    fn with_fields<T>(&self, f: impl FnOnce(&str, &[Field<'_>]) -> T) -> T {
+        match *self {
+            Command::Operation(Operation::Get { key }) => f("Get", &[("key", key)]),
+            Command::Operation(Operation::Write(write)) => {
+                write.with_fields(|[word, _], fields| f(word, fields))
             }
-            Command::Operation(Operation::Get { key }) => [b"Get:", key, b"", b"", b"", b""],
-            Command::Operation(Operation::Delete { key }) => [b"Delete:", key, b"", b"", b"", b""],
-            Command::Operation(Operation::Update { key, old, new }) => {
-                [b"Update:", key, b":", old, b":", new]
-            }
-            Command::Sync { token: None } => [b"Sync", b"", b"", b"", b"", b""],
-            Command::Sync { token: Some(token) } => [b"Sync:", token, b"", b"", b"", b""],
-            Command::Stats => [b"Stats", b"", b"", b"", b"", b""],
-            Command::Watch(topic) => topic.parts(b"Watch:", b"WatchPrefix:"),
-            Command::Unwatch(topic) => topic.parts(b"Unwatch:", b"UnwatchPrefix:"),
-            Command::Auth { secret } => [b"Auth:", secret, b"", b"", b"", b""],
-        };
-        for part in parts {
-            out.extend_from_slice(part);
+            Command::Sync { token: None } => f("Sync", &[]),
+            Command::Sync { token: Some(token) } => f("Sync", &[("token", token)]),
+            Command::Stats => f("Stats", &[]),
+            Command::Watch(Topic::Key(key)) => f("Watch", &[("key", key)]),
+            Command::Watch(Topic::Prefix(prefix)) => f("WatchPrefix", &[("prefix", prefix)]),
+            Command::Unwatch(Topic::Key(key)) => f("Unwatch", &[("key", key)]),
+            Command::Unwatch(Topic::Prefix(prefix)) => f("UnwatchPrefix", &[("prefix", prefix)]),
+            Command::Auth { secret } => f("Auth", &[("secret", secret)]),
         }
-        out.push(b'\n');
     }
 }
 
-impl<'a> Topic<'a> {
-    /// The parts of a line about it, the word being the one or the other.
-    fn parts(self, key_word: &'a [u8], prefix_word: &'a [u8]) -> [&'a [u8]; 6] {
-        match self {
-            Topic::Key(key) => [key_word, key, b"", b"", b"", b""],
-            Topic::Prefix(prefix) => [prefix_word, prefix, b"", b"", b"", b""],
+impl<'a> Operation<'a> {
+    /// The key that is read or written.
+    pub fn key(&self) -> &'a [u8] {
+        match *self {
+            Operation::Get { key } => key,
+            Operation::Write(write) => write.key(),
+        }
+    }
+}
+
+impl<'a> Write<'a> {
+    /// The key that is written.
+    pub fn key(&self) -> &'a [u8] {
+        match *self {
+            Write::Put { key, .. } | Write::Delete { key } | Write::Update { key, .. } => key,
+        }
+    }
+
+    /// Its word as a command and as an event, and its fields with their names, in the order of the
+    /// line.
+    pub(super) fn with_fields<T>(&self, f: impl FnOnce([&str; 2], &[Field<'_>]) -> T) -> T {
+        match *self {
+            Write::Put { key, value } => f(["Put", ":put"], &[("key", key), ("value", value)]),
+            Write::Delete { key } => f(["Delete", ":delete"], &[("key", key)]),
+            Write::Update { key, old, new } => f(
+                ["Update", ":update"],
+                &[("key", key), ("old", old), ("new", new)],
+            ),
         }
     }
 }
@@ -205,12 +244,24 @@ impl<'a> From<Operation<'a>> for Command<'a> {
     }
 }
 
+impl<'a> From<Write<'a>> for Operation<'a> {
+    fn from(write: Write<'a>) -> Self {
+        Operation::Write(write)
+    }
+}
+
+impl<'a> From<Write<'a>> for Command<'a> {
+    fn from(write: Write<'a>) -> Self {
+        Command::Operation(write.into())
+    }
+}
+
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = memchr(b':', bytes)?;
     Some((&bytes[..colon], &bytes[colon + 1..]))
 }
 
-fn sole_key(rest: &[u8]) -> Result<&[u8], ParseError> {
+fn single_key(rest: &[u8]) -> Result<&[u8], ParseError> {
     if rest.is_empty() {
         Err(ParseError::EmptyKey)
     } else if memchr(b':', rest).is_some() {
@@ -220,7 +271,7 @@ fn sole_key(rest: &[u8]) -> Result<&[u8], ParseError> {
     }
 }
 
-fn sole_prefix(rest: &[u8]) -> Result<&[u8], ParseError> {
+fn single_prefix(rest: &[u8]) -> Result<&[u8], ParseError> {
     match memchr(b':', rest) {
         Some(_) => Err(ParseError::ExtraField),
         None => Ok(rest),
@@ -257,7 +308,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The code that the `:error:` line carries.
+    /// The code of the `:error:` line.
     pub fn code(self) -> Code {
         match self {
             ParseError::UnknownCommand => Code::Unknown,
@@ -297,42 +348,30 @@ impl std::error::Error for ParseError {}
 impl fmt::Debug for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Command::Operation(operation) => operation.fmt(f),
-            Command::Sync { token } => f
-                .debug_struct("Sync")
-                .field("token", &token.map(Hidden))
-                .finish(),
-            Command::Stats => f.write_str("Stats"),
-            Command::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
-            Command::Unwatch(topic) => f.debug_tuple("Unwatch").field(topic).finish(),
+            // Not even the length of a secret.
             Command::Auth { .. } => f.write_str("Auth"),
-        }
-    }
-}
-
-impl fmt::Debug for Topic<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Topic::Key(key) => f.debug_tuple("Key").field(&Hidden(key)).finish(),
-            Topic::Prefix(prefix) => f.debug_tuple("Prefix").field(&Hidden(prefix)).finish(),
+            _ => self.with_fields(|word, fields| debug_fields(f, word, fields)),
         }
     }
 }
 
 impl fmt::Debug for Operation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, fields): (_, &[(_, &[u8])]) = match self {
-            Operation::Put { key, value } => ("Put", &[("key", key), ("value", value)]),
-            Operation::Get { key } => ("Get", &[("key", key)]),
-            Operation::Delete { key } => ("Delete", &[("key", key)]),
-            Operation::Update { key, old, new } => {
-                ("Update", &[("key", key), ("old", old), ("new", new)])
-            }
-        };
-        let mut out = f.debug_struct(name);
-        for &(field, bytes) in fields {
-            out.field(field, &Hidden(bytes));
+        Command::Operation(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_fields(|[word, _], fields| debug_fields(f, word, fields))
+    }
+}
+
+impl fmt::Debug for Topic<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Topic::Key(key) => f.debug_tuple("Key").field(&Redacted(key)).finish(),
+            Topic::Prefix(prefix) => f.debug_tuple("Prefix").field(&Redacted(prefix)).finish(),
         }
-        out.finish()
     }
 }

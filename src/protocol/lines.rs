@@ -4,14 +4,15 @@ use std::fmt;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
-/// So much of a line is kept, however low the limit: it may show another protocol by `Host:`.
+/// The bytes of a line that are kept however low the limit is: they may show another protocol by
+/// `Host:`.
 const FIRST_BYTES: usize = 5;
 
 /// Cuts a stream of bytes into lines, whatever the sizes of the reads it came in.
 ///
-/// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once.
-/// Of a line longer than the limit it keeps just enough to tell that it was too long, so it never
-/// holds more than the limit and a few bytes.
+/// It keeps only the beginning of a line whose end has not come yet, and looks at each byte once. Of a
+/// line longer than the limit it keeps just enough to know that it is too long, so it never holds
+/// more than the limit and 5 bytes.
 ///
 /// ```
 /// use keywire::protocol::{LineDecoder, LineTooLong};
@@ -23,7 +24,7 @@ const FIRST_BYTES: usize = 5;
 /// ```
 pub struct LineDecoder {
     max: usize,
-    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even when the
+    /// The beginning of the line that has not ended yet, cut to `max + 2` bytes or more: even if the
     /// last of them is a CR, the line still shows that it is longer than `max`.
     partial: Vec<u8>,
     /// Whether a CR before the LF belongs to the line.
@@ -32,6 +33,13 @@ pub struct LineDecoder {
 
 impl LineDecoder {
     /// Lines of at most `max` bytes each, the line ending not counted.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let block = LineDecoder::new(3).push(b"abc\r\n");
+    /// assert_eq!(block.iter().next(), Some(Ok(&b"abc"[..])));
+    /// ```
     pub fn new(max: usize) -> Self {
         Self {
             max,
@@ -41,17 +49,25 @@ impl LineDecoder {
     }
 
     /// Lines of a server, which ends them with an LF alone: a CR before it is part of a value.
-    pub(crate) fn from_server(max: usize) -> Self {
+    pub(crate) fn keeping_cr(max: usize) -> Self {
         Self {
             keeps_cr: true,
             ..Self::new(max)
         }
     }
 
-    /// Takes the bytes of one read and gives back the lines that are whole now.
+    /// Takes the bytes of one read and returns the lines that are whole now.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let mut lines = LineDecoder::new(100);
+    /// assert!(lines.push(b"half a").is_empty());
+    /// assert_eq!(lines.push(b" line\n").iter().next(), Some(Ok(&b"half a line"[..])));
+    /// ```
     pub fn push(&mut self, bytes: &[u8]) -> LineBlock {
         let Some(last) = memrchr(b'\n', bytes) else {
-            self.keep(bytes);
+            self.retain_partial(bytes);
             return LineBlock::new(self, Vec::new());
         };
         let (whole, rest) = bytes.split_at(last + 1);
@@ -60,16 +76,24 @@ impl LineDecoder {
         } else {
             // `whole` ends in an LF, so the search finds one.
             let first = memchr(b'\n', whole).unwrap_or(last);
-            self.keep(&whole[..first]);
+            self.retain_partial(&whole[..first]);
             let mut joined = std::mem::take(&mut self.partial);
             joined.extend_from_slice(&whole[first..]);
             joined
         };
-        self.keep(rest);
+        self.retain_partial(rest);
         LineBlock::new(self, whole)
     }
 
     /// Whether a line has begun and not ended.
+    ///
+    /// ```
+    /// use keywire::protocol::LineDecoder;
+    ///
+    /// let mut lines = LineDecoder::new(100);
+    /// lines.push(b"whole\nhalf");
+    /// assert!(lines.is_partial());
+    /// ```
     pub fn is_partial(&self) -> bool {
         !self.partial.is_empty()
     }
@@ -85,7 +109,7 @@ impl LineDecoder {
         &self.partial
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn retain_partial(&mut self, bytes: &[u8]) {
         let room = self.max.saturating_add(2).max(FIRST_BYTES) - self.partial.len();
         self.partial
             .extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -94,9 +118,9 @@ impl LineDecoder {
 
 impl fmt::Debug for LineDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lines")
+        f.debug_struct("LineDecoder")
             .field("max", &self.max)
-            .field("partial", &super::Hidden(&self.partial))
+            .field("partial", &super::Redacted(&self.partial))
             .finish()
     }
 }
@@ -178,7 +202,7 @@ impl LineBlock {
 impl fmt::Debug for LineBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("LineBlock")
-            .field(&super::Hidden(&self.bytes))
+            .field(&super::Redacted(&self.bytes))
             .finish()
     }
 }

@@ -1,10 +1,10 @@
-//! Replies → bytes, and back for whoever reads them.
+//! Replies → bytes, for the server; bytes → replies, for clients.
 
-use std::{fmt, io::Write};
+use std::{fmt, io::Write as _};
 
 use memchr::memchr;
 
-use super::{Hidden, Operation, Topic};
+use super::{Redacted, Topic, Write, debug_fields, push_fields};
 
 /// The codes of `:error:` lines.
 ///
@@ -25,13 +25,13 @@ pub enum Code {
     TooLong,
     /// A limit of the server is reached.
     Full,
-    /// The connection may not do this: it has not said the right secret.
+    /// The connection has not sent the right secret.
     Unauthorized,
     /// The store failed.
     Store,
     /// The server is shutting down, or ends this connection because nothing moved on it.
     Closing,
-    /// A code that this version does not know. The words begin with it: `CODE:words for a person`.
+    /// A code that this version does not know. The message begins with it: `CODE:message`.
     ///
     /// A newer server may send it. It is an error of its line like any other.
     Other,
@@ -48,8 +48,11 @@ impl Code {
         (Code::Closing, "closing"),
     ];
 
-    /// The code as it stands on the wire; `other` for [`Code::Other`], whose name stands with the
-    /// words.
+    /// The code as it is on the wire; `other` for [`Code::Other`], whose name is in the message.
+    ///
+    /// ```
+    /// assert_eq!(keywire::protocol::Code::Full.as_str(), "full");
+    /// ```
     pub fn as_str(self) -> &'static str {
         let found = Self::KNOWN.iter().find(|(code, _)| *code == self);
         found.map_or("other", |(_, name)| name)
@@ -94,7 +97,7 @@ impl std::str::FromStr for Code {
 pub enum Reply<'a> {
     /// `key:value`, one value of a `Get`.
     Value {
-        /// The key asked for.
+        /// The key that was read.
         key: &'a [u8],
         /// One of its values.
         value: &'a [u8],
@@ -103,7 +106,7 @@ pub enum Reply<'a> {
     Sync {
         /// Reply lines dropped on this connection since the Sync before.
         dropped: u64,
-        /// The token sent along; empty where there was none.
+        /// The token of the `Sync`; empty if it had none.
         token: &'a [u8],
     },
     /// `:stats:name=N name=N ...`, the reply to `Stats`.
@@ -111,9 +114,9 @@ pub enum Reply<'a> {
         /// What follows `:stats:`. [`Stats`](crate::Stats) reads it.
         &'a [u8],
     ),
-    /// `:error:LINE:CODE:words`, a line that was refused.
+    /// `:error:LINE:CODE:message`, a line that was refused.
     Error {
-        /// The 1-based number of the line on this connection; 0 where no line is to blame.
+        /// The 1-based number of the line on this connection; 0 if no line is to blame.
         line: u64,
         /// What kind of error it is, for programs.
         code: Code,
@@ -121,12 +124,12 @@ pub enum Reply<'a> {
         /// before it.
         message: &'a [u8],
     },
-    /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: every later
-    /// change is told.
+    /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: from here on,
+    /// every change comes as a [`Change`](Self::Change).
     Watch(Topic<'a>),
-    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of something watched.
-    Change(Change<'a>),
-    /// `:missed:N`: changes that this connection was not told of, because it did not keep up.
+    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of a watched key.
+    Change(Write<'a>),
+    /// `:missed:N`: changes that this connection did not get, because it did not keep up.
     Missed(
         /// How many, since the last such line.
         u64,
@@ -138,63 +141,19 @@ pub enum Reply<'a> {
     ),
 }
 
-/// A write that was applied, as those who watch its key are told of it.
-///
-/// `Debug` shows lengths, never keys or values.
-///
-/// ```
-/// use keywire::protocol::{Change, Reply};
-///
-/// let change = Change::Update { key: b"user", old: b"alice", new: b"bob" };
-/// assert_eq!(Reply::parse(b":update:user:alice:bob"), Ok(Reply::Change(change)));
-/// assert_eq!(change.key(), b"user");
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// A value was appended.
-    Put {
-        /// The key written to.
-        key: &'a [u8],
-        /// The new value.
-        value: &'a [u8],
-    },
-    /// The first value equal to `old` was replaced, or, where there was none, `new` appended.
-    Update {
-        /// The key written to.
-        key: &'a [u8],
-        /// The value looked for.
-        old: &'a [u8],
-        /// The new value.
-        new: &'a [u8],
-    },
-    /// The key was removed, if it was there.
-    Delete {
-        /// The key removed.
-        key: &'a [u8],
-    },
-}
-
-impl<'a> Change<'a> {
-    /// What an operation changes; `None` for a `Get`.
-    pub fn of(operation: Operation<'a>) -> Option<Self> {
-        match operation {
-            Operation::Get { .. } => None,
-            Operation::Put { key, value } => Some(Change::Put { key, value }),
-            Operation::Update { key, old, new } => Some(Change::Update { key, old, new }),
-            Operation::Delete { key } => Some(Change::Delete { key }),
-        }
-    }
-
-    /// The key that changed.
-    pub fn key(&self) -> &'a [u8] {
-        match *self {
-            Change::Put { key, .. } | Change::Update { key, .. } | Change::Delete { key } => key,
-        }
-    }
-}
-
 impl<'a> Reply<'a> {
-    /// Reads one line from the server, without its ending.
+    /// Reads one line from the server, without its ending. It is pure and allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError`] if the line holds no colon, or is of a known kind and malformed.
+    ///
+    /// ```
+    /// use keywire::protocol::{Reply, Write};
+    ///
+    /// let reply = Reply::parse(b":delete:user");
+    /// assert_eq!(reply, Ok(Reply::Change(Write::Delete { key: b"user" })));
+    /// ```
     pub fn parse(line: &'a [u8]) -> Result<Self, ReplyError> {
         let mut rest = line;
         let mut field = || {
@@ -218,16 +177,16 @@ impl<'a> Reply<'a> {
             }),
             b"stats" => Ok(Reply::Stats(rest)),
             b"error" => error(rest),
-            b"put" => Ok(Reply::Change(Change::Put {
+            b"put" => Ok(Reply::Change(Write::Put {
                 key: key(field())?,
                 value: rest,
             })),
-            b"update" => Ok(Reply::Change(Change::Update {
+            b"update" => Ok(Reply::Change(Write::Update {
                 key: key(field())?,
                 old: field().ok_or(ReplyError)?,
                 new: rest,
             })),
-            b"delete" => Ok(Reply::Change(Change::Delete {
+            b"delete" => Ok(Reply::Change(Write::Delete {
                 key: key(without_colon(rest))?,
             })),
             b"watch" => Ok(Reply::Watch(Topic::Key(key(without_colon(rest))?))),
@@ -241,23 +200,26 @@ impl<'a> Reply<'a> {
     }
 
     /// Appends the line, its LF included, to `out`.
+    ///
+    /// ```
+    /// use keywire::protocol::Reply;
+    ///
+    /// let mut out = Vec::new();
+    /// Reply::Missed(3).encode(&mut out);
+    /// assert_eq!(out, b":missed:3\n");
+    /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Reply::Value { key, value } => push_value(out, key, value),
             Reply::Sync { dropped, token } => push_sync(out, dropped, token),
-            Reply::Stats(counters) => {
-                out.extend_from_slice(b":stats:");
-                out.extend_from_slice(counters);
-                out.push(b'\n');
-            }
+            Reply::Stats(counters) => push_parts(out, &[b":stats:", counters]),
             Reply::Error {
                 line,
                 code,
                 message,
             } => {
                 push_error_head(out, line, code);
-                out.extend_from_slice(message);
-                out.push(b'\n');
+                push_parts(out, &[message]);
             }
             Reply::Watch(topic) => push_watch(out, topic),
             Reply::Change(change) => push_change(out, change),
@@ -293,12 +255,12 @@ fn key(field: Option<&[u8]>) -> Result<&[u8], ReplyError> {
     field.filter(|key| !key.is_empty()).ok_or(ReplyError)
 }
 
-fn text(field: Option<&[u8]>) -> Result<&str, ReplyError> {
-    std::str::from_utf8(field.ok_or(ReplyError)?).map_err(|_| ReplyError)
-}
-
 fn number(field: Option<&[u8]>) -> Result<u64, ReplyError> {
-    text(field)?.parse().map_err(|_| ReplyError)
+    let digits = std::str::from_utf8(field.ok_or(ReplyError)?);
+    digits
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(ReplyError)
 }
 
 pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
@@ -311,8 +273,7 @@ pub(crate) fn push_value(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 
 pub(crate) fn push_sync(out: &mut Vec<u8>, dropped: u64, token: &[u8]) {
     push(out, format_args!(":sync:{dropped}:"));
-    out.extend_from_slice(token);
-    out.push(b'\n');
+    push_parts(out, &[token]);
 }
 
 pub(crate) fn push_watch(out: &mut Vec<u8>, topic: Topic<'_>) {
@@ -322,14 +283,8 @@ pub(crate) fn push_watch(out: &mut Vec<u8>, topic: Topic<'_>) {
     }
 }
 
-pub(crate) fn push_change(out: &mut Vec<u8>, change: Change<'_>) {
-    match change {
-        Change::Put { key, value } => push_parts(out, &[b":put:", key, b":", value]),
-        Change::Update { key, old, new } => {
-            push_parts(out, &[b":update:", key, b":", old, b":", new]);
-        }
-        Change::Delete { key } => push_parts(out, &[b":delete:", key]),
-    }
+pub(crate) fn push_change(out: &mut Vec<u8>, change: Write<'_>) {
+    change.with_fields(|[_, word], fields| push_fields(out, word, fields));
 }
 
 pub(crate) fn push_missed(out: &mut Vec<u8>, events: u64) {
@@ -343,7 +298,7 @@ fn push_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
     out.push(b'\n');
 }
 
-/// The words may come from a store, so what would end the line early becomes a space.
+/// The message may come from a store, so a byte that would end the line early becomes a space.
 pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, message: impl fmt::Display) {
     push_error_head(out, line, code);
     let from = out.len();
@@ -358,29 +313,27 @@ pub(crate) fn push_error(out: &mut Vec<u8>, line: u64, code: Code, message: impl
 
 fn push_error_head(out: &mut Vec<u8>, line: u64, code: Code) {
     match code {
-        // The words begin with it.
+        // The message begins with it.
         Code::Other => push(out, format_args!(":error:{line}:")),
         code => push(out, format_args!(":error:{line}:{code}:")),
     }
 }
 
-/// Writing to a `Vec` fails only where a `Display` of someone else's does; what it wrote stands.
+/// Writing to a `Vec` fails only if the `Display` of a store's error does; what it wrote stands.
 fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
 impl fmt::Debug for Reply<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reply::Value { key, value } => f
-                .debug_struct("Value")
-                .field("key", &Hidden(key))
-                .field("value", &Hidden(value))
-                .finish(),
+        match *self {
+            Reply::Value { key, value } => {
+                debug_fields(f, "Value", &[("key", key), ("value", value)])
+            }
             Reply::Sync { dropped, token } => f
                 .debug_struct("Sync")
-                .field("dropped", dropped)
-                .field("token", &Hidden(token))
+                .field("dropped", &dropped)
+                .field("token", &Redacted(token))
                 .finish(),
             Reply::Stats(counters) => f
                 .debug_tuple("Stats")
@@ -392,38 +345,19 @@ impl fmt::Debug for Reply<'_> {
                 message,
             } => f
                 .debug_struct("Error")
-                .field("line", line)
-                .field("code", code)
+                .field("line", &line)
+                .field("code", &code)
                 .field("message", &String::from_utf8_lossy(message))
                 .finish(),
-            Reply::Watch(topic) => f.debug_tuple("Watch").field(topic).finish(),
+            Reply::Watch(topic) => f.debug_tuple("Watch").field(&topic).finish(),
             Reply::Change(change) => change.fmt(f),
-            Reply::Missed(events) => f.debug_tuple("Missed").field(events).finish(),
-            Reply::Other(rest) => f.debug_tuple("Other").field(&Hidden(rest)).finish(),
+            Reply::Missed(events) => f.debug_tuple("Missed").field(&events).finish(),
+            Reply::Other(rest) => f.debug_tuple("Other").field(&Redacted(rest)).finish(),
         }
     }
 }
 
-impl fmt::Debug for Change<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Change::Put { key, value } => f
-                .debug_struct("Put")
-                .field("key", &Hidden(key))
-                .field("value", &Hidden(value))
-                .finish(),
-            Change::Update { key, old, new } => f
-                .debug_struct("Update")
-                .field("key", &Hidden(key))
-                .field("old", &Hidden(old))
-                .field("new", &Hidden(new))
-                .finish(),
-            Change::Delete { key } => f.debug_struct("Delete").field("key", &Hidden(key)).finish(),
-        }
-    }
-}
-
-/// The line is nothing that a keywire server says.
+/// The line is none that a keywire server sends.
 ///
 /// ```
 /// use keywire::protocol::{Reply, ReplyError};

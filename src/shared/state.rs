@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use event_listener::Event as Notify;
 use futures_lite::future;
 
 use super::{limits::Limits, stats::Stats};
-use crate::{Clock, clock};
+use crate::{Clock, clock, lock::Lock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
 /// costs as much as a few tasks; with less to do, more threads are slower than one.
@@ -23,7 +23,7 @@ pub(crate) struct ServerState {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) executor: Weak<Executor<'static>>,
-    status: Mutex<Status>,
+    status: Lock<Status>,
     /// Counted here, because listeners fail without the coordinator.
     accept_errors: AtomicU64,
     /// Notified when `phase` or `stop_by` changes.
@@ -61,7 +61,7 @@ impl ServerState {
             limits,
             clock,
             executor,
-            status: Mutex::default(),
+            status: Lock::default(),
             accept_errors: AtomicU64::new(0),
             changed: Notify::new(),
             worker_wakeups: Notify::new(),
@@ -69,7 +69,7 @@ impl ServerState {
     }
 
     pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 
     /// Shows the coordinator's counters to handles, and gives it those that it does not keep.

@@ -1,7 +1,7 @@
-use std::{io::Write, time::Duration};
+use std::{io::Write as _, time::Duration};
 
 use crate::{
-    protocol::{Command, Operation, ReplyError},
+    protocol::{Command, Operation, ReplyError, Write},
     store::StoreSize,
 };
 
@@ -163,9 +163,9 @@ impl Stats {
         self.commands += 1;
         *match command {
             Command::Operation(Operation::Get { .. }) => &mut self.gets,
-            Command::Operation(Operation::Put { .. }) => &mut self.puts,
-            Command::Operation(Operation::Update { .. }) => &mut self.updates,
-            Command::Operation(Operation::Delete { .. }) => &mut self.deletes,
+            Command::Operation(Operation::Write(Write::Put { .. })) => &mut self.puts,
+            Command::Operation(Operation::Write(Write::Update { .. })) => &mut self.updates,
+            Command::Operation(Operation::Write(Write::Delete { .. })) => &mut self.deletes,
             Command::Sync { .. } => &mut self.syncs,
             Command::Stats => &mut self.stats,
             Command::Watch(_) => &mut self.watches,

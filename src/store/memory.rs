@@ -8,7 +8,10 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::{Batch, Store, StoreSize};
-use crate::{Error, protocol::Operation};
+use crate::{
+    Error,
+    protocol::{Operation, Write},
+};
 
 /// The default store: everything in memory, gone at the end.
 ///
@@ -162,9 +165,13 @@ impl Memory {
         };
         let bytes = match operation {
             Operation::Get { key } => return batch.values_at_once(self.get(key)),
-            Operation::Put { key, value } => self.try_put(key, value, bounds).map(|()| 0),
-            Operation::Delete { key } => Ok(self.remove(key)),
-            Operation::Update { key, old, new } => self.try_update(key, old, new, bounds),
+            Operation::Write(Write::Put { key, value }) => {
+                self.try_put(key, value, bounds).map(|()| 0)
+            }
+            Operation::Write(Write::Delete { key }) => Ok(self.remove(key)),
+            Operation::Write(Write::Update { key, old, new }) => {
+                self.try_update(key, old, new, bounds)
+            }
         };
         match bytes {
             Ok(bytes) => batch.done_after(bytes),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Overflow, Stats,
     connection::outbox::{Size, Usage},
-    protocol::{Change, Code, Command, Topic, push_error, push_sync, push_value, push_watch},
+    protocol::{Code, Command, Operation, Topic, push_error, push_sync, push_value, push_watch},
     watch::registry::WatchLimit,
 };
 
@@ -61,15 +61,13 @@ impl<'a> Batch<'a> {
 
     /// Publishes a write that was applied.
     pub(super) fn notify_watchers(&mut self, line: &[u8]) {
-        if let Ok(Command::Operation(operation)) = Command::parse(line) {
-            if let Some(change) = Change::of(operation) {
-                let events = {
-                    let turns = &*self.turns;
-                    let offset = |turn| turns.get(turn).map_or(0, |turn: &Turn| turn.replies.len());
-                    self.watches.publish(change, offset, self.stats)
-                };
-                self.timer.add(events / EVENTS_PER_WORK);
-            }
+        if let Ok(Command::Operation(Operation::Write(change))) = Command::parse(line) {
+            let events = {
+                let turns = &*self.turns;
+                let offset = |turn| turns.get(turn).map_or(0, |turn: &Turn| turn.replies.len());
+                self.watches.publish(change, offset, self.stats)
+            };
+            self.timer.add(events / EVENTS_PER_WORK);
         }
     }
 

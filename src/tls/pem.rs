@@ -17,13 +17,13 @@ use futures_rustls::{
 
 use crate::Error;
 
-/// No file of certificates that means well is larger; all the authorities that a browser trusts
-/// have a quarter of it.
+/// No honest file of certificates is larger; all the authorities that a browser trusts take a quarter
+/// of it.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// A PEM text and where it comes from, so that an error can name it. `Debug` shows the name alone.
 ///
-/// A text may hold certificates and a key at once; what is not asked for is passed over.
+/// A text may hold certificates and a key at once; items that are not needed are skipped.
 ///
 /// ```
 /// use keywire::tls::Pem;
@@ -41,7 +41,7 @@ pub struct Pem {
 }
 
 impl Pem {
-    /// A text of one's own. The name stands in errors.
+    /// A text of your own. Errors contain the name.
     pub fn from_text(name: impl Into<String>, text: impl Into<Vec<u8>>) -> Self {
         Self {
             name: name.into(),
@@ -53,7 +53,7 @@ impl Pem {
     ///
     /// # Errors
     ///
-    /// [`Error::Tls`] with the system's reason, or where it has more than 1 MiB.
+    /// [`Error::Tls`] with the system's reason, or if the file has more than 1 MiB.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let name = path.display().to_string();
@@ -61,26 +61,26 @@ impl Pem {
         let read =
             File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text));
         match read {
-            Err(error) => Err(fault(name, error)),
-            Ok(_) if text.len() as u64 > MAX_BYTES => Err(fault(name, "has more than 1 MiB")),
+            Err(error) => Err(tls_error(name, error)),
+            Ok(_) if text.len() as u64 > MAX_BYTES => Err(tls_error(name, "has more than 1 MiB")),
             Ok(_) => Ok(Self { name, text }),
         }
     }
 
-    fn fault(&self, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-        fault(self.name.clone(), reason)
+    fn error(&self, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        tls_error(self.name.clone(), reason)
     }
 
-    /// Everything in it that can be such a thing.
+    /// Every item of this type.
     fn all<T: PemObject>(&self) -> Result<Vec<T>, Error> {
         // The words of the parser could show a piece of a key.
         let found = T::pem_slice_iter(&self.text).collect::<Result<_, _>>();
         found.map_err(|error| match error {
-            pem::Error::MissingSectionEnd { .. } => self.fault("is cut off: there is no END line"),
+            pem::Error::MissingSectionEnd { .. } => self.error("is cut off: there is no END line"),
             pem::Error::Base64Decode(_) => {
-                self.fault("is damaged: it has bytes that are no base64")
+                self.error("is damaged: it has bytes that are no base64")
             }
-            _ => self.fault("is damaged: it is no PEM"),
+            _ => self.error("is damaged: it is no PEM"),
         })
     }
 
@@ -90,7 +90,7 @@ impl Pem {
             return Ok(certificates);
         }
         let is_key = self.contains("PRIVATE KEY-----");
-        Err(self.fault(match is_key {
+        Err(self.error(match is_key {
             true => "holds no certificate, but a key",
             false => "holds no certificate in PEM",
         }))
@@ -101,14 +101,14 @@ impl Pem {
         if self.contains("BEGIN ENCRYPTED PRIVATE KEY") || self.contains("Proc-Type: 4,ENCRYPTED") {
             let message = "holds an encrypted key, and there is no way to ask for its password; \
                          decrypt it with: openssl pkey -in OLD -out NEW";
-            return Err(self.fault(message));
+            return Err(self.error(message));
         }
         match self.all()?.into_iter().next() {
             Some(key) => Ok(key),
             None if self.contains("BEGIN CERTIFICATE-----") => {
-                Err(self.fault("holds no private key, but a certificate"))
+                Err(self.error("holds no private key, but a certificate"))
             }
-            None => Err(self.fault("holds no private key in PEM")),
+            None => Err(self.error("holds no private key in PEM")),
         }
     }
 
@@ -125,14 +125,14 @@ impl fmt::Debug for Pem {
     }
 }
 
-fn fault(what: String, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+fn tls_error(what: String, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     let source = reason.into();
     Error::Tls { what, source }
 }
 
-/// What a server needs to speak TLS 1.2 and 1.3: its certificate, with those behind it that vouch
-/// for it, and the key of the first. With `client_ca`, only clients come in that show a certificate
-/// which one of these authorities vouches for.
+/// The rustls configuration of a server that speaks TLS 1.2 and 1.3. `certificate` holds its
+/// certificate and then the chain behind it; `key` is the key of the first. With `client_ca`, a client
+/// must show a certificate that one of these authorities vouches for.
 ///
 /// ```no_run
 /// use keywire::tls::{Pem, server_config};
@@ -144,32 +144,32 @@ fn fault(what: String, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Er
 ///
 /// # Errors
 ///
-/// [`Error::Tls`], which names the text and what is wrong with it: there is nothing of the kind in
-/// it, it is damaged or of an unknown kind, or the key is encrypted or belongs to another
-/// certificate. Dates are not looked at; a client will.
+/// [`Error::Tls`] names the text and what is wrong with it: it holds no certificate or key, it is
+/// damaged or of an unknown kind, or the key is encrypted or belongs to another certificate. Dates are
+/// not checked; a client checks them.
 pub fn server_config(
     certificate: &Pem,
     key: &Pem,
     client_ca: Option<&Pem>,
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
-    let identity = identity(certificate, key, &provider)?;
+    let certified = certified_key(certificate, key, &provider)?;
     let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| certificate.fault(error))?;
+        .map_err(|error| certificate.error(error))?;
     let config = match client_ca {
         None => config.with_no_client_auth(),
         Some(ca) => {
-            let authorities = authorities(ca)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider);
-            config.with_client_cert_verifier(verifier.build().map_err(|error| ca.fault(error))?)
+            let roots = root_store(ca)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            config.with_client_cert_verifier(verifier.build().map_err(|error| ca.error(error))?)
         }
     };
-    Ok(Arc::new(config.with_cert_resolver(Arc::new(identity))))
+    Ok(Arc::new(config.with_cert_resolver(Arc::new(certified))))
 }
 
-/// What a client needs: the authorities one of which has to vouch for the server, and, where the
-/// server asks for that, the client's own certificate and key.
+/// The rustls configuration of a client: the authorities, one of which has to vouch for the server,
+/// and the client's own certificate and key, if the server asks for them.
 ///
 /// ```no_run
 /// use keywire::tls::{Pem, client_config};
@@ -182,30 +182,30 @@ pub fn server_config(
 ///
 /// # Errors
 ///
-/// As those of [`server_config`].
+/// The same as those of [`server_config`].
 pub fn client_config(ca: &Pem, own: Option<(&Pem, &Pem)>) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
-    let identity = own.map(|(certificate, key)| identity(certificate, key, &provider));
+    let certified = own.map(|(certificate, key)| certified_key(certificate, key, &provider));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| ca.fault(error))?
-        .with_root_certificates(authorities(ca)?);
-    Ok(Arc::new(match identity {
+        .map_err(|error| ca.error(error))?
+        .with_root_certificates(root_store(ca)?);
+    Ok(Arc::new(match certified {
         None => config.with_no_client_auth(),
-        Some(identity) => config.with_client_cert_resolver(Arc::new(identity?)),
+        Some(certified) => config.with_client_cert_resolver(Arc::new(certified?)),
     }))
 }
 
-fn authorities(ca: &Pem) -> Result<Arc<RootCertStore>, Error> {
+fn root_store(ca: &Pem) -> Result<Arc<RootCertStore>, Error> {
     let mut store = RootCertStore::empty();
     for certificate in ca.certificates()? {
         let added = store.add(certificate);
-        added.map_err(|error| useless(ca, error))?;
+        added.map_err(|error| invalid_certificate(ca, error))?;
     }
     Ok(Arc::new(store))
 }
 
-fn identity(
+fn certified_key(
     certificate: &Pem,
     key: &Pem,
     provider: &CryptoProvider,
@@ -213,7 +213,7 @@ fn identity(
     let chain = certificate.certificates()?;
     let signer = provider.key_provider.load_private_key(key.key()?);
     let signer = signer.map_err(|_| {
-        key.fault("holds a key of another kind than RSA, ECDSA on P-256 or P-384, and Ed25519")
+        key.error("holds a key of another kind than RSA, ECDSA on P-256 or P-384, and Ed25519")
     })?;
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
@@ -223,17 +223,17 @@ fn identity(
                 "is not the key of the (first) certificate in {}",
                 certificate.name
             );
-            Err(key.fault(message))
+            Err(key.error(message))
         }
-        Err(error) => Err(useless(certificate, error)),
+        Err(error) => Err(invalid_certificate(certificate, error)),
     }
 }
 
 /// rustls takes every certificate for one that a peer showed.
-fn useless(pem: &Pem, error: rustls::Error) -> Error {
+fn invalid_certificate(pem: &Pem, error: rustls::Error) -> Error {
     let reason = match error {
         rustls::Error::InvalidCertificate(reason) => reason.to_string(),
         error => error.to_string(),
     };
-    pem.fault(format!("holds a certificate of no use: {reason}"))
+    pem.error(format!("holds a certificate of no use: {reason}"))
 }

@@ -16,17 +16,17 @@ use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use futures_rustls::{TlsAcceptor, server};
 
-use super::slots::Slot;
+use super::HandshakePermit;
 
-/// The most that TLS takes of what is written while the socket takes nothing: one record. What is
-/// in there, the server can't tell from what is on its way.
+/// The most that TLS accepts while the socket takes nothing: one record. The server can't distinguish
+/// these bytes from bytes on their way.
 const HELD_BYTES: usize = 16 * 1024;
 
-/// Bytes that may come in a row without anything of it getting through, such as empty records,
-/// before others have their turn.
-const PACE_BYTES: usize = 64 * 1024;
+/// Bytes that may come in a row without any plaintext, such as empty records, before other tasks
+/// have their turn.
+const YIELD_BYTES: usize = 64 * 1024;
 
-/// To a client whose first byte is text. An alert would tell it nothing.
+/// For a client whose first byte is text: it could not read an alert.
 const NOT_TLS: &[u8] = b":error:0:malformed:this port speaks TLS\n";
 
 /// How long the client has to read why its handshake failed.
@@ -34,12 +34,13 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection of a [`TlsListener`](super::TlsListener): TLS over a `T`.
 ///
-/// Nothing happens until it is first read, written or flushed; that drives the handshake. One that
-/// fails, or is late ([`TimedOut`](io::ErrorKind::TimedOut)), is an error of the call that drives
-/// it. While it is under way the task that polled last is woken, so one task has to poll both
-/// directions, as a server does.
+/// Nothing happens until it is first read, written or flushed; that drives the handshake. If the
+/// handshake fails or times out ([`TimedOut`](io::ErrorKind::TimedOut)), the call that drives it
+/// fails. While the handshake is under way, the task that polled last is woken, so one task has to
+/// poll both directions, as a server does.
 ///
-/// Closed before its handshake is done, it hangs up; after that, it says `close_notify` first. An
+/// If it is closed before its handshake is done, it hangs up; after that, it sends `close_notify`
+/// first. An
 /// end of input without `close_notify` is [an end like any other](super#the-end-of-the-input).
 ///
 /// ```
@@ -61,16 +62,16 @@ const LINGER: Duration = Duration::from_secs(1);
 /// }
 /// ```
 pub struct TlsStream<T> {
-    state: State<T>,
-    /// The TCP socket below it, where it is one that is known.
+    state: TlsState<T>,
+    /// The TCP socket below it, if it is a [`TcpStream`](async_net::TcpStream).
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     socket: Option<Weak<Async<TcpStream>>>,
 }
 
-type Established<T> = server::TlsStream<Wire<T>>;
+type Established<T> = server::TlsStream<FairStream<T>>;
 type Handshake<T> = Pin<Box<dyn Future<Output = io::Result<Established<T>>> + Send>>;
 
-enum State<T> {
+enum TlsState<T> {
     Handshaking(Handshake<T>),
     Established(Box<Established<T>>),
     /// The handshake has failed, or the stream was closed before its end.
@@ -81,7 +82,12 @@ impl<T> TlsStream<T>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    pub(super) fn new(connection: T, acceptor: TlsAcceptor, time: Duration, slot: Slot) -> Self {
+    pub(super) fn new(
+        connection: T,
+        acceptor: TlsAcceptor,
+        time: Duration,
+        permit: HandshakePermit,
+    ) -> Self {
         let any: &dyn Any = &connection;
         let socket = any.downcast_ref::<async_net::TcpStream>();
         let socket = socket.map(|stream| Arc::downgrade(&stream.clone().into()));
@@ -93,10 +99,10 @@ where
                 let message = "the TLS handshake took too long";
                 Err(io::Error::new(io::ErrorKind::TimedOut, message))
             };
-            future::or(handshake(connection, acceptor, slot), late).await
+            future::or(handshake(connection, acceptor, permit), late).await
         };
         Self {
-            state: State::Handshaking(Box::pin(handshake)),
+            state: TlsState::Handshaking(Box::pin(handshake)),
             socket,
         }
     }
@@ -110,13 +116,13 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Pin<&mut Established<T>>>> {
-        if let State::Handshaking(handshake) = &mut self.state {
+        if let TlsState::Handshaking(handshake) = &mut self.state {
             let done = ready!(handshake.as_mut().poll(cx));
-            self.state = State::Over;
-            self.state = State::Established(Box::new(done?));
+            self.state = TlsState::Over;
+            self.state = TlsState::Established(Box::new(done?));
         }
         Poll::Ready(match &mut self.state {
-            State::Established(stream) => Ok(Pin::new(stream)),
+            TlsState::Established(stream) => Ok(Pin::new(stream)),
             _ => Err(io::ErrorKind::NotConnected.into()),
         })
     }
@@ -125,44 +131,44 @@ where
 async fn handshake<T>(
     connection: T,
     acceptor: TlsAcceptor,
-    slot: Slot,
+    permit: HandshakePermit,
 ) -> io::Result<Established<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let wire = Wire {
+    let stream = FairStream {
         inner: connection,
-        pace: 0,
+        since_yield: 0,
         first: None,
     };
-    let accepted = acceptor.accept_with(wire, |tls| tls.set_buffer_limit(Some(HELD_BYTES)));
+    let accepted = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(HELD_BYTES)));
     let accepted = accepted.into_fallible().await;
-    // One that was broken makes room at once: to tell its client takes no computing.
-    drop(slot);
+    // A handshake that failed makes room at once: the reply to its client takes no computing.
+    drop(permit);
     match accepted {
         Ok(stream) => Ok(stream),
-        Err((error, mut wire)) => {
+        Err((error, mut stream)) => {
             let late = async {
                 Timer::after(LINGER).await;
             };
-            let tell = async {
-                if wire.is_text() {
-                    let _ = wire.write_all(NOT_TLS).await;
+            let reply = async {
+                if stream.is_text() {
+                    let _ = stream.write_all(NOT_TLS).await;
                 }
-                part(wire).await;
+                drain(stream).await;
             };
-            future::or(tell, late).await;
+            future::or(reply, late).await;
             Err(error)
         }
     }
 }
 
-/// Reads on to no purpose until the client hangs up. To close while there is something to read
-/// would be a reset, which could cost the client the alert that tells it what was wrong.
-async fn part<T: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<T>) {
-    let _ = wire.close().await;
+/// Reads and discards until the client hangs up. Closing with unread input would be a reset, and the
+/// client could lose the alert that says what was wrong.
+async fn drain<T: AsyncRead + AsyncWrite + Unpin>(mut stream: FairStream<T>) {
+    let _ = stream.close().await;
     let mut buffer = vec![0; 4096];
-    while let Ok(1..) = wire.read(&mut buffer).await {}
+    while let Ok(1..) = stream.read(&mut buffer).await {}
 }
 
 impl<T> AsyncRead for TlsStream<T>
@@ -174,12 +180,12 @@ where
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if let State::Over = self.state {
+        if let TlsState::Over = self.state {
             return Poll::Ready(Ok(0));
         }
         let stream = ready!(self.poll_established(cx))?;
         match ready!(stream.poll_read(cx, buffer)) {
-            // The client did not say `close_notify`. See the module's documentation.
+            // The client did not send `close_notify`. See the module's documentation.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
             result => Poll::Ready(result),
         }
@@ -204,10 +210,10 @@ where
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.state {
-            State::Established(stream) => Pin::new(stream).poll_close(cx),
-            // There is nobody yet to whom anything could be said.
+            TlsState::Established(stream) => Pin::new(stream).poll_close(cx),
+            // Before the handshake is done, nothing can be sent.
             state => {
-                *state = State::Over;
+                *state = TlsState::Over;
                 Poll::Ready(Ok(()))
             }
         }
@@ -217,25 +223,25 @@ where
 impl<T> fmt::Debug for TlsStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Handshaking(_) => "handshaking",
-            State::Established(_) => "established",
-            State::Over => "over",
+            TlsState::Handshaking(_) => "handshaking",
+            TlsState::Established(_) => "established",
+            TlsState::Over => "over",
         };
         f.debug_struct("TlsStream").field("state", &state).finish()
     }
 }
 
-/// What TLS reads and writes: the connection, mended in two places. futures-rustls reads on as long
-/// as nothing comes of it, and it writes on, or never again, where a write takes nothing.
-struct Wire<T> {
+/// The connection below TLS, mended in two places. futures-rustls reads on as long as no plaintext
+/// comes of it, without a yield; and if a write takes nothing, it writes on, or never again.
+struct FairStream<T> {
     inner: T,
-    /// Bytes read since others had their turn.
-    pace: usize,
+    /// Bytes read since other tasks had their turn.
+    since_yield: usize,
     /// The first byte read.
     first: Option<u8>,
 }
 
-impl<T> Wire<T> {
+impl<T> FairStream<T> {
     /// Whether the other side speaks text: no TLS record begins so, nor anything that is meant to
     /// be one.
     fn is_text(&self) -> bool {
@@ -243,20 +249,20 @@ impl<T> Wire<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for FairStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if self.pace >= PACE_BYTES {
-            self.pace = 0;
+        if self.since_yield >= YIELD_BYTES {
+            self.since_yield = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
         if let Ok(n @ 1..) = read {
-            self.pace += n;
+            self.since_yield += n;
             if self.first.is_none() {
                 self.first = Some(buffer[0]);
                 if self.is_text() {
@@ -270,7 +276,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for FairStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::{
     Overflow, Stats,
     connection::outbox::{Chunk, Chunks, OutboxStatus, Size, Usage, push_chunk},
-    protocol::{Change, push_change, push_missed},
+    protocol::{Write, push_change, push_missed},
     shared::limits::Limits,
 };
 
@@ -54,7 +54,7 @@ impl EventBuffer {
     }
 
     /// Gives the place of the event.
-    pub(super) fn push(&mut self, change: Change<'_>) -> Range<usize> {
+    pub(super) fn push(&mut self, change: Write<'_>) -> Range<usize> {
         let start = self.bytes.len();
         push_change(&mut self.bytes, change);
         self.ends.push(self.bytes.len());

@@ -12,7 +12,7 @@ use super::events::{EventBuffer, MustDisconnect, PendingEvents, RoundEvents};
 use crate::{
     Stats,
     connection::outbox::{Chunks, OutboxStatus, Usage},
-    protocol::{Change, Topic},
+    protocol::{Topic, Write},
     shared::limits::Limits,
 };
 
@@ -176,7 +176,7 @@ impl WatchRegistry {
     /// have so far. Gives the number of events. A change that nobody watches costs the look-ups.
     pub(crate) fn publish(
         &mut self,
-        change: Change<'_>,
+        change: Write<'_>,
         reply_offset: impl Fn(usize) -> usize,
         stats: &mut Stats,
     ) -> usize {

@@ -8,7 +8,7 @@ use std::{
 use futures_lite::future;
 use keywire::{
     Error, Server,
-    protocol::{Code, Operation},
+    protocol::{Code, Operation, Write},
     store::{Batch, Store},
 };
 
@@ -123,7 +123,9 @@ impl Store for Picky {
         while let Some(operation) = batch.take() {
             match operation {
                 Operation::Get { key: b"bad" } => batch.fail(&Error::store("no:\nsuch luck")),
-                Operation::Put { key: b"bad", .. } => batch.fail(&Error::store("read only")),
+                Operation::Write(Write::Put { key: b"bad", .. }) => {
+                    batch.fail(&Error::store("read only"))
+                }
                 Operation::Get { .. } => batch.values([&b"fine"[..]].into_iter()),
                 _ => batch.done(),
             }

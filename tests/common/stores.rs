@@ -10,20 +10,11 @@ use std::{
 use futures_lite::future;
 use keywire::{
     Clock, Error,
-    protocol::Operation,
+    protocol::{Operation, Write},
     store::{Batch, Memory, Store, StoreSize},
 };
 
 use super::local::LocalClient;
-
-fn key_of<'a>(operation: &Operation<'a>) -> &'a [u8] {
-    match operation {
-        Operation::Put { key, .. }
-        | Operation::Get { key }
-        | Operation::Delete { key }
-        | Operation::Update { key, .. } => key,
-    }
-}
 
 /// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
 #[derive(Default)]
@@ -35,11 +26,11 @@ impl Store for Failing {
         while let Some(operation) = batch.take() {
             taken.push(operation);
         }
-        if taken.iter().any(|operation| key_of(operation) == b"worse") {
+        if taken.iter().any(|operation| operation.key() == b"worse") {
             return Err(Error::store("nothing\nof this"));
         }
         for operation in taken {
-            if key_of(&operation) == b"bad" {
+            if operation.key() == b"bad" {
                 batch.fail(&Error::store("out of order"));
             } else {
                 self.0.answer(operation, batch);
@@ -129,7 +120,7 @@ impl Store for Undoing {
         let mut worse = false;
         for _ in 0..self.most {
             let Some(operation) = batch.take() else { break };
-            worse |= key_of(&operation) == b"worse";
+            worse |= operation.key() == b"worse";
             self.memory.answer(operation, batch);
         }
         if worse {
@@ -172,7 +163,7 @@ impl Store for Costly {
         for _ in 0..self.most {
             let Some(operation) = batch.take() else { break };
             match operation {
-                Operation::Update { .. } => {
+                Operation::Write(Write::Update { .. }) => {
                     self.updates += 1;
                     self.clock.advance(self.time);
                     if let (Self::ASKS, Some(client)) =

@@ -10,7 +10,7 @@ use std::{
 
 use keywire::{
     Error,
-    protocol::{Change, Operation, Reply},
+    protocol::{Operation, Reply, Write},
     store::{Batch, Memory, Store, StoreSize},
 };
 
@@ -93,9 +93,9 @@ pub(crate) fn tag_of(text: &[u8]) -> Option<Tag> {
 
 pub(crate) fn tag(operation: Operation<'_>) -> Tag {
     let (key, value) = match operation {
-        Operation::Get { key } | Operation::Delete { key } => (key, key),
-        Operation::Put { key, value } => (key, value),
-        Operation::Update { key, new, .. } => (key, new),
+        Operation::Get { key } | Operation::Write(Write::Delete { key }) => (key, key),
+        Operation::Write(Write::Put { key, value }) => (key, value),
+        Operation::Write(Write::Update { key, new, .. }) => (key, new),
     };
     tag_of(key)
         .or_else(|| tag_of(value))
@@ -140,15 +140,15 @@ impl FaultyStore {
         let what = match operation {
             Operation::Get { key } => self.read(key),
             _ if self.full(operation).is_some() => self.judged(operation),
-            Operation::Put { key, value } => {
+            Operation::Write(Write::Put { key, value }) => {
                 self.memory.put(base(key), value);
                 written(operation)
             }
-            Operation::Delete { key } => {
+            Operation::Write(Write::Delete { key }) => {
                 self.memory.delete(base(key));
                 written(operation)
             }
-            Operation::Update { key, old, new } => {
+            Operation::Write(Write::Update { key, old, new }) => {
                 self.memory.update(base(key), old, new);
                 written(operation)
             }
@@ -159,8 +159,8 @@ impl FaultyStore {
     /// What stands in the way of a write. On purpose not by the way of `Memory`.
     fn full(&self, operation: Operation<'_>) -> Option<Limit> {
         let (key, old, new) = match operation {
-            Operation::Put { key, value } => (base(key), None, value),
-            Operation::Update { key, old, new } => (base(key), Some(old), new),
+            Operation::Write(Write::Put { key, value }) => (base(key), None, value),
+            Operation::Write(Write::Update { key, old, new }) => (base(key), Some(old), new),
             _ => return None,
         };
         let values: Vec<&[u8]> = self.memory.get(key).collect();
@@ -194,28 +194,35 @@ impl FaultyStore {
     fn leave_to_memory(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
         let what = self.judged(operation);
         let key = match operation {
-            Operation::Get { key } | Operation::Delete { key } => key,
-            Operation::Put { key, .. } | Operation::Update { key, .. } => key,
+            Operation::Get { key } | Operation::Write(Write::Delete { key }) => key,
+            Operation::Write(Write::Put { key, .. })
+            | Operation::Write(Write::Update { key, .. }) => key,
         };
         let key = base(key);
         let mut values: Vec<Vec<u8>> = self.memory.get(key).map(<[u8]>::to_vec).collect();
         let inner = match operation {
             Operation::Get { .. } => Operation::Get { key },
-            Operation::Delete { .. } => Operation::Delete { key },
-            Operation::Put { value, .. } => Operation::Put { key, value },
-            Operation::Update { old, new, .. } => Operation::Update { key, old, new },
+            Operation::Write(Write::Delete { .. }) => Operation::Write(Write::Delete { key }),
+            Operation::Write(Write::Put { value, .. }) => {
+                Operation::Write(Write::Put { key, value })
+            }
+            Operation::Write(Write::Update { old, new, .. }) => {
+                Operation::Write(Write::Update { key, old, new })
+            }
         };
         let at = self.world.moment();
         self.memory.answer(inner, batch);
         match inner {
             _ if !matches!(what, What::Written(..)) => {}
             Operation::Get { .. } => {}
-            Operation::Delete { .. } => values.clear(),
-            Operation::Put { value, .. } => values.push(value.to_vec()),
-            Operation::Update { old, new, .. } => match values.iter_mut().find(|v| **v == old) {
-                Some(value) => *value = new.to_vec(),
-                None => values.push(new.to_vec()),
-            },
+            Operation::Write(Write::Delete { .. }) => values.clear(),
+            Operation::Write(Write::Put { value, .. }) => values.push(value.to_vec()),
+            Operation::Write(Write::Update { old, new, .. }) => {
+                match values.iter_mut().find(|v| **v == old) {
+                    Some(value) => *value = new.to_vec(),
+                    None => values.push(new.to_vec()),
+                }
+            }
         }
         let now = self.memory.get(key);
         assert!(now.eq(values.iter()), "{what:?} left other values");
@@ -233,9 +240,9 @@ impl FaultyStore {
     fn entry(&self, operation: Operation<'_>, what: What) -> Entry {
         let kind = match operation {
             Operation::Get { .. } => Kind::Get,
-            Operation::Put { .. } => Kind::Put,
-            Operation::Update { .. } => Kind::Update,
-            Operation::Delete { .. } => Kind::Delete,
+            Operation::Write(Write::Put { .. }) => Kind::Put,
+            Operation::Write(Write::Update { .. }) => Kind::Update,
+            Operation::Write(Write::Delete { .. }) => Kind::Delete,
         };
         Entry {
             tag: tag(operation),
@@ -318,11 +325,13 @@ impl FaultyStore {
 }
 
 fn written(operation: Operation<'_>) -> What {
-    let change = Change::of(operation).expect("a write");
+    let Operation::Write(change) = operation else {
+        panic!("a write");
+    };
     What::Written(change.key().to_vec(), line_of(change))
 }
 
-pub(crate) fn line_of(change: Change<'_>) -> Vec<u8> {
+pub(crate) fn line_of(change: Write<'_>) -> Vec<u8> {
     let mut line = Vec::new();
     Reply::Change(change).encode(&mut line);
     line.pop();

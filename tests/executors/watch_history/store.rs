@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use keywire::{
     Error,
-    protocol::{Change, Operation, Reply},
+    protocol::{Operation, Reply},
     store::{Batch, Memory, Store},
 };
 
@@ -52,22 +52,25 @@ impl Store for RecordingStore {
             let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(most).collect();
             let ended = taken.len() < most || self.random.u8(..4) == 0;
             for operation in taken {
-                if let Operation::Get { key } = operation {
-                    // Gets mark the places of everything else, so they don't fail.
-                    undo = None;
-                    let values = self.memory.get(key);
-                    batch.values(values.clone());
-                    let (key, values) = (key.to_vec(), values.map(<[u8]>::to_vec).collect());
-                    history.push(Entry::Get { key, values });
-                } else if self.random.u8(..20) == 0 {
-                    batch.fail(&Error::store("by chance"));
-                } else {
-                    self.memory.answer(operation, batch);
-                    let change = Change::of(operation).unwrap();
-                    let (key, mut line) = (change.key().to_vec(), Vec::new());
-                    Reply::Change(change).encode(&mut line);
-                    line.pop();
-                    history.push(Entry::Change { key, line });
+                match operation {
+                    Operation::Get { key } => {
+                        // Gets mark the places of everything else, so they don't fail.
+                        undo = None;
+                        let values = self.memory.get(key);
+                        batch.values(values.clone());
+                        let (key, values) = (key.to_vec(), values.map(<[u8]>::to_vec).collect());
+                        history.push(Entry::Get { key, values });
+                    }
+                    Operation::Write(_) if self.random.u8(..20) == 0 => {
+                        batch.fail(&Error::store("by chance"));
+                    }
+                    Operation::Write(change) => {
+                        self.memory.answer(operation, batch);
+                        let (key, mut line) = (change.key().to_vec(), Vec::new());
+                        Reply::Change(change).encode(&mut line);
+                        line.pop();
+                        history.push(Entry::Change { key, line });
+                    }
                 }
             }
             if ended {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use keywire::{
     Error, Event,
-    protocol::{Change, Code},
+    protocol::{Code, Write},
 };
 
 use super::{CallLog, WatchLog};
@@ -137,9 +137,9 @@ fn check_heard(client: usize, heard: &WatchLog, alone: bool, record: &Record) {
     let mut missed = 0;
     for event in &heard.events {
         let line = line_of(match event {
-            Event::Put { key, value } => Change::Put { key, value },
-            Event::Update { key, old, new } => Change::Update { key, old, new },
-            Event::Delete { key } => Change::Delete { key },
+            Event::Put { key, value } => Write::Put { key, value },
+            Event::Update { key, old, new } => Write::Update { key, old, new },
+            Event::Delete { key } => Write::Delete { key },
             Event::Missed(more) => {
                 missed += more;
                 continue;

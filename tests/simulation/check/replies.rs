@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keywire::{
     Stats,
-    protocol::{Change, Reply, Topic},
+    protocol::{Reply, Topic, Write},
 };
 
 use super::{Check, Mark, Seen};
@@ -123,11 +123,11 @@ impl Check<'_> {
         })
     }
 
-    pub(super) fn change(&mut self, change: Change<'_>, line: &Line, text: &str) {
+    pub(super) fn change(&mut self, change: Write<'_>, line: &Line, text: &str) {
         let value = match change {
-            Change::Put { value, .. } => value,
-            Change::Update { new, .. } => new,
-            Change::Delete { key } => key,
+            Write::Put { value, .. } => value,
+            Write::Update { new, .. } => new,
+            Write::Delete { key } => key,
         };
         let tag = tag_of(change.key())
             .or_else(|| tag_of(value))
