@@ -16,6 +16,12 @@
 //! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
 //! its way to him, and is told how many messages he missed.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
+#[path = "common/address.rs"]
+mod address;
 #[path = "common/say.rs"]
 mod say;
 
@@ -25,10 +31,12 @@ use std::{
     process::ExitCode,
 };
 
+use address::{Address, Kind};
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
 use keywire::{Client, Event};
 use say::{line, reason, say};
+use smol::net::unix::UnixStream;
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
@@ -39,9 +47,9 @@ struct Options {
     /// The key that is the room
     #[arg(long, default_value = "lobby")]
     room: String,
-    /// The server's TCP address
+    /// The server: HOST:PORT, PORT on this machine, or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
-    connect: String,
+    connect: Address,
 }
 
 fn main() -> ExitCode {
@@ -57,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
-    let client = Client::connect(&options.connect).await?;
+    let client = connect(&options.connect).await?;
     // One reply has both the past and the moment from which on changes are told: no message is
     // shown twice, and none falls between.
     let (said, mut watcher) = client.get_and_watch(&options.room).await?;
@@ -77,7 +85,7 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     // A connection of its own: confirmations must not wait behind all that is still to be heard.
-    let mouth = Client::connect(&options.connect).await?;
+    let mouth = connect(&options.connect).await?;
     let speak = async {
         let mut lines = BufReader::new(smol::Unblock::new(io::stdin())).split(b'\n');
         while let Some(line) = lines.next().await {
@@ -90,6 +98,15 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     future::or(speak, listen).await
+}
+
+async fn connect(address: &Address) -> Result<Client, Box<dyn Error>> {
+    Ok(match &address.kind {
+        Kind::Unix(path) => Client::from_stream(UnixStream::connect(path).await?),
+        Kind::Tcp(host, port) => {
+            Client::connect((host.as_deref().unwrap_or("localhost"), *port)).await?
+        }
+    })
 }
 
 fn show(message: impl AsRef<[u8]>) -> io::Result<()> {

@@ -22,6 +22,12 @@
 //! usage, no server, a server that refused something, dropped a reply or went away, or replies that
 //! are missing.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
+#[path = "common/address.rs"]
+mod address;
 #[path = "tools/arguments.rs"]
 mod arguments;
 #[path = "tools/converse.rs"]
@@ -122,7 +128,7 @@ fn main() -> ExitCode {
 
 /// Tells whether there was what was asked for.
 async fn run(options: Options) -> Result<bool, String> {
-    let address = &options.target.address;
+    let address = options.target.address.text.as_str();
     let secret = options.target.secret()?;
     let stream = stream::connect(&options.target, options.timeout).await?;
     let Some(command) = options.command else {

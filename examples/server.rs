@@ -7,6 +7,12 @@
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
+#[path = "common/address.rs"]
+mod address;
 #[path = "server/descriptors.rs"]
 mod descriptors;
 #[path = "server/listen.rs"]

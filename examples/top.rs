@@ -8,6 +8,12 @@
 //! It asks for the server's counters once a second, and comes back by itself where the server was
 //! away. `q` or Ctrl-C leaves. The counters contain what this program asks.
 
+// On other systems it can be checked, and there is no program.
+#![cfg_attr(not(unix), no_main)]
+#![cfg(unix)]
+
+#[path = "common/address.rs"]
+mod address;
 #[path = "tools/arguments.rs"]
 mod arguments;
 #[path = "tools/leave.rs"]
@@ -83,7 +89,7 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     let signals = [Signal::Term, Signal::Int, Signal::Hup];
     let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;
     let (sender, news) = mpsc::channel();
-    let panel = Panel::new(target.address.clone());
+    let panel = Panel::new(target.address.to_string());
     // Also puts the terminal right where this program panics.
     let terminal = ratatui::try_init()?;
     // The reader of events never comes back from a terminal that is gone, so nobody waits for it.

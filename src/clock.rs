@@ -17,6 +17,7 @@ use async_io::Timer;
 /// for tests that can't wait. This one uses tokio's:
 ///
 /// ```
+/// # mod tokio { pub mod time { pub async fn sleep_until(_: std::time::Instant) {} } }
 /// use keywire::Clock;
 /// use std::{future::Future, pin::Pin, time::Instant};
 ///

@@ -133,8 +133,3 @@ pub use secret::Secret;
 pub use server::{Builder, Handle, Server};
 pub use shared::{limits::Overflow, stats::Stats};
 pub use squarer::Squarer;
-
-/// The README's code is compiled with the doctests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

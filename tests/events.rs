@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{stage::Stage, stores::HandClock};
+use common::{local::LocalServer, stores::ManualClock};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use keywire::{Overflow, Secret, Server};
 use tracing::{
@@ -23,15 +23,15 @@ use tracing::{
 
 /// Writes every event on a line.
 #[derive(Clone, Default)]
-struct Listener(Arc<Mutex<String>>);
+struct Recorder(Arc<Mutex<String>>);
 
-impl Listener {
+impl Recorder {
     fn heard(&self) -> String {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
-impl Subscriber for Listener {
+impl Subscriber for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "keywire"
     }
@@ -96,13 +96,13 @@ impl AsyncWrite for Broken {
 
 #[test]
 fn a_connection_that_breaks_is_told_in_the_words_of_its_transport() {
-    let listener = Listener::default();
-    with_default(listener.clone(), || {
-        let mut stage = Stage::new(Server::new());
-        stage.bring(Broken);
-        stage.play_until("it is gone", |stats| stats.dropped == 1);
+    let recorder = Recorder::default();
+    with_default(recorder.clone(), || {
+        let mut server = LocalServer::new(Server::new());
+        server.attach(Broken);
+        server.run_until("it is gone", |stats| stats.dropped == 1);
         assert_eq!(
-            listener.heard(),
+            recorder.heard(),
             "DEBUG client connected client=1\n\
              DEBUG client disconnected client=1 error=the client speaks no TLS\n"
         );
@@ -111,32 +111,32 @@ fn a_connection_that_breaks_is_told_in_the_words_of_its_transport() {
 
 #[test]
 fn clients_come_and_go_and_are_refused() {
-    let listener = Listener::default();
-    with_default(listener.clone(), || {
+    let recorder = Recorder::default();
+    with_default(recorder.clone(), || {
         let server = Server::builder().max_clients(1).outbox_lines(1);
         let server = server
             .overflow(Overflow::Disconnect)
             .stall_timeout(Duration::ZERO);
-        let mut stage = Stage::new(server.build());
-        let mut client = stage.join_with(8);
-        assert_eq!(listener.heard(), "DEBUG client connected client=1\n");
-        stage.join();
-        stage.play();
+        let mut server = LocalServer::new(server.build());
+        let mut client = server.connect_with(8);
+        assert_eq!(recorder.heard(), "DEBUG client connected client=1\n");
+        server.connect();
+        server.run();
         let words = "connection refused: the server has as many clients as it may";
-        assert_eq!(listener.heard(), format!("WARN {words}\n"));
-        client.say("Put:hush:secret\nGet:hush\nGet:hush\nGet:hush\nGet:hush\n");
-        stage.play_until("it is cut off", |stats| stats.active == 0);
+        assert_eq!(recorder.heard(), format!("WARN {words}\n"));
+        client.send("Put:hush:secret\nGet:hush\nGet:hush\nGet:hush\nGet:hush\n");
+        server.run_until("it is cut off", |stats| stats.active == 0);
         let error = "connection aborted";
         assert_eq!(
-            listener.heard(),
+            recorder.heard(),
             format!("DEBUG client disconnected client=1 error={error}\n")
         );
-        let mut polite = stage.join();
-        polite.fall_silent();
-        stage.play();
-        stage.end();
+        let mut polite = server.connect();
+        polite.half_close();
+        server.run();
+        server.shut_down();
         assert_eq!(
-            listener.heard(),
+            recorder.heard(),
             "DEBUG client connected client=2\nDEBUG client disconnected client=2\nINFO shutting down clients=0\nINFO closed\n"
         );
     });
@@ -144,25 +144,25 @@ fn clients_come_and_go_and_are_refused() {
 
 #[test]
 fn replies_and_events_that_are_lost_are_told_without_their_words() {
-    let listener = Listener::default();
-    with_default(listener.clone(), || {
-        let clock = HandClock::new();
+    let recorder = Recorder::default();
+    with_default(recorder.clone(), || {
+        let clock = ManualClock::new();
         let server = Server::builder().outbox_lines(1).clock(clock.clone());
-        let mut stage = Stage::new(server.outbox_bytes(30).build());
-        let (mut client, mut watcher) = (stage.join_with(8), stage.join_with(8));
-        watcher.say("Watch:hush\n");
-        client.say("Put:hush:secret\nGet:hush\nGet:hush\nGet:hush\nGet:hush\n");
-        stage.play();
-        listener.heard();
-        clock.pass(Duration::from_secs(1));
-        stage.play();
+        let mut server = LocalServer::new(server.outbox_bytes(30).build());
+        let (mut client, mut watcher) = (server.connect_with(8), server.connect_with(8));
+        watcher.send("Watch:hush\n");
+        client.send("Put:hush:secret\nGet:hush\nGet:hush\nGet:hush\nGet:hush\n");
+        server.run();
+        recorder.heard();
+        clock.advance(Duration::from_secs(1));
+        server.run();
         let lost = "replies dropped: the client does not read";
-        assert_eq!(listener.heard(), format!("WARN {lost} client=1 lines=3\n"));
-        client.say("Put:hush:secret\nPut:hush:secret\n");
-        stage.play();
+        assert_eq!(recorder.heard(), format!("WARN {lost} client=1 lines=3\n"));
+        client.send("Put:hush:secret\nPut:hush:secret\n");
+        server.run();
         let missed = "events missed: the watcher does not keep up";
         assert_eq!(
-            listener.heard(),
+            recorder.heard(),
             format!("INFO {missed} client=2 events=2\n")
         );
     });
@@ -171,24 +171,24 @@ fn replies_and_events_that_are_lost_are_told_without_their_words() {
 /// Each kind of event that a client can cause has its budget, and what was suppressed is counted.
 #[test]
 fn a_flood_makes_few_events() {
-    let listener = Listener::default();
-    with_default(listener.clone(), || {
-        let clock = HandClock::new();
+    let recorder = Recorder::default();
+    with_default(recorder.clone(), || {
+        let clock = ManualClock::new();
         let secret = Secret::new("sesame").unwrap();
         let server = Server::builder().clock(clock.clone()).secret(secret);
-        let mut stage = Stage::new(server.build());
+        let mut server = LocalServer::new(server.build());
         for _ in 0..3 {
-            let mut guesses: Vec<_> = (0..100).map(|_| stage.join()).collect();
+            let mut guesses: Vec<_> = (0..100).map(|_| server.connect()).collect();
             for guess in &mut guesses {
-                guess.say("Auth:open\nAuth:sesam\nAuth:seesam\n");
+                guess.send("Auth:open\nAuth:sesam\nAuth:seesam\n");
             }
             for _ in 0..4 {
-                stage.play();
-                clock.pass(Duration::from_secs(1));
+                server.run();
+                clock.advance(Duration::from_secs(1));
             }
         }
-        stage.play();
-        let heard = listener.heard();
+        server.run();
+        let heard = recorder.heard();
         assert!(!heard.contains("sesam"), "{heard}");
         let failures: Vec<_> = heard
             .lines()
@@ -203,11 +203,11 @@ fn a_flood_makes_few_events() {
 
 #[test]
 fn an_address_is_told_where_there_is_one() {
-    let listener = Listener::default();
+    let recorder = Recorder::default();
     let mut server = Server::new();
-    let door = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = door.local_addr().unwrap();
-    server.listen(door);
+    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    server.listen(listener);
     let handle = server.handle();
     let client = async {
         let mut client = async_net::TcpStream::connect(address).await.unwrap();
@@ -215,10 +215,10 @@ fn an_address_is_told_where_there_is_one() {
         client.read_exact(&mut [0; 9]).await.unwrap();
         handle.shutdown(Duration::ZERO).await;
     };
-    with_default(listener.clone(), || {
+    with_default(recorder.clone(), || {
         future::block_on(future::zip(server.run(), client));
     });
-    let heard = listener.heard();
+    let heard = recorder.heard();
     let joined = "DEBUG client connected client=1 address=127.0.0.1\n";
     assert!(heard.starts_with(joined), "{heard}");
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, TestServer, resident, wait_until};
+use common::{TestServer, resident, wait_until};
 use keywire::{Overflow, Server};
 
 const MIB: usize = 1 << 20;
@@ -15,7 +15,7 @@ const MIB: usize = 1 << 20;
 fn a_client_that_asks_for_gigabytes_and_never_reads_costs_a_bounded_amount() {
     for overflow in [Overflow::Drop, Overflow::Wait, Overflow::Disconnect] {
         let server = Server::builder().overflow(overflow).build();
-        let server = TestServer::start(Place::PLAIN, server);
+        let server = TestServer::start(server);
         let mut client = server.connect();
         for _ in 0..MIB / (64 * 1000) {
             client.send(format!("Put:k:{}\n", "x".repeat(64_000)));

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Place, TestServer, resident, wait_until};
+use common::{TestServer, resident, wait_until};
 use keywire::Server;
 
 /// However small the keys and values are: empty values cost something, too.
@@ -17,7 +17,7 @@ fn a_store_that_is_full_takes_no_more_than_twice_its_size() {
         "Put:KEY:a value of forty bytes and a bit more.\n",
     ] {
         let server = Server::builder().max_store(SIZE as u64).build();
-        let server = TestServer::start(Place::PLAIN, server);
+        let server = TestServer::start(server);
         let mut client = server.connect();
         let before = resident();
         let mut key = 0;
@@ -41,7 +41,7 @@ fn a_store_that_is_full_takes_no_more_than_twice_its_size() {
 fn what_an_update_makes_shorter_is_given_back() {
     const SIZE: usize = 1 << 20;
     let server = Server::builder().max_store(SIZE as u64).build();
-    let server = TestServer::start(Place::PLAIN, server);
+    let server = TestServer::start(server);
     let mut client = server.connect();
     let long = "x".repeat(30_000);
     client.send(format!("Put:0:{long}\nUpdate:0:{long}:\n"));

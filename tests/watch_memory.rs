@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Place, TestServer, resident, stage::Stage};
+use common::{TestServer, local::LocalServer, resident};
 use keywire::{Overflow, Server};
 
 const MIB: usize = 1 << 20;
@@ -21,8 +21,8 @@ fn watchers_that_never_read_cost_a_bounded_amount() {
 
 /// 200 watchers, 100,000 changes of a hundred bytes, a thousand at a time.
 fn many_changes_a_round(overflow: Overflow) {
-    common::allow_files(2000);
-    let server = TestServer::start(Place::PLAIN, Server::builder().overflow(overflow).build());
+    crate::common::allow_files(2000);
+    let server = TestServer::start(Server::builder().overflow(overflow).build());
     let mut watchers: Vec<_> = (0..200).map(|_| server.connect()).collect();
     for watcher in &mut watchers {
         watcher.send("WatchPrefix:\n");
@@ -53,17 +53,17 @@ fn a_round_each_change(overflow: Overflow) {
     const WATCHERS: usize = 50;
     const ROOM: usize = 64 << 10;
     let server = Server::builder().overflow(overflow).outbox_bytes(ROOM);
-    let mut stage = Stage::new(server.build());
-    let mut watchers: Vec<_> = (0..WATCHERS).map(|_| stage.join_with(10)).collect();
+    let mut server = LocalServer::new(server.build());
+    let mut watchers: Vec<_> = (0..WATCHERS).map(|_| server.connect_with(10)).collect();
     for watcher in &mut watchers {
-        watcher.say("WatchPrefix:\n");
+        watcher.send("WatchPrefix:\n");
     }
-    stage.play();
-    let mut writer = stage.join();
+    server.run();
+    let mut writer = server.connect();
     let before = resident();
     let mut changes = 0;
-    while stage.stats().missed < (WATCHERS * 1000) as u64 {
-        writer.say("Delete:k\n");
+    while server.stats().missed < (WATCHERS * 1000) as u64 {
+        writer.send("Delete:k\n");
         changes += 1;
     }
     let grown = resident().saturating_sub(before);

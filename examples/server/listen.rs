@@ -1,71 +1,21 @@
-//! Where the server listens: an address as it is written, and its sockets.
+//! Where the server listens: the sockets of an address.
 
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    str::FromStr,
 };
 
 use keywire::Error;
 use rustix::io::Errno;
 use smol::net::{TcpListener, unix::UnixListener};
 
-use crate::unix_socket::{self, SocketFile};
+use crate::{
+    address::{Address, Kind},
+    unix_socket::{self, SocketFile},
+};
 
 /// How many free ports are tried, if one address has the port free and another has not.
 const PORT_TRIES: usize = 100;
-
-/// `HOST:PORT`, `:PORT`, `PORT` or `unix:PATH`.
-#[derive(Clone)]
-pub(crate) struct Address {
-    text: String,
-    kind: Kind,
-}
-
-#[derive(Clone)]
-enum Kind {
-    /// Without a host it means all interfaces.
-    Tcp(Option<String>, u16),
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let kind = match text.strip_prefix("unix:") {
-            Some("") => return Err("the path is empty"),
-            Some(path) => Kind::Unix(path.into()),
-            None => {
-                let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-                let port = port.parse().map_err(
-                    |_| "expected HOST:PORT, :PORT or PORT, with a port up to 65535, or unix:PATH",
-                )?;
-                Kind::Tcp(host_of(host)?, port)
-            }
-        };
-        Ok(Self {
-            text: text.to_owned(),
-            kind,
-        })
-    }
-}
-
-fn host_of(host: &str) -> Result<Option<String>, &'static str> {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    match bare {
-        Some("") => Err("there is no address between the brackets"),
-        Some(bare) => Ok(Some(bare.to_owned())),
-        None if host.contains([':', '[', ']']) => {
-            Err("an IPv6 address stands in brackets: [ADDRESS]:PORT")
-        }
-        None if host.is_empty() => Ok(None),
-        None => Ok(Some(host.to_owned())),
-    }
-}
 
 pub(crate) enum Bound {
     Tcp(TcpListener),

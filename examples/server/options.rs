@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, ValueEnum};
 use keywire::Overflow;
 
-use crate::listen::Address;
+use crate::address::Address;
 
 /// More threads than this serve no faster on any machine, and each has a stack of its own.
 const MAX_THREADS: usize = 1024;

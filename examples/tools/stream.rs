@@ -15,7 +15,10 @@ use smol::{
 };
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::say::reason;
+use crate::{
+    address::{Address, Kind},
+    say::reason,
+};
 
 #[path = "plain.rs"]
 mod plain;
@@ -44,14 +47,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 /// Where the server is.
 #[derive(Args, Clone)]
 pub(crate) struct Target {
-    /// The server: a TCP address, or unix:PATH
+    /// The server: HOST:PORT, PORT on this machine, or unix:PATH
     #[arg(
         long = "connect",
         value_name = "ADDR",
         default_value = "127.0.0.1:9999",
         global = true
     )]
-    pub(crate) address: String,
+    pub(crate) address: Address,
     /// Speak TLS with a server for which an authority in this PEM file vouches
     #[arg(long, value_name = "FILE", global = true)]
     tls_ca: Option<PathBuf>,
@@ -82,20 +85,21 @@ pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<
     let tls = tls::Tls::new(target)?;
     let address = &target.address;
     let connecting = async {
-        let stream: Stream = match address.strip_prefix("unix:") {
-            Some("") => return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty")),
-            Some(path) => Box::new(UnixStream::connect(path).await?),
-            None => {
-                let stream = TcpStream::connect(address).await?;
+        let stream: Stream = match &address.kind {
+            Kind::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Kind::Tcp(host, port) => {
+                let host = host.as_deref().unwrap_or("localhost");
+                let stream = TcpStream::connect((host, *port)).await?;
                 stream.set_nodelay(true)?;
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
                 Box::new(stream)
             }
         };
-        match tls {
-            Some(tls) => tls.over(stream).await,
-            None => Ok(Box::new(Plain::new(stream))),
-        }
+        let stream: Stream = match tls {
+            Some(tls) => tls.over(stream).await?,
+            None => Box::new(Plain::new(stream)),
+        };
+        Ok(stream)
     };
     let over = async {
         match limit {
@@ -104,11 +108,6 @@ pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<
         };
         Err(ErrorKind::TimedOut.into())
     };
-    let connected = future::or(connecting, over).await;
-    connected.map_err(|error| match error.kind() {
-        ErrorKind::InvalidInput => {
-            format!("can't connect to {address:?}: {error}; expected HOST:PORT or unix:PATH")
-        }
-        _ => format!("can't connect to {address}: {error}"),
-    })
+    let connected: io::Result<_> = future::or(connecting, over).await;
+    connected.map_err(|error| format!("can't connect to {address}: {error}"))
 }

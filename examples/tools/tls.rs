@@ -32,7 +32,7 @@ mod with {
     };
 
     use super::{Stream, Target, io};
-    use crate::say::reason;
+    use crate::{address::Kind, say::reason};
 
     pub(crate) struct Tls {
         connector: TlsConnector,
@@ -54,14 +54,14 @@ mod with {
             };
             let config = client_config(&ca, certificate.as_ref().zip(key.as_ref()));
             let config = config.map_err(|error| reason(&error))?;
-            let name = match &target.tls_name {
-                Some(name) => name,
-                None if target.address.starts_with("unix:") => {
+            let name = match (&target.tls_name, &target.address.kind) {
+                (Some(name), _) => name,
+                (None, Kind::Unix(_)) => {
                     return Err(
                         "a path is no name for a server; --tls-name says which it is".into(),
                     );
                 }
-                None => host(&target.address),
+                (None, Kind::Tcp(host, _)) => host.as_deref().unwrap_or("localhost"),
             };
             let name = ServerName::try_from(name.to_owned()).map_err(|_| {
                 format!("{name:?} can't be the name of a server; --tls-name says which it is")
@@ -85,15 +85,6 @@ mod with {
             }
             _ => error,
         }
-    }
-
-    /// The host of HOST:PORT, without the brackets of an IPv6 address.
-    fn host(address: &str) -> &str {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        bare.unwrap_or(host)
     }
 }
 

@@ -4,12 +4,15 @@ use std::any::Any;
 
 use super::Transport;
 
-#[derive(Default)]
 pub(crate) struct Reactor {
     pub(crate) peers: Peers,
 }
 
 impl Reactor {
+    pub(crate) fn new() -> Self {
+        Self { peers: Peers }
+    }
+
     pub(crate) fn register<T: Transport + 'static>(&self, transport: T) -> Box<dyn Transport> {
         Box::new(transport)
     }
@@ -21,7 +24,6 @@ impl Reactor {
     pub(crate) fn poll_all_events(&self) {}
 }
 
-#[derive(Default)]
 pub(crate) struct Peers;
 
 impl Peers {

@@ -13,19 +13,19 @@ use std::{
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
-use super::stores::HandClock;
+use super::stores::ManualClock;
 
 /// Each read takes a millisecond of the clock. After so many it ends by itself, so that a test of a
 /// server that does nothing but read fails and does not hang.
 pub struct Flood {
     byte: u8,
-    clock: HandClock,
+    clock: ManualClock,
     most: usize,
     reads: Arc<AtomicUsize>,
 }
 
 impl Flood {
-    pub fn new(byte: u8, clock: &HandClock, most: usize) -> Self {
+    pub fn new(byte: u8, clock: &ManualClock, most: usize) -> Self {
         Self {
             byte,
             clock: clock.clone(),
@@ -49,7 +49,7 @@ impl AsyncRead for Flood {
         if self.reads.fetch_add(1, Ordering::SeqCst) == self.most {
             return Poll::Ready(Ok(0));
         }
-        self.clock.pass(Duration::from_millis(1));
+        self.clock.advance(Duration::from_millis(1));
         // Few are enough, and quickly dealt with.
         let bytes = buffer.len().min(64);
         buffer[..bytes].fill(self.byte);

@@ -1,23 +1,24 @@
-//! What the tests share: servers on every executor, and a client that waits under a deadline.
+//! What the tests share: a server on a free port, and a client that waits under a deadline.
 
 // Each test file is a crate of its own and uses its own part of this.
-#![allow(dead_code, unused_macros, unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
-pub mod far;
+pub mod events;
 pub mod flood;
+pub mod local;
 pub mod model;
 pub mod numbered;
 pub mod script;
+pub mod scripted;
 #[cfg(target_os = "linux")]
-pub mod served;
-pub mod stage;
+pub mod server_process;
 pub mod stores;
+#[cfg(target_os = "linux")]
+pub mod stress;
 #[cfg(target_os = "linux")]
 pub mod terminal;
 #[cfg(target_os = "linux")]
 pub mod tools;
-#[cfg(target_os = "linux")]
-pub mod trouble;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -36,104 +37,6 @@ use keywire::{
 /// How long a test waits for something that has to come. Only a failure takes as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Who polls the server.
-#[derive(Clone, Copy, Debug)]
-pub enum Runtime {
-    Smol,
-    AsyncStd,
-    Tokio,
-    BlockOn,
-}
-
-/// Makes a test of a function for each executor, polled by one thread and by several.
-macro_rules! on_every_executor {
-    ($($(#[$attribute:meta])* fn $name:ident($place:ident: Place) $body:block)*) => {$(
-        $(#[$attribute])*
-        fn $name($place: common::Place) $body
-
-        mod $name {
-            use crate::common::{Place, Runtime};
-            #[test] fn smol() { super::$name(Place(Runtime::Smol, 1)) }
-            #[test] fn smol_on_three_threads() { super::$name(Place(Runtime::Smol, 3)) }
-            #[test] fn async_std() { super::$name(Place(Runtime::AsyncStd, 1)) }
-            #[test] fn tokio() { super::$name(Place(Runtime::Tokio, 1)) }
-            #[test] fn tokio_on_three_threads() { super::$name(Place(Runtime::Tokio, 3)) }
-            #[test] fn block_on() { super::$name(Place(Runtime::BlockOn, 1)) }
-            #[test] fn block_on_on_three_threads() { super::$name(Place(Runtime::BlockOn, 3)) }
-        }
-    )*};
-}
-
-/// An executor and the number of threads that poll the server.
-#[derive(Clone, Copy, Debug)]
-pub struct Place(pub Runtime, pub usize);
-
-impl Place {
-    /// Where a test runs that is about something else.
-    pub const PLAIN: Place = Place(Runtime::Smol, 1);
-
-    /// Runs a client here.
-    pub fn block_on<T>(self, client: impl Future<Output = T>) -> T {
-        match self.0 {
-            Runtime::Smol => smol::block_on(client),
-            Runtime::AsyncStd => async_std::task::block_on(client),
-            Runtime::Tokio => tokio::runtime::Runtime::new().unwrap().block_on(client),
-            Runtime::BlockOn => future::block_on(client),
-        }
-    }
-
-    /// Runs the server on threads of its own.
-    pub fn run<S: Store>(self, server: Server<S>) -> JoinHandle<S> {
-        let Place(runtime, threads) = self;
-        let handle = server.handle();
-        thread::spawn(move || match runtime {
-            Runtime::Tokio => {
-                let tokio = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(threads)
-                    .build()
-                    .unwrap();
-                let helpers: Vec<_> = (1..threads).map(|_| tokio.spawn(handle.worker())).collect();
-                let serving = tokio.spawn(server.run());
-                tokio.block_on(async {
-                    for helper in helpers {
-                        helper.await.unwrap();
-                    }
-                    serving.await.unwrap()
-                })
-            }
-            Runtime::Smol => on_threads(threads, server, smol::block_on, smol::block_on),
-            Runtime::BlockOn => on_threads(threads, server, future::block_on, future::block_on),
-            Runtime::AsyncStd => on_threads(
-                1,
-                server,
-                async_std::task::block_on,
-                async_std::task::block_on,
-            ),
-        })
-    }
-}
-
-type Serving<S> = std::pin::Pin<Box<dyn Future<Output = S> + Send>>;
-
-fn on_threads<S: Store>(
-    threads: usize,
-    server: Server<S>,
-    block_on: fn(Serving<S>) -> S,
-    help: fn(Serving<()>),
-) -> S {
-    let helpers: Vec<_> = (1..threads)
-        .map(|_| {
-            let worker = server.handle().worker();
-            thread::spawn(move || help(Box::pin(worker)))
-        })
-        .collect();
-    let store = block_on(Box::pin(server.run()));
-    for helper in helpers {
-        helper.join().unwrap();
-    }
-    store
-}
-
 /// A server that listens on a free port of the loopback.
 pub struct TestServer<S: Store = Memory> {
     pub address: SocketAddr,
@@ -142,7 +45,14 @@ pub struct TestServer<S: Store = Memory> {
 }
 
 impl<S: Store> TestServer<S> {
-    pub fn start(place: Place, mut server: Server<S>) -> Self {
+    /// Polls the server on a thread of its own.
+    pub fn start(server: Server<S>) -> Self {
+        Self::polled_by(server, |server| {
+            thread::spawn(|| smol::block_on(server.run()))
+        })
+    }
+
+    pub fn polled_by(mut server: Server<S>, run: impl FnOnce(Server<S>) -> JoinHandle<S>) -> Self {
         let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         server.listen(listener);
@@ -150,7 +60,7 @@ impl<S: Store> TestServer<S> {
         Self {
             address,
             handle,
-            serving: Some(place.run(server)),
+            serving: Some(run(server)),
         }
     }
 
@@ -209,6 +119,7 @@ pub fn resident() -> usize {
 }
 
 /// Raises the limit of open files to so many, or as far as the system lets it.
+#[cfg_attr(not(unix), allow(unused_variables))]
 pub fn allow_files(files: u64) {
     #[cfg(unix)]
     {
@@ -241,7 +152,7 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A plain client. Every wait has a deadline; every failure is a panic.
+/// A answering client. Every wait has a deadline; every failure is a panic.
 pub struct Client {
     stream: BufReader<TcpStream>,
 }

@@ -6,7 +6,7 @@
 pub struct Heard {
     /// The number of the next change.
     pub next: usize,
-    pub told: usize,
+    pub events: usize,
     pub missed: usize,
 }
 
@@ -29,7 +29,7 @@ impl Heard {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap();
         assert_eq!(digits.parse(), Ok(self.next), "after {self:?}: {line}");
         self.next += 1;
-        self.told += 1;
+        self.events += 1;
         true
     }
 

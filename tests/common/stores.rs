@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stage::Actor;
 use futures_lite::future;
 use keywire::{
     Clock, Error,
     protocol::{Operation, Write},
     store::{Batch, Memory, Store, StoreSize},
 };
+
+use super::local::LocalClient;
 
 /// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
 #[derive(Default)]
@@ -97,7 +98,7 @@ impl Store for Gated {
 pub struct Undoing {
     pub memory: Memory,
     pub most: usize,
-    pub clock: Option<HandClock>,
+    pub clock: Option<ManualClock>,
 }
 
 impl Undoing {
@@ -125,7 +126,7 @@ impl Store for Undoing {
         if worse {
             self.memory = before;
             if let Some(clock) = &self.clock {
-                clock.pass(ROUND_TIME);
+                clock.advance(ROUND_TIME);
             }
             return Err(Error::store("undone"));
         }
@@ -143,11 +144,11 @@ pub struct Costly {
     pub memory: Memory,
     /// It takes at most so many commands at a time.
     pub most: usize,
-    pub clock: HandClock,
+    pub clock: ManualClock,
     /// How long an update takes.
     pub time: Duration,
     pub updates: usize,
-    pub asking: Arc<Mutex<Option<Actor>>>,
+    pub asking: Arc<Mutex<Option<LocalClient>>>,
     pub updates_before_get: Option<usize>,
 }
 
@@ -164,11 +165,11 @@ impl Store for Costly {
             match operation {
                 Operation::Write(Write::Update { .. }) => {
                     self.updates += 1;
-                    self.clock.pass(self.time);
+                    self.clock.advance(self.time);
                     if let (Self::ASKS, Some(client)) =
                         (self.updates, &mut *self.asking.lock().unwrap())
                     {
-                        client.say("Get:k\n");
+                        client.send("Get:k\n");
                     }
                 }
                 Operation::Get { .. } => {
@@ -187,14 +188,14 @@ pub const ROUND_TIME: Duration = Duration::from_millis(5);
 
 /// A clock that goes on only where it is told to.
 #[derive(Clone)]
-pub struct HandClock(Arc<Mutex<Hands>>);
+pub struct ManualClock(Arc<Mutex<Hands>>);
 
 struct Hands {
     now: Instant,
     sleepers: Vec<Waker>,
 }
 
-impl HandClock {
+impl ManualClock {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Hands {
             now: Instant::now(),
@@ -202,7 +203,7 @@ impl HandClock {
         })))
     }
 
-    pub fn pass(&self, time: Duration) {
+    pub fn advance(&self, time: Duration) {
         let mut hands = self.0.lock().unwrap();
         hands.now += time;
         let sleepers = std::mem::take(&mut hands.sleepers);
@@ -211,7 +212,7 @@ impl HandClock {
     }
 }
 
-impl Clock for HandClock {
+impl Clock for ManualClock {
     fn now(&self) -> Instant {
         self.0.lock().unwrap().now
     }

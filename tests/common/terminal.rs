@@ -20,7 +20,7 @@ use rustix::{
     termios::{Action, LocalModes, Winsize, tcflow, tcgetattr, tcsetwinsize},
 };
 
-use super::{example, served::signal_to, wait_until};
+use super::{example, server_process::signal_to, wait_until};
 
 /// What the program has of the terminal.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{DEADLINE, TestServer, example, served::signal_to, wait_until};
+use super::{DEADLINE, TestServer, example, server_process::signal_to, wait_until};
 
 pub fn command(server: &TestServer, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(example("client"));
@@ -36,13 +36,13 @@ pub fn expect(output: Output, code: i32, printed: impl AsRef<[u8]>) -> String {
 }
 
 /// A child whose output is read line by line. It does not outlive the test.
-pub struct Running {
+pub struct ChildProcess {
     pub child: Child,
     pub input: Option<ChildStdin>,
     pub output: Option<BufReader<ChildStdout>>,
 }
 
-impl Running {
+impl ChildProcess {
     pub fn start(command: &mut Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -88,7 +88,7 @@ impl Running {
         status.and_then(|status| status.code())
     }
 
-    pub fn say(&mut self, words: &str) {
+    pub fn send(&mut self, words: &str) {
         self.input
             .as_mut()
             .unwrap()
@@ -105,7 +105,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -247,7 +247,7 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
 /// Where the store answers each before it takes the next, that is a single reply.
 fn allowance(check: &Check<'_>) -> (usize, usize) {
     let answers = answers(check);
-    let blind = check.settings.whims.blind();
+    let blind = check.settings.faults.blind();
     let mut most = (0, 0);
     for first in 0..answers.len() {
         let (mut commands, mut lines, mut bytes) = (0, 0, 0);
@@ -312,13 +312,13 @@ fn longest(sent: &Sent) -> usize {
 /// Who does not read, and has more lines coming than may wait, has been cut off.
 fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: usize) {
     let settings = check.settings;
-    if settings.is_strict() || settings.is_paced() {
+    if settings.is_strict() || settings.is_throttled() {
         return;
     }
     let answers = answers(check);
     for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
         let read = check.up.read_before(quiet.at);
-        let handled = answers[..check.entry.heard(read, quiet.at)].iter();
+        let handled = answers[..check.admission.heard(read, quiet.at)].iter();
         let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));
         let coming = coming.filter(|a| a.is_control || settings.overflow == Overflow::Disconnect);
         let lines: usize = coming.map(|answer| answer.lines).sum();

@@ -1,28 +1,25 @@
 //! The library's own client as a client of the simulation: tasks that share a connection, and give
 //! up half-way now and then. What they were told is held against the history.
 
+mod check;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     pin::pin,
     rc::Rc,
     time::Duration,
 };
 
 use async_channel::{Receiver, Sender};
+pub(crate) use check::check_calls;
+use check::check_error;
 use fastrand::Rng;
 use futures_lite::{StreamExt as _, future};
-use keywire::{
-    Client, Error, Event, Outcome, Secret,
-    protocol::{Code, Write},
-};
+use keywire::{Client, Error, Event, Outcome, Secret, protocol::Code};
 
 use crate::{
-    Settings,
-    entry::SECRET,
-    history::{Record, Tag, What, line_of},
-    network::{End, Way},
-    sent::Sent,
+    admission::SECRET,
+    network::Endpoint,
     world::{Moment, World},
 };
 
@@ -42,7 +39,7 @@ struct Call {
 
 /// What a watcher was told.
 #[derive(Debug)]
-struct Heard {
+struct WatchLog {
     name: Vec<u8>,
     prefix: bool,
     asked: Moment,
@@ -55,25 +52,25 @@ struct Heard {
 
 /// What the tasks of one connection did.
 #[derive(Default)]
-pub(crate) struct Diary {
+pub(crate) struct CallLog {
     calls: RefCell<Vec<Call>>,
-    heard: RefCell<Vec<Heard>>,
+    heard: RefCell<Vec<WatchLog>>,
     number: Cell<usize>,
     /// Calls under way.
-    pub(crate) under_way: Cell<usize>,
+    pub(crate) in_flight: Cell<usize>,
 }
 
 /// Counts as a call under way while it lives.
-struct UnderWay<'a>(&'a Cell<usize>);
+struct InFlight<'a>(&'a Cell<usize>);
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlight<'a> {
     fn new(count: &'a Cell<usize>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -83,20 +80,20 @@ impl Drop for UnderWay<'_> {
 struct Caller {
     world: World,
     client: Client,
-    diary: Rc<Diary>,
+    log: Rc<CallLog>,
     number: usize,
 }
 
 /// Notes when a call is given up.
-struct Asking<'a> {
+struct CallGuard<'a> {
     caller: &'a Caller,
     calls: Vec<usize>,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         let now = self.caller.world.moment();
-        let mut calls = self.caller.diary.calls.borrow_mut();
+        let mut calls = self.caller.log.calls.borrow_mut();
         for &call in &self.calls {
             let call = &mut calls[call];
             call.given_up = call.outcome.is_none().then_some(now);
@@ -105,12 +102,12 @@ impl Drop for Asking<'_> {
 }
 
 /// Notes when a watcher has gone.
-struct Leaving<'a>(&'a Caller, usize);
+struct WatchGuard<'a>(&'a Caller, usize);
 
-impl Drop for Leaving<'_> {
+impl Drop for WatchGuard<'_> {
     fn drop(&mut self) {
-        let Leaving(Caller { world, diary, .. }, place) = self;
-        diary.heard.borrow_mut()[*place].left = Some(world.moment());
+        let WatchGuard(Caller { world, log, .. }, place) = self;
+        log.heard.borrow_mut()[*place].left = Some(world.moment());
     }
 }
 
@@ -127,9 +124,9 @@ pub(crate) struct Start {
 /// Makes a client over this connection, and gives it to the tasks that share it.
 pub(crate) async fn client(
     world: World,
-    end: End,
+    end: Endpoint,
     number: usize,
-    diary: Rc<Diary>,
+    log: Rc<CallLog>,
     mut rng: Rng,
     guarded: bool,
     give: &Sender<Start>,
@@ -137,10 +134,10 @@ pub(crate) async fn client(
     let caller = Caller {
         world,
         client: Client::from_stream(end),
-        diary,
+        log,
         number,
     };
-    if guarded && !let_in(&caller.client, &mut rng).await {
+    if guarded && !authenticate(&caller.client, &mut rng).await {
         return;
     }
     for _ in 0..TASKS {
@@ -154,7 +151,7 @@ pub(crate) async fn client(
 }
 
 /// Says the secret, and maybe another one first.
-async fn let_in(client: &Client, rng: &mut Rng) -> bool {
+async fn authenticate(client: &Client, rng: &mut Rng) -> bool {
     let secret = |text: &str| Secret::new(text).expect("a secret");
     if rng.u8(..4) == 0 {
         let wrong = client.authenticate(&secret("sesame")).await;
@@ -208,13 +205,13 @@ impl Caller {
     }
 
     fn tag(&self) -> (usize, String) {
-        let number = self.diary.number.get();
-        self.diary.number.set(number + 1);
+        let number = self.log.number.get();
+        self.log.number.set(number + 1);
         (number, format!("{}.{number}", self.number))
     }
 
     fn ask(&self, number: Option<usize>) -> usize {
-        let mut calls = self.diary.calls.borrow_mut();
+        let mut calls = self.log.calls.borrow_mut();
         calls.push(Call {
             number,
             asked: self.world.moment(),
@@ -227,7 +224,7 @@ impl Caller {
 
     fn told(&self, call: usize, outcome: Outcome) {
         let told = (self.world.moment(), outcome);
-        self.diary.calls.borrow_mut()[call].outcome = Some(told);
+        self.log.calls.borrow_mut()[call].outcome = Some(told);
     }
 
     async fn call(&self, rng: &mut Rng) {
@@ -240,12 +237,12 @@ impl Caller {
         if kind >= 9 {
             return self.pipeline(rng).await;
         }
-        let _under_way = UnderWay::new(&self.diary.under_way);
+        let _in_flight = InFlight::new(&self.log.in_flight);
         let (number, tag) = self.tag();
         let tagged = format!("{key}#{tag}");
         let call = self.ask((kind < 7).then_some(number));
         // Dropped after the call itself.
-        let _asking = Asking {
+        let _asking = CallGuard {
             caller: self,
             calls: vec![call],
         };
@@ -272,12 +269,12 @@ impl Caller {
             let time = Duration::from_millis(rng.u64(..3000));
             self.world.sleep(time).await;
         }
-        let _under_way = UnderWay::new(&self.diary.under_way);
+        let _in_flight = InFlight::new(&self.log.in_flight);
         call.await
     }
 
     async fn pipeline(&self, rng: &mut Rng) {
-        let mut asking = Asking {
+        let mut asking = CallGuard {
             caller: self,
             calls: Vec::new(),
         };
@@ -304,8 +301,8 @@ impl Caller {
             }
             Err(error) => {
                 check_error(&error);
-                let mut diary = self.diary.calls.borrow_mut();
-                calls.for_each(|call| diary[call].unsent = true);
+                let mut log = self.log.calls.borrow_mut();
+                calls.for_each(|call| log[call].unsent = true);
             }
         }
     }
@@ -314,8 +311,8 @@ impl Caller {
         let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
         let prefix = name.is_empty() || rng.bool();
         let place = {
-            let mut heard = self.diary.heard.borrow_mut();
-            heard.push(Heard {
+            let mut heard = self.log.heard.borrow_mut();
+            heard.push(WatchLog {
                 name: name.into(),
                 prefix,
                 asked: self.world.moment(),
@@ -326,18 +323,18 @@ impl Caller {
             heard.len() - 1
         };
         // Dropped after the watcher.
-        let _leaving = Leaving(self, place);
-        let under_way = UnderWay::new(&self.diary.under_way);
+        let _leaving = WatchGuard(self, place);
+        let in_flight = InFlight::new(&self.log.in_flight);
         let watcher = match prefix {
             true => self.client.watch_prefix(name).await,
             false => self.client.watch(name).await,
         };
-        drop(under_way);
+        drop(in_flight);
         let mut watcher = match watcher {
             Ok(watcher) => watcher,
             Err(error) => return check_error(&error),
         };
-        self.diary.heard.borrow_mut()[place].begun = Some(self.world.moment());
+        self.log.heard.borrow_mut()[place].begun = Some(self.world.moment());
         for _ in 0..rng.usize(..30) {
             let time = Duration::from_millis(rng.u64(..2000));
             let over = async {
@@ -345,7 +342,7 @@ impl Caller {
                 None
             };
             match future::or(watcher.next(), over).await {
-                Some(Ok(event)) => self.diary.heard.borrow_mut()[place].events.push(event),
+                Some(Ok(event)) => self.log.heard.borrow_mut()[place].events.push(event),
                 Some(Err(error)) => return check_error(&error),
                 None => {}
             }
@@ -355,184 +352,4 @@ impl Caller {
             }
         }
     }
-}
-
-/// Nothing else can go wrong here.
-fn check_error(error: &Error) {
-    let known = matches!(
-        error,
-        Error::Refused { .. } | Error::Unconfirmed { .. } | Error::RepliesDropped { .. }
-    );
-    assert!(
-        known || matches!(error, Error::Disconnected(_)),
-        "a client was told: {error}"
-    );
-}
-
-/// Panics where a caller was told what the history does not bear out.
-pub(crate) fn check_calls(
-    client: usize,
-    diary: &Diary,
-    record: &Record,
-    by_tag: &HashMap<Tag, usize>,
-    settings: &Settings,
-    up: &Way,
-) {
-    for call in diary.calls.borrow().iter() {
-        let place = call.number.and_then(|number| by_tag.get(&(client, number)));
-        let entry = place.map(|&place| &record.entries[place]);
-        let what = entry.map(|entry| &entry.what);
-        assert!(
-            !call.unsent || entry.is_none(),
-            "not sent, and applied: {call:?}"
-        );
-        if let (Some(number), Some(given_up)) = (call.number, call.given_up) {
-            // A command that was given up before it was sent is not sent.
-            let is_it = |sent| matches!(sent, Sent::Command(other) if other == number);
-            let line = up
-                .lines
-                .iter()
-                .find(|line| is_it(Sent::of(&line.text, settings.secret)));
-            let late = line.is_some_and(|line| line.offered > given_up);
-            assert!(!late, "given up, and sent: {call:?}");
-        }
-        let Some((told, outcome)) = &call.outcome else {
-            continue;
-        };
-        if let Some(entry) = entry {
-            // What was under way when the connection broke may be applied later.
-            let broke = matches!(outcome, Err(Error::Disconnected(_)));
-            assert!(
-                call.asked < entry.at && (broke || entry.answered < *told),
-                "{call:?}"
-            );
-        }
-        match (outcome, what) {
-            (Ok(values), Some(What::Read(lines))) => {
-                let value = |line: &'_ [u8]| {
-                    let colon = line.iter().position(|&byte| byte == b':');
-                    line[colon.unwrap() + 1..].to_vec()
-                };
-                assert!(
-                    values
-                        .iter()
-                        .cloned()
-                        .eq(lines.iter().map(|line| value(line))),
-                    "{call:?}, not {lines:?}"
-                );
-            }
-            (Ok(values), Some(What::Written(..))) => assert!(values.is_empty()),
-            (Ok(_), what) => {
-                assert!(
-                    call.number.is_none() && what.is_none(),
-                    "{call:?}: {what:?}"
-                );
-            }
-            (Err(Error::RepliesDropped { lines }), Some(What::Read(read))) => {
-                assert_eq!(*lines, read.len() as u64, "{call:?}");
-            }
-            (Err(Error::Refused { code, .. }), what) => match code {
-                Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
-                // There was no place for the connection.
-                Code::Full if settings.max_clients < usize::MAX && what.is_none() => {}
-                Code::Full => assert!(matches!(what, Some(What::Full(_))), "{call:?}: {what:?}"),
-                Code::TooLong if settings.is_strict() => {}
-                Code::Closing if settings.idle < Duration::MAX => {}
-                Code::Closing => {
-                    // A read may have come to the store, and its fence not.
-                    assert!(
-                        matches!(what, None | Some(What::Read(_))) && *told > settings.stopped,
-                        "{call:?}: {what:?}"
-                    );
-                }
-                _ => panic!("{call:?}"),
-            },
-            (Err(Error::Unconfirmed { .. }), _) => {
-                let idle = settings.idle < Duration::MAX;
-                assert!(*told > settings.stopped || settings.is_strict() || idle);
-            }
-            (Err(Error::Disconnected(_)), _) => {}
-            _ => panic!("{call:?}: {what:?}"),
-        }
-    }
-    // What is missed is missed by all watches of a connection.
-    let all_heard = diary.heard.borrow();
-    for heard in all_heard.iter() {
-        check_heard(client, heard, all_heard.len() == 1, record);
-        check_left(client, heard, diary, up);
-    }
-}
-
-fn check_heard(client: usize, heard: &Heard, alone: bool, record: &Record) {
-    let fits = |key: &[u8]| match heard.prefix {
-        true => key.starts_with(&heard.name),
-        false => *key == heard.name[..],
-    };
-    let changes = record.entries.iter().filter_map(|entry| match &entry.what {
-        What::Written(key, line) if fits(key) => Some((entry, line)),
-        _ => None,
-    });
-    let mut changes = changes.peekable();
-    // What was made while the watch began may be told or not.
-    let (mut unheard, mut doubtful) = (0, 0);
-    let mut missed = 0;
-    for event in &heard.events {
-        let line = line_of(match event {
-            Event::Put { key, value } => Write::Put { key, value },
-            Event::Update { key, old, new } => Write::Update { key, old, new },
-            Event::Delete { key } => Write::Delete { key },
-            Event::Missed(more) => {
-                missed += more;
-                continue;
-            }
-            _ => panic!("{event:?}"),
-        });
-        loop {
-            let Some((entry, told)) = changes.next() else {
-                panic!("client {client} was told of {event:?}: {heard:?}");
-            };
-            if *told == line {
-                assert!(heard.asked < entry.at);
-                break;
-            }
-            unheard += u64::from(heard.begun.is_some_and(|begun| begun < entry.at));
-            doubtful += u64::from(heard.asked < entry.at);
-        }
-        assert!(
-            unheard <= missed && (missed <= doubtful || !alone),
-            "client {client} did not hear of {unheard} to {doubtful}, told of {missed}: {heard:?}"
-        );
-    }
-}
-
-/// When the last watcher of its kind has gone, the watch ends before anything else is answered.
-fn check_left(client: usize, heard: &Heard, diary: &Diary, up: &Way) {
-    let all = diary.heard.borrow();
-    let same = all
-        .iter()
-        .filter(|other| (&other.name, other.prefix) == (&heard.name, heard.prefix));
-    let left = |heard: &Heard| heard.left.unwrap_or(Moment::NEVER);
-    let gone = same.clone().map(left).max().unwrap_or(Moment::NEVER);
-    let calls = diary.calls.borrow();
-    let answered = calls.iter().filter(|call| call.asked > gone);
-    let answered = answered.filter_map(|call| match call.outcome {
-        Some((told, Ok(_))) => Some(told),
-        _ => None,
-    });
-    let Some(answered) = answered.min() else {
-        return;
-    };
-    let last = |word: &[u8]| {
-        let kind: &[u8] = if heard.prefix { b"Prefix:" } else { b":" };
-        let text = [word, kind, &heard.name[..]].concat();
-        let lines = up.lines.iter().filter(|line| line.begun < answered);
-        lines
-            .filter(|line| line.text == text)
-            .map(|line| line.begun)
-            .max()
-    };
-    assert!(
-        last(b"Watch") <= last(b"Unwatch"),
-        "client {client} still watches: {heard:?}"
-    );
 }

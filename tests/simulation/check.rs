@@ -1,22 +1,20 @@
 //! Whether what one client saw agrees with the history, and with what was promised.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+mod replies;
 
-use keywire::{
-    Overflow, Stats,
-    protocol::{Reply, Topic, Write},
-};
+mod ending;
+
+use std::collections::{HashMap, HashSet};
+
+use keywire::{Overflow, Stats};
 
 use crate::{
-    Settings, bounds,
-    entry::Entry,
-    history::{Entry as Applied, Limit, Record, Tag, What, tag_of},
+    admission::Admission,
+    history::{Entry, Record, Tag, What},
     limits::{self, Still},
-    network::{Line, Way},
+    network::{Direction, Line},
     sent::Sent,
+    settings::Settings,
     world::Moment,
 };
 
@@ -47,11 +45,11 @@ pub(crate) struct Quiet {
 pub(crate) struct Check<'a> {
     pub(crate) client: usize,
     pub(crate) settings: &'a Settings,
-    pub(crate) up: &'a Way,
-    pub(crate) down: &'a Way,
+    pub(crate) up: &'a Direction,
+    pub(crate) down: &'a Direction,
     pub(crate) sent: Vec<Sent>,
-    pub(crate) entry: Entry,
-    pub(crate) entries: &'a [Applied],
+    pub(crate) admission: Admission,
+    pub(crate) entries: &'a [Entry],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
     /// Where in the history each of this client's commands stands.
     pub(crate) places: HashMap<usize, usize>,
@@ -92,7 +90,7 @@ impl<'a> Check<'a> {
     pub(crate) fn new(
         client: usize,
         settings: &'a Settings,
-        (down, up): (&'a Way, &'a Way),
+        (down, up): (&'a Direction, &'a Direction),
         record: &'a Record,
         by_tag: &'a HashMap<Tag, usize>,
     ) -> Self {
@@ -100,11 +98,11 @@ impl<'a> Check<'a> {
         let own = entries.iter().enumerate();
         let own = own.filter(|(_, entry)| entry.tag.0 == client);
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
-        let entry = Entry::of(settings, (down, up), !places.is_empty());
+        let admission = Admission::of(settings, (down, up), !places.is_empty());
         let sent = up.lines.iter().enumerate();
         let slow = limits::slow_line(down).unwrap_or(usize::MAX);
         let sent = sent.map(|(number, line)| match number < slow {
-            true => entry.sent(settings, number, &line.text),
+            true => admission.sent(settings, number, &line.text),
             false => Sent::Unheard,
         });
         Self {
@@ -113,7 +111,7 @@ impl<'a> Check<'a> {
             up,
             down,
             sent: sent.collect(),
-            entry,
+            admission,
             entries,
             by_tag,
             places,
@@ -154,7 +152,8 @@ impl<'a> Check<'a> {
                 true => self.sent.len(),
                 false => {
                     let read = self.up.read_before(stopped);
-                    self.applied().max(self.entry.heard(read, Moment::NEVER))
+                    self.applied()
+                        .max(self.admission.heard(read, Moment::NEVER))
                 }
             };
             self.skip_to(handled);
@@ -187,211 +186,6 @@ impl<'a> Check<'a> {
                 );
                 last = place.or(last);
             }
-        }
-    }
-
-    /// Takes a line, or all lines of a reply. Says how many.
-    fn line(&mut self, number: usize, line: &Line) -> usize {
-        let client = self.client;
-        let text = String::from_utf8_lossy(&line.text).into_owned();
-        let reply = Reply::parse(&line.text);
-        self.answers.push(None);
-        match reply.unwrap_or_else(|_| panic!("client {client}: {text} is no reply")) {
-            Reply::Value { key, .. } => {
-                let index = self.answers_value(key, line, &text);
-                self.answers[number] = Some(index);
-                let Sent::Command(command) = self.sent[index] else {
-                    panic!("client {client}: {text} answers no command");
-                };
-                let What::Read(lines) = &self.entries[self.places[&command]].what else {
-                    panic!("client {client}: {text} answers no Get");
-                };
-                let rest = &self.down.lines[number..];
-                let seen: Vec<_> = rest.iter().take(lines.len()).map(|l| &l.text).collect();
-                assert!(
-                    seen.iter().copied().eq(lines.iter())
-                        || (seen.len() < lines.len() && self.down.closed.is_none()),
-                    "client {client}: the reply to {command} is not whole: {seen:?}, not {lines:?}",
-                );
-                self.answers.resize(number + seen.len(), Some(index));
-                return seen.len();
-            }
-            Reply::Sync { dropped, token } => {
-                let fits = |sent: &Sent| matches!(sent, Sent::Sync(own) if own == token);
-                let index = self.answered(&text, line, fits);
-                self.answers[number] = Some(index);
-                assert_eq!(dropped, self.lost, "client {client}: lost lines at {text}");
-                self.lost = 0;
-            }
-            Reply::Stats(counters) => {
-                let index = self.answered(&text, line, |sent| matches!(sent, Sent::Stats));
-                self.answers[number] = Some(index);
-                self.stats.push(Seen {
-                    stats: Stats::parse(counters).expect("counters"),
-                    asked: index,
-                    answer: number,
-                    lost: self.losses.iter().map(|(_, lines)| lines).sum(),
-                });
-            }
-            Reply::Error { line: 0, code, .. } => {
-                self.ended(code.as_str(), &text, line);
-                let last = number + 1 == self.down.lines.len();
-                assert!(last, "client {client}: more behind {text}");
-            }
-            Reply::Error { .. } if limits::slow(&line.text).is_some() => {
-                self.skip_to(limits::slow(&line.text).unwrap_or_default());
-            }
-            Reply::Error { line: at, code, .. } => {
-                let index = at as usize - 1;
-                self.answers[number] = Some(index);
-                self.error(index, code.as_str(), line, &text);
-            }
-            Reply::Watch(watched) => {
-                let watched = match watched {
-                    Topic::Key(key) => (key.to_vec(), false),
-                    Topic::Prefix(prefix) => (prefix.to_vec(), true),
-                };
-                let fits = |sent: &Sent| matches!(sent, Sent::Watch(name, prefix) if (name, *prefix) == (&watched.0, watched.1));
-                let index = self.answered(&text, line, fits);
-                self.answers[number] = Some(index);
-                self.topics.insert(watched);
-                let most = self.settings.max_watches;
-                assert!(
-                    self.topics.len() <= most,
-                    "client {client} watches too much"
-                );
-            }
-            Reply::Change(change) => self.change(change, line, &text),
-            Reply::Missed(missed) => {
-                assert!(missed > 0, "client {client} missed nothing");
-                self.marks.push(Mark::Missed(missed));
-            }
-            _ => panic!("client {client}: {text} is a new kind of line"),
-        }
-        1
-    }
-
-    /// The server says why it ends the connection.
-    fn ended(&self, code: &str, text: &str, line: &Line) {
-        let expected = match code {
-            "full" => self.entry.turned_away,
-            "unauthorized" => self.entry.late,
-            "closing" if limits::is_idle(text.as_bytes()) => self.settings.idle < Duration::MAX,
-            "closing" => {
-                line.text == limits::END
-                    && line.written > self.settings.stopped
-                    && self.closing.is_empty()
-                    && self.knows_control_lines()
-            }
-            _ => false,
-        };
-        let client = self.client;
-        assert!(expected, "client {client}: {text}");
-    }
-
-    /// It has sent a command that is answered by control lines.
-    pub(crate) fn knows_control_lines(&self) -> bool {
-        self.up.lines.iter().any(|line| {
-            let words: [&[u8]; 4] = [b"Sync", b"Stats", b"Watch", b"Auth:"];
-            words.iter().any(|word| line.text.starts_with(word))
-        })
-    }
-
-    fn change(&mut self, change: Write<'_>, line: &Line, text: &str) {
-        let value = match change {
-            Write::Put { value, .. } => value,
-            Write::Update { new, .. } => new,
-            Write::Delete { key } => key,
-        };
-        let tag = tag_of(change.key())
-            .or_else(|| tag_of(value))
-            .expect("a tag");
-        let client = self.client;
-        let place = self.by_tag.get(&tag);
-        let place = *place.unwrap_or_else(|| panic!("client {client}: {text} never was"));
-        match &self.entries[place].what {
-            What::Written(_, told) => assert_eq!(*told, line.text),
-            _ => panic!("client {client}: {text} was not applied"),
-        }
-        assert!(self.entries[place].answered < line.begun);
-        self.see(place, text);
-        self.marks.push(Mark::Told(place));
-    }
-
-    /// Which Get a value answers.
-    fn answers_value(&mut self, key: &[u8], line: &Line, text: &str) -> usize {
-        let client = self.client;
-        let (by, number) = tag_of(key).expect("a tag");
-        assert_eq!(by, client, "a reply to another's command: {text}");
-        let place = self.places.get(&number);
-        let place = *place.unwrap_or_else(|| panic!("client {client}: {text} was not read"));
-        let is_it = |sent: &Sent| matches!(sent, Sent::Command(other) if *other == number);
-        let index = self.sent.iter().position(is_it).expect("it was sent");
-        self.answer(index, text);
-        self.see(place, text);
-        self.marks.push(Mark::Answered(place));
-        self.took_place(index, place, line);
-        index
-    }
-
-    fn error(&mut self, index: usize, code: &str, line: &Line, text: &str) {
-        let client = self.client;
-        let Some(sent) = self.sent.get(index).cloned() else {
-            // A line that never ended.
-            let expected = match self.settings.secret && !self.entry.sure {
-                true => "unauthorized",
-                false => "malformed",
-            };
-            assert_eq!(
-                (index, code, self.up.rest.is_empty()),
-                (self.sent.len(), expected, false),
-                "client {client}: {text}"
-            );
-            self.skip_to(index);
-            return;
-        };
-        self.answer(index, text);
-        assert!(self.up.lines[index].read < Some(line.begun));
-        self.refused.insert(index);
-        if code == "closing" {
-            self.closing.insert(index);
-        }
-        let stopped = self.settings.stopped;
-        match (sent, code) {
-            (Sent::Command(number), "store" | "full") => {
-                let place = self.places.get(&number);
-                let place = *place.unwrap_or_else(|| panic!("client {client}: {text}, untried"));
-                let refused = match self.entries[place].what {
-                    What::Failed => code == "store",
-                    What::Full(Limit::Store) => text.contains(":full:the store would hold"),
-                    What::Full(Limit::Values) => text.contains(":full:the key has"),
-                    _ => false,
-                };
-                assert!(refused, "client {client}: {text}");
-                self.see(place, text);
-                self.marks.push(Mark::Answered(place));
-                self.took_place(index, place, line);
-            }
-            (Sent::Command(number), "closing") => {
-                let applied = self.places.contains_key(&number);
-                assert!(!applied, "client {client}: refused and applied: {text}");
-                assert!(line.written > stopped, "client {client}: {text} too early");
-            }
-            (Sent::Blank, _) => panic!("client {client}: an error for a blank line"),
-            (_, "closing") => {
-                assert!(line.written > stopped, "client {client}: {text} too early");
-            }
-            (Sent::Wrong(expected), code) => assert_eq!(expected, code, "client {client}"),
-            (Sent::Watch(name, prefix), "full") => {
-                let known = self.topics.contains(&(name, prefix));
-                let full = self.topics.len() == self.settings.max_watches;
-                assert!(
-                    full && !known,
-                    "client {client}: {text} with {:?}",
-                    self.topics
-                );
-            }
-            (sent, _) => panic!("client {client}: {text} for {sent:?}"),
         }
     }
 
@@ -484,134 +278,5 @@ impl<'a> Check<'a> {
             self.client,
             answered.now - taken.now,
         );
-    }
-
-    /// Nothing can happen before time passes: what could be done is done.
-    fn settle(&mut self, quiet: &Quiet) {
-        if quiet.at > self.settings.stopped {
-            return;
-        }
-        let read = self.up.read_before(quiet.at);
-        if quiet.drained {
-            let handled = self.entry.settle(quiet, read, self.up.looked);
-            // Those who have to keep to a rate have lines that wait, for as long as it takes.
-            if !self.settings.is_paced() {
-                self.skip_to(handled);
-                let limits = (self.settings.line_time, self.settings.idle);
-                if self.entry.is_in(handled) {
-                    self.still.settle((self.down, self.up), quiet, limits);
-                }
-            }
-            self.marks.push(Mark::Settled(quiet.entries));
-        }
-        if quiet.stalled && !self.settings.is_strict() && !self.settings.is_paced() {
-            for sent in &self.sent[..self.entry.heard(read, quiet.at)] {
-                if let Sent::Command(number) = sent {
-                    let applied = self.places.get(number).is_some_and(|p| *p < quiet.entries);
-                    let client = self.client;
-                    assert!(
-                        applied,
-                        "client {client}: {number} waits for a stalled client"
-                    );
-                }
-            }
-        }
-    }
-
-    /// What the server had read before it was told to stop is applied, even if the client has gone.
-    fn all_applied(&self) {
-        let applied = !self.places.is_empty();
-        let strict = self.settings.is_strict() && !self.clean;
-        if !self.settings.is_patient() || !self.entry.is_prompt(applied) || strict {
-            return;
-        }
-        if self.settings.is_paced() {
-            return;
-        }
-        let read = self.up.read_before(self.settings.stopped);
-        for sent in &self.sent[..read] {
-            if let Sent::Command(number) = sent {
-                let applied = self.places.contains_key(number);
-                let client = self.client;
-                assert!(
-                    applied,
-                    "client {client}: {number} was read and not applied"
-                );
-            }
-        }
-    }
-
-    /// No more is read before all that was read is handled: a client's commands wait in its own
-    /// socket, and not in the server.
-    fn no_read_ahead(&self) {
-        if !self.entry.sure || self.settings.is_strict() {
-            return;
-        }
-        let reads = &self.up.reads;
-        for (read, next) in reads.iter().zip(&reads[1.min(reads.len())..]) {
-            // At the end, it is read to be thrown away.
-            if next.at > self.settings.stopped {
-                break;
-            }
-            for sent in &self.sent[..read.lines] {
-                if let Sent::Command(number) = sent {
-                    let place = self.places.get(number);
-                    let handled = place.is_some_and(|&p| self.entries[p].answered < next.at);
-                    let client = self.client;
-                    assert!(
-                        handled,
-                        "client {client}: {number} waited and more was read"
-                    );
-                }
-            }
-        }
-    }
-
-    /// What came just then, at shutdown, is refused and not passed over. Where the session found
-    /// nothing to read after the server was told to stop, it may have been done with reading.
-    fn refused_aloud(&mut self) {
-        let stopped = self.settings.stopped;
-        let mut reads = self.up.reads.iter();
-        let Some(read) = reads.find(|read| read.at > stopped) else {
-            return;
-        };
-        let had_lines = read.lines > self.up.read_before(stopped);
-        if had_lines && read.waited.is_none_or(|waited| waited < stopped) {
-            self.skip_to(self.entry.heard(read.lines, Moment::NEVER));
-        }
-    }
-
-    /// The server hung up without a word, for which it needs a reason.
-    fn was_broken(&self) {
-        let Settings {
-            overflow,
-            stall,
-            stopped,
-            ..
-        } = *self.settings;
-        let Some(over) = self.down.over else { return };
-        let by_client = self.down.reset || self.up.over.is_some_and(|other| other < over);
-        // Who is not let in is not waited for, nor is who took too long.
-        if !self.entry.sure || self.settings.is_strict() {
-            return;
-        }
-        // It may have been turned away at the door.
-        let stopping = over > stopped && (self.up.reads.is_empty() || !self.settings.is_patient());
-        if by_client || stopping {
-            return;
-        }
-        // A slow store may have given it time to read again.
-        let writes = self.down.writes.iter();
-        let takes = writes.clone().skip(1).chain([&over]);
-        let stalled = writes
-            .zip(takes)
-            .any(|(at, next)| next.now - at.now >= stall);
-        let client = self.client;
-        let reason = match overflow {
-            Overflow::Disconnect => true,
-            Overflow::Drop => stalled && bounds::control_may_fill(self),
-            Overflow::Wait => false,
-        };
-        assert!(reason, "client {client} was cut off");
     }
 }

@@ -1,30 +1,30 @@
 //! Whether the server's counters are those of the history: exactly where that tells them, and
 //! within what can be known otherwise.
 
-use std::{collections::HashSet, time::Duration};
+mod lines;
+
+mod clients;
 
 use keywire::{Stats, store::StoreSize};
 
 use crate::{
-    LINE_TIME, Settings,
-    check::{Check, Mark, Seen},
+    check::{Check, Seen},
     history::{Kind, Limit, Record, What},
-    limits,
-    network::Way,
     sent::Sent,
+    settings::Settings,
     watched::Watched,
     world::Moment,
 };
 
 /// What all clients together have done and seen.
-pub(crate) struct Ledger<'a> {
+pub(crate) struct Totals<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) checks: &'a [Check<'a>],
     pub(crate) watched: &'a [Watched],
     pub(crate) record: &'a Record,
-    /// Connections that were handed to the server, and times that its door failed.
+    /// Connections that were handed to the server, and times that its listener failed.
     pub(crate) handed: u64,
-    pub(crate) door_errors: u64,
+    pub(crate) accept_errors: u64,
 }
 
 /// At least, and at the most.
@@ -63,7 +63,7 @@ pub(crate) fn follow(before: &Stats, after: &Stats) {
 /// How many of a client's lines were handled, at least and at the most.
 type Span = (usize, usize);
 
-impl Ledger<'_> {
+impl Totals<'_> {
     /// Sums something up over all clients.
     fn sum(&self, of: impl Fn(&Check<'_>) -> u64) -> u64 {
         self.checks.iter().map(of).sum()
@@ -99,207 +99,6 @@ impl Ledger<'_> {
             pairs().map(|(check, span)| count(check, span.0)).sum(),
             pairs().map(|(check, span)| count(check, span.1)).sum(),
         )
-    }
-
-    /// The counters of commands, errors and lines, by the lines that were handled.
-    fn check_lines(
-        &self,
-        stats: &Stats,
-        spans: &[Span],
-        entries: usize,
-        halves: Range,
-        parted: Range,
-    ) {
-        let check = |name, number, is: fn(&Sent) -> bool| {
-            // What is refused because the server closes is no command.
-            let range = self.count(spans, |check, line| {
-                is(&check.sent[line]) && !check.closing.contains(&line)
-            });
-            within(name, number, range);
-        };
-        check("syncs", stats.syncs, |sent| matches!(sent, Sent::Sync(_)));
-        check("stats", stats.stats, |sent| matches!(sent, Sent::Stats));
-        check("watches", stats.watches, |sent| {
-            matches!(sent, Sent::Watch(..))
-        });
-        check("unwatches", stats.unwatches, |sent| {
-            matches!(sent, Sent::Unwatch(..))
-        });
-        check("auths", stats.auths, |sent| matches!(sent, Sent::Auth));
-        check("long_lines", stats.long_lines, |sent| {
-            matches!(sent, Sent::Wrong("too-long"))
-        });
-        let (least, most) = self.count(spans, |check, line| {
-            let wrong = matches!(check.sent[line], Sent::Wrong("unauthorized"));
-            wrong && !check.closing.contains(&line)
-        });
-        // Some had no time for more, or sent half a line.
-        let most = match self.settings.secret {
-            true => most + halves.1 + parted.1,
-            false => most,
-        };
-        within("unauthorized", stats.unauthorized, (least, most));
-        let full = |check: &Check<'_>, line: usize| {
-            let refused = check.refused.contains(&line) && !check.closing.contains(&line);
-            matches!(check.sent[line], Sent::Watch(..)) && refused
-        };
-        let told = self.count(spans, full).0;
-        let untold = self.count(spans, |check, line| {
-            let unknown = !check.clean && !check.refused.contains(&line);
-            matches!(check.sent[line], Sent::Watch(..)) && (unknown || full(check, line))
-        });
-        within("full_watches", stats.full_watches, (told, untold.1));
-        let failed = self.record.entries[..entries].iter();
-        let failed = failed.filter(|entry| matches!(entry.what, What::Failed | What::Full(_)));
-        let failed = failed.count() as u64;
-        let (sure, known) = self.count(spans, |check, line| match check.sent[line] {
-            Sent::Wrong(_) => true,
-            Sent::Watch(..) => check.refused.contains(&line),
-            _ => check.closing.contains(&line),
-        });
-        let (_, unknown) = self.count(spans, |check, line| match check.sent[line] {
-            Sent::Wrong(_) | Sent::Blank | Sent::Unheard => false,
-            _ if check.clean || check.refused.contains(&line) => false,
-            Sent::Watch(..) => true,
-            _ => self.is_late(check, line),
-        });
-        let least = failed + sure + halves.0 + parted.0;
-        let most = failed + known + unknown + halves.1 + parted.1;
-        within("errors", stats.errors, (least, most));
-        let most = self.lines(spans) + halves.1 + parted.1;
-        within("lines_queued", stats.lines_queued, (0, most));
-    }
-
-    /// Those who were told why they have to go: surely, and at the most.
-    fn parted(&self) -> Range {
-        let told = |check: &Check<'_>| {
-            let slow = limits::slow_line(check.down).is_some();
-            check.entry.turned_away || check.entry.late || slow || limits::was_idle(check.down)
-        };
-        let told = self.sum(|check| u64::from(told(check)));
-        (told, told + self.doubtful())
-    }
-
-    /// Those who were told that the server closes, in no answer to a line.
-    fn told_of_the_end(&self) -> Range {
-        let told = |check: &Check<'_>| limits::is_told_of_the_end(check.down);
-        let may = |check: &Check<'_>| told(check) || !check.clean && check.knows_control_lines();
-        (
-            self.sum(|check| u64::from(told(check))),
-            self.sum(|check| u64::from(may(check))),
-        )
-    }
-
-    /// Those who may have been told so, and were not there any more.
-    fn doubtful(&self) -> u64 {
-        let strict = self.settings.is_strict();
-        let doubtful = |check: &Check<'_>| !check.clean && (strict || !check.entry.sure);
-        self.sum(|check| u64::from(doubtful(check)))
-    }
-
-    /// Those who were turned away for want of a place.
-    fn turned_away(&self) -> Range {
-        let told = self.sum(|check| u64::from(check.entry.turned_away));
-        match self.settings.max_clients {
-            usize::MAX => (0, 0),
-            _ => (told, told + self.doubtful()),
-        }
-    }
-
-    /// Counters of what these runs have nothing of.
-    fn check_others(&self, stats: &Stats, last: bool) {
-        assert_eq!((stats.full_addresses, stats.long_replies), (0, 0));
-        let ended = |by: fn(&Way) -> bool, may: bool| {
-            let told = self.sum(|check| u64::from(by(check.down)));
-            let most = told + if may { self.doubtful() } else { 0 };
-            (if last { told } else { 0 }, most)
-        };
-        let may_be_slow = self.settings.line_time < LINE_TIME;
-        let slow = ended(|down| limits::slow_line(down).is_some(), may_be_slow);
-        within("slow_lines", stats.slow_lines, slow);
-        let may_be_idle = self.settings.idle < Duration::MAX;
-        within("idle", stats.idle, ended(limits::was_idle, may_be_idle));
-        assert!(
-            stats.throttled == 0 || self.settings.is_paced(),
-            "{stats:?}"
-        );
-        let most = self.settings.max_clients as u64;
-        assert!(stats.active <= most, "{stats:?}: {most} clients may come");
-    }
-
-    /// Lines that may answer what may have been handled.
-    fn lines(&self, spans: &[Span]) -> u64 {
-        let lines = |check: &Check<'_>, sent: &Sent| match sent {
-            Sent::Command(number) => match check.places.get(number) {
-                Some(&place) => match &self.record.entries[place].what {
-                    What::Read(lines) => lines.len() as u64,
-                    What::Written(..) => 0,
-                    What::Failed | What::Full(_) => 1,
-                },
-                None => 1,
-            },
-            Sent::Blank | Sent::Unheard => 0,
-            _ => 1,
-        };
-        let pairs = self.checks.iter().zip(spans);
-        pairs
-            .flat_map(|(check, span)| check.sent[..span.1].iter().map(move |sent| (check, sent)))
-            .map(|(check, sent)| lines(check, sent))
-            .sum()
-    }
-
-    /// Whether a line may have come too late for anything but a refusal.
-    fn is_late(&self, check: &Check<'_>, line: usize) -> bool {
-        let read = check.up.lines[line].read;
-        self.settings.is_paced() || read.is_none_or(|read| read > self.settings.stopped)
-    }
-
-    /// Replies to Gets before a place that were dropped: those that surely were, and those that did
-    /// not come.
-    fn dropped(&self, entries: usize) -> Range {
-        let lost = |check: &Check<'_>| {
-            let before = check.losses.iter().filter(|(place, _)| *place < entries);
-            before.map(|(_, lines)| lines).sum()
-        };
-        let absent = |check: &Check<'_>| {
-            let came: HashSet<usize> = check.answers.iter().copied().flatten().collect();
-            let reads = check.sent.iter().enumerate();
-            let reads = reads.filter_map(|(index, sent)| match sent {
-                Sent::Command(number) if !came.contains(&index) => check.places.get(number),
-                _ => None,
-            });
-            let lines = reads.filter(|place| **place < entries).map(|&place| {
-                match &self.record.entries[place].what {
-                    What::Read(lines) => lines.len() as u64,
-                    _ => 0,
-                }
-            });
-            lines.sum()
-        };
-        (self.sum(lost), self.sum(absent))
-    }
-
-    fn told(&self, entries: usize) -> u64 {
-        self.sum(|check| {
-            let told = check.marks.iter();
-            told.filter(|mark| matches!(mark, Mark::Told(place) if *place < entries))
-                .count() as u64
-        })
-    }
-
-    fn may_tell(&self, entries: usize) -> u64 {
-        let flags = self.watched.iter().map(|watched| &watched.may);
-        flags.map(|may| Watched::count(may, entries)).sum()
-    }
-
-    fn missed_before(&self, moment: Moment) -> u64 {
-        self.sum(|check| {
-            let lines = check.down.lines.iter();
-            let lines = lines.take_while(|line| line.written < moment);
-            let missed = lines.filter_map(|line| line.text.strip_prefix(b":missed:"));
-            let number = |text: &[u8]| std::str::from_utf8(text).unwrap().parse::<u64>().unwrap();
-            missed.map(number).sum()
-        })
     }
 
     fn check_operations(&self, stats: &Stats, entries: usize) {
@@ -342,10 +141,10 @@ impl Ledger<'_> {
             ),
             "after {entries} commands"
         );
-        let whims = self.settings.whims;
+        let faults = self.settings.faults;
         assert!(
-            stats.size <= whims.max_store,
-            "{stats:?}: more than {whims:?}"
+            stats.size <= faults.max_store,
+            "{stats:?}: more than {faults:?}"
         );
     }
 
@@ -419,95 +218,22 @@ impl Ledger<'_> {
             uptime <= written.now - since.now
                 && uptime + second > read.now.saturating_sub(until.now)
         );
-        within("accept_errors", stats.accept_errors, (0, self.door_errors));
+        within(
+            "accept_errors",
+            stats.accept_errors,
+            (0, self.accept_errors),
+        );
         let stopped = written > self.settings.stopped;
         let full = stats.full_clients;
         within("full_clients", full, (0, self.turned_away().1));
         assert!(stats.refused == full || stopped, "refused before the end");
     }
 
-    /// Whether it surely was a client, if it came.
-    fn had_place(&self, check: &Check<'_>) -> bool {
-        self.settings.max_clients == usize::MAX || check.entry.sure
-    }
-
-    /// Who is there, and who has gone.
-    fn check_clients(
-        &self,
-        own: &Check<'_>,
-        stats: &Stats,
-        entries: usize,
-        (read, written): (Moment, Moment),
-    ) {
-        let count = |is: &dyn Fn(&Check<'_>) -> bool| self.sum(|check| u64::from(is(check)));
-        let came = |check: &Check<'_>| {
-            let first = check.up.reads.first();
-            self.had_place(check) && first.is_some_and(|first| first.at < read)
-        };
-        let joined = count(&came);
-        within("active + dropped", stats.active + stats.dropped, {
-            (joined, self.handed)
-        });
-        let has_more = |check: &Check<'_>| check.places.values().any(|place| *place >= entries);
-        let there = count(&|check| check.client == own.client || came(check) && has_more(check));
-        assert!(
-            stats.active >= there,
-            "{stats:?}: {there} clients are there"
-        );
-        let gone = count(&|check| {
-            let left = check.down.left.is_some_and(|left| left < read);
-            check.down.closed.is_some() && left && self.had_place(check)
-        });
-        assert!(stats.dropped >= gone, "{stats:?}: {gone} clients are gone");
-        let went = count(&|check| check.down.over.is_some_and(|over| over < written));
-        assert!(stats.dropped <= went, "{stats:?}: {went} clients are gone");
-    }
-
-    /// What is watched by whom when so many of their lines were handled.
-    fn check_watching(
-        &self,
-        own: &Check<'_>,
-        stats: &Stats,
-        spans: &[Span],
-        (_, written): (Moment, Moment),
-    ) {
-        let (mut least, mut most) = (0, 0);
-        for (check, span) in self.checks.iter().zip(spans) {
-            let mut topics = HashSet::new();
-            let (mut few, mut many) = (usize::MAX, 0);
-            for index in 0..=span.1 {
-                if index >= span.0 {
-                    few = few.min(topics.len());
-                    many = many.max(topics.len());
-                }
-                match check.sent.get(index) {
-                    _ if check.refused.contains(&index) => {}
-                    Some(Sent::Watch(name, prefix)) => {
-                        topics.insert((name, *prefix));
-                    }
-                    Some(Sent::Unwatch(name, prefix)) => {
-                        topics.remove(&(name, *prefix));
-                    }
-                    _ => {}
-                }
-            }
-            // At the end of its input, or when the server closes, it ceases to watch.
-            let ended = check.up.read_end.is_some_and(|end| end < written);
-            let ended = ended || written > self.settings.stopped;
-            let few = few.min(many);
-            let strict = self.settings.is_strict();
-            let sure = check.client == own.client || check.clean && !ended && !strict;
-            least += if sure { few as u64 } else { 0 };
-            most += many as u64;
-        }
-        within("watching", stats.watching, (least, most));
-    }
-
     /// What the handle says after the end.
     pub(crate) fn check_last(&self, stats: &Stats) {
         add_up(stats);
         assert_eq!((stats.active, stats.watching), (0, 0));
-        assert_eq!(stats.accept_errors, self.door_errors);
+        assert_eq!(stats.accept_errors, self.accept_errors);
         assert_eq!(stats.dropped + stats.refused, self.handed, "{stats:?}");
         let joined = |check: &Check<'_>| self.had_place(check) && !check.up.reads.is_empty();
         let joined = self.sum(|check| u64::from(joined(check)));
@@ -521,11 +247,11 @@ impl Ledger<'_> {
         };
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {
-            let may_wait = self.settings.is_strict() || self.settings.is_paced();
+            let may_wait = self.settings.is_strict() || self.settings.is_throttled();
             let handled = match patient {
                 true if !may_wait => {
                     let read = check.up.read_before(stopped);
-                    check.next.max(check.entry.heard(read, Moment::NEVER))
+                    check.next.max(check.admission.heard(read, Moment::NEVER))
                 }
                 _ => check.next,
             };

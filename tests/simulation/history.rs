@@ -103,15 +103,15 @@ pub(crate) fn tag(operation: Operation<'_>) -> Tag {
 }
 
 /// A store that takes its time, takes commands as it likes, and fails now and then.
-pub(crate) struct Whimsical {
+pub(crate) struct FaultyStore {
     pub(crate) world: World,
     pub(crate) memory: Memory,
     pub(crate) history: History,
-    pub(crate) whims: Whims,
+    pub(crate) faults: StoreFaults,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Whims {
+pub(crate) struct StoreFaults {
     /// Commands that it takes before it answers the first of them, at the most.
     pub(crate) ahead: usize,
     /// Whether batches fail.
@@ -128,14 +128,14 @@ const CIRCLES: usize = 1000;
 /// Commands of a batch that fails, at the most.
 pub(crate) const FAILED: usize = 6;
 
-impl Whims {
+impl StoreFaults {
     /// Commands in a row that are answered without a look at the room for their answers.
     pub(crate) fn blind(self) -> usize {
         if self.fails { FAILED } else { self.ahead }
     }
 }
 
-impl Whimsical {
+impl FaultyStore {
     fn apply_one(&mut self, operation: Operation<'_>) -> Entry {
         let what = match operation {
             Operation::Get { key } => self.read(key),
@@ -172,9 +172,9 @@ impl Whimsical {
             None if values.is_empty() => size + 64 + key.len() as u64 + 8 + new.len() as u64,
             None => size + 8 + new.len() as u64,
         };
-        if replaced.is_none() && values.len() >= self.whims.max_values {
+        if replaced.is_none() && values.len() >= self.faults.max_values {
             Some(Limit::Values)
-        } else if grown > size && grown > self.whims.max_store {
+        } else if grown > size && grown > self.faults.max_store {
             Some(Limit::Store)
         } else {
             None
@@ -291,7 +291,7 @@ impl Whimsical {
     }
 
     fn apply_some(&mut self, batch: &mut Batch<'_>) {
-        let ahead = self.whims.ahead;
+        let ahead = self.faults.ahead;
         let ahead = self.world.random(|rng| rng.usize(1..=ahead));
         let most = self.world.random(|rng| rng.usize(1..60));
         let mut answered = self.history.record().entries.len();
@@ -352,7 +352,7 @@ fn answer(batch: &mut Batch<'_>, what: &What) {
     }
 }
 
-impl Store for Whimsical {
+impl Store for FaultyStore {
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
         let before = {
             let mut record = self.history.record();
@@ -364,7 +364,7 @@ impl Store for Whimsical {
             }
             record.entries.len()
         };
-        let fails = self.whims.fails && self.world.once_in(40);
+        let fails = self.faults.fails && self.world.once_in(40);
         if fails {
             self.fail(batch);
         } else {

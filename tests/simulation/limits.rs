@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     check::{Check, Quiet},
-    network::Way,
+    network::Direction,
     sent::Sent,
     world::Moment,
 };
@@ -32,15 +32,15 @@ pub(crate) fn is_idle(text: &[u8]) -> bool {
 }
 
 /// Where the line stands that took too long.
-pub(crate) fn slow_line(down: &Way) -> Option<usize> {
+pub(crate) fn slow_line(down: &Direction) -> Option<usize> {
     down.lines.iter().find_map(|line| slow(&line.text))
 }
 
-pub(crate) fn was_idle(down: &Way) -> bool {
+pub(crate) fn was_idle(down: &Direction) -> bool {
     down.lines.iter().any(|line| is_idle(&line.text))
 }
 
-pub(crate) fn is_told_of_the_end(down: &Way) -> bool {
+pub(crate) fn is_told_of_the_end(down: &Direction) -> bool {
     down.lines.iter().any(|line| line.text == END)
 }
 
@@ -56,15 +56,15 @@ impl Still {
     /// and all that was read of it is done.
     pub(crate) fn settle(
         &mut self,
-        check: (&Way, &Way),
+        check: (&Direction, &Direction),
         quiet: &Quiet,
         limits: (Duration, Duration),
     ) {
-        let ((down, up), (line_time, idle)) = (check, limits);
+        let ((down, up), (line_timeout, idle)) = (check, limits);
         let lines = up.read_before(quiet.at);
         let begun = up.starts.partition_point(|start| *start < quiet.at);
         let half = (begun > lines).then_some(lines);
-        last_too_long(&mut self.half, half, quiet, line_time, "a half line");
+        last_too_long(&mut self.half, half, quiet, line_timeout, "a half line");
         let reads = up.reads.partition_point(|read| read.at < quiet.at);
         let writes = down.writes.partition_point(|write| *write < quiet.at);
         let there = up.looked.is_some_and(|looked| looked < quiet.at);
@@ -109,9 +109,9 @@ pub(crate) fn check_limits(check: &Check<'_>) {
             let start = done.unwrap_or_default().now.max(start.now);
             let took = line.begun.now - start;
             assert!(
-                took >= settings.line_time,
+                took >= settings.line_timeout,
                 "client {client}: line {place} took {took:?}, not {:?}",
-                settings.line_time
+                settings.line_timeout
             );
         }
         if is_idle(&line.text) {
@@ -133,7 +133,7 @@ pub(crate) fn check_limits(check: &Check<'_>) {
             );
         }
     }
-    if settings.is_paced() {
+    if settings.is_throttled() {
         check_rate(check);
     }
 }

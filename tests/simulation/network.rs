@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     io,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -12,8 +11,10 @@ use std::{
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
-use crate::entry;
-use crate::world::{Action, Moment, World, lock};
+use crate::{
+    admission,
+    world::{Action, Moment, World, lock},
+};
 
 /// One way of a connection.
 #[derive(Default)]
@@ -22,7 +23,7 @@ pub(crate) struct Pipe {
     /// How many of them the reader can have.
     arrived: usize,
     capacity: usize,
-    way: Way,
+    direction: Direction,
     /// No more bytes follow.
     ended: bool,
     /// Nobody reads any more, or the connection was reset.
@@ -39,7 +40,7 @@ pub(crate) struct Pipe {
 
 /// All that went one way.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Way {
+pub(crate) struct Direction {
     pub(crate) lines: Vec<Line>,
     /// A line without its end.
     pub(crate) rest: Vec<u8>,
@@ -90,7 +91,7 @@ pub(crate) struct Read {
     pub(crate) waited: Option<Moment>,
 }
 
-impl Way {
+impl Direction {
     fn write(&mut self, bytes: &[u8], at: Moment) {
         self.writes.push(at);
         for &byte in bytes {
@@ -179,45 +180,45 @@ impl Pipe {
     }
 
     fn is_over(&mut self, world: &World) {
-        if self.way.over.is_none() {
-            self.way.over = Some(world.moment());
+        if self.direction.over.is_none() {
+            self.direction.over = Some(world.moment());
         }
         self.wake_both(world);
     }
 }
 
 /// One end of a connection.
-pub(crate) struct End {
-    wires: Wires,
+pub(crate) struct Endpoint {
+    connection: Connection,
     /// Shared by all ends of a kind, so that they can be counted.
     _kind: Arc<()>,
 }
 
-/// Both ways of a connection, as seen from one end.
+/// Both directions of a connection, as seen from one end.
 #[derive(Clone)]
-pub(crate) struct Wires {
+pub(crate) struct Connection {
     world: World,
     from: Arc<Mutex<Pipe>>,
     to: Arc<Mutex<Pipe>>,
 }
 
 /// A connection: the client's end and the server's. Each way holds so many bytes.
-pub(crate) fn connect(world: &World, capacity: usize, servers: &Arc<()>) -> (End, End) {
+pub(crate) fn connect(world: &World, capacity: usize, servers: &Arc<()>) -> (Endpoint, Endpoint) {
     let pipe = || {
-        let way = Way {
+        let direction = Direction {
             writes: vec![world.moment()],
-            ..Way::default()
+            ..Direction::default()
         };
         Arc::new(Mutex::new(Pipe {
             capacity,
-            way,
+            direction,
             took_all: true,
             ..Pipe::default()
         }))
     };
     let (up, down) = (pipe(), pipe());
-    let end = |from: &Arc<Mutex<Pipe>>, to: &Arc<Mutex<Pipe>>, kind: &Arc<()>| End {
-        wires: Wires {
+    let end = |from: &Arc<Mutex<Pipe>>, to: &Arc<Mutex<Pipe>>, kind: &Arc<()>| Endpoint {
+        connection: Connection {
             world: world.clone(),
             from: from.clone(),
             to: to.clone(),
@@ -227,9 +228,9 @@ pub(crate) fn connect(world: &World, capacity: usize, servers: &Arc<()>) -> (End
     (end(&down, &up, &Arc::default()), end(&up, &down, servers))
 }
 
-impl End {
-    pub(crate) fn wires(&self) -> Wires {
-        self.wires.clone()
+impl Endpoint {
+    pub(crate) fn connection(&self) -> Connection {
+        self.connection.clone()
     }
 }
 
@@ -244,16 +245,16 @@ pub(crate) struct Standing {
     pub(crate) blocked: bool,
 }
 
-impl Wires {
+impl Connection {
     /// What came this way, and what went the other.
-    pub(crate) fn ways(&self) -> (Way, Way) {
-        let way = |pipe: &Mutex<Pipe>| lock(pipe).way.clone();
-        (way(&self.from), way(&self.to))
+    pub(crate) fn directions(&self) -> (Direction, Direction) {
+        let direction = |pipe: &Mutex<Pipe>| lock(pipe).direction.clone();
+        (direction(&self.from), direction(&self.to))
     }
 
     /// How often bytes have come this way.
     pub(crate) fn written(&self) -> usize {
-        lock(&self.from).way.writes.len()
+        lock(&self.from).direction.writes.len()
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -269,9 +270,9 @@ impl Wires {
     }
 
     /// It has been told that there is no place for it, and is still there.
-    pub(crate) fn is_parting(&self) -> bool {
+    pub(crate) fn is_rejecting(&self) -> bool {
         let from = lock(&self.from);
-        from.way.left.is_none() && entry::is_full(&from.way)
+        from.direction.left.is_none() && admission::is_full(&from.direction)
     }
 
     /// Tears the connection down.
@@ -281,7 +282,7 @@ impl Wires {
             pipe.broken = true;
             pipe.bytes.clear();
             pipe.arrived = 0;
-            pipe.way.reset |= pipe.way.over.is_none();
+            pipe.direction.reset |= pipe.direction.over.is_none();
             pipe.is_over(&self.world);
         }
     }
@@ -296,16 +297,16 @@ impl Wires {
     }
 }
 
-impl AsyncRead for End {
+impl AsyncRead for Endpoint {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Wires { world, from, .. } = &self.wires;
+        let Connection { world, from, .. } = &self.connection;
         let mut pipe = lock(from);
-        pipe.way.looked.get_or_insert_with(|| world.moment());
-        if self.wires.hesitates(cx) {
+        pipe.direction.looked.get_or_insert_with(|| world.moment());
+        if self.connection.hesitates(cx) {
             pipe.waited = Some(world.moment());
             return Poll::Pending;
         }
@@ -319,13 +320,13 @@ impl AsyncRead for End {
             }
             pipe.arrived -= n;
             let waited = pipe.waited;
-            pipe.way.read(&buffer[..n], world.moment(), waited);
+            pipe.direction.read(&buffer[..n], world.moment(), waited);
             if let Some(waker) = pipe.writer.take() {
                 world.act(Action::Wake(waker));
             }
             Poll::Ready(Ok(n))
         } else if pipe.ended && pipe.bytes.is_empty() {
-            pipe.way.read_end.get_or_insert(world.moment());
+            pipe.direction.read_end.get_or_insert(world.moment());
             Poll::Ready(Ok(0))
         } else {
             pipe.waited = Some(world.moment());
@@ -335,19 +336,19 @@ impl AsyncRead for End {
     }
 }
 
-impl AsyncWrite for End {
+impl AsyncWrite for Endpoint {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Wires { world, to, .. } = &self.wires;
+        let Connection { world, to, .. } = &self.connection;
         let mut pipe = lock(to);
         if std::mem::take(&mut pipe.took_all) {
-            pipe.way.offered = world.moment();
+            pipe.direction.offered = world.moment();
             pipe.fresh = true;
         }
-        if self.wires.hesitates(cx) {
+        if self.connection.hesitates(cx) {
             return Poll::Pending;
         }
         let most = (pipe.capacity - pipe.bytes.len()).min(bytes.len());
@@ -359,9 +360,9 @@ impl AsyncWrite for End {
             let at = world.moment();
             pipe.took_all = n == bytes.len();
             if std::mem::take(&mut pipe.fresh) {
-                pipe.way.chunks = [at, pipe.way.chunks[0]];
+                pipe.direction.chunks = [at, pipe.direction.chunks[0]];
             }
-            pipe.way.write(&bytes[..n], at);
+            pipe.direction.write(&bytes[..n], at);
             Pipe::send(to, world);
             world.note(&bytes[..n]);
             Poll::Ready(Ok(n))
@@ -376,119 +377,27 @@ impl AsyncWrite for End {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Wires { world, to, .. } = &self.wires;
+        let Connection { world, to, .. } = &self.connection;
         let mut pipe = lock(to);
         pipe.ended = true;
         if !pipe.broken {
-            pipe.way.closed.get_or_insert(world.moment());
+            pipe.direction.closed.get_or_insert(world.moment());
         }
         pipe.wake_both(world);
         Poll::Ready(Ok(()))
     }
 }
 
-impl Drop for End {
+impl Drop for Endpoint {
     fn drop(&mut self) {
-        let Wires { world, from, to } = &self.wires;
+        let Connection { world, from, to } = &self.connection;
         let mut to = lock(to);
         to.ended = true;
-        to.way.left = Some(world.moment());
+        to.direction.left = Some(world.moment());
         to.is_over(world);
         drop(to);
         let mut from = lock(from);
         from.broken = true;
         from.is_over(world);
-    }
-}
-
-/// A door that brings connections in, and fails to now and then.
-pub(crate) struct Door {
-    world: World,
-    porch: Arc<Mutex<Porch>>,
-}
-
-/// Where connections wait to be accepted.
-#[derive(Default)]
-pub(crate) struct Porch {
-    waiting: VecDeque<End>,
-    waker: Option<Waker>,
-    closed: bool,
-    /// Connections that were not accepted in time.
-    late: u64,
-    errors: u64,
-}
-
-impl Door {
-    pub(crate) fn new(world: &World) -> (Self, Arc<Mutex<Porch>>) {
-        let porch = Arc::<Mutex<Porch>>::default();
-        let door = Door {
-            world: world.clone(),
-            porch: porch.clone(),
-        };
-        (door, porch)
-    }
-}
-
-impl Porch {
-    /// Says whether the door was open.
-    pub(crate) fn knock(porch: &Mutex<Self>, end: End, world: &World) -> bool {
-        let mut porch = lock(porch);
-        if porch.closed {
-            drop(porch);
-            drop(end);
-            return false;
-        }
-        porch.waiting.push_back(end);
-        if let Some(waker) = porch.waker.take() {
-            world.act(Action::Wake(waker));
-        }
-        true
-    }
-
-    pub(crate) fn waiting(porch: &Mutex<Self>) -> usize {
-        lock(porch).waiting.len()
-    }
-
-    /// Connections that came and were not accepted.
-    pub(crate) fn late(porch: &Mutex<Self>) -> u64 {
-        lock(porch).late
-    }
-
-    /// How often the door has failed.
-    pub(crate) fn errors(porch: &Mutex<Self>) -> u64 {
-        lock(porch).errors
-    }
-}
-
-impl keywire::Listener for Door {
-    type Connection = End;
-
-    async fn accept(&mut self) -> io::Result<(End, Option<std::net::IpAddr>)> {
-        poll_fn(|cx| {
-            let fails = self.world.once_in(8);
-            let mut porch = lock(&self.porch);
-            if fails {
-                porch.errors += 1;
-                return Poll::Ready(Err(io::Error::other("no descriptor")));
-            }
-            if let Some(end) = porch.waiting.pop_front() {
-                return Poll::Ready(Ok((end, None)));
-            }
-            porch.waker = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let mut porch = lock(&self.porch);
-        porch.closed = true;
-        porch.waker = None;
-        let waiting = std::mem::take(&mut porch.waiting);
-        porch.late = waiting.len() as u64;
-        drop(porch);
-        drop(waiting);
     }
 }

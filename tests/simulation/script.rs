@@ -6,8 +6,8 @@ use fastrand::Rng;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future, io::split};
 
 use crate::{
-    entry::SECRET,
-    network::{End, Wires},
+    admission::SECRET,
+    network::{Connection, Endpoint},
     world::World,
 };
 
@@ -40,7 +40,7 @@ enum Ending {
 
 /// What kinds of lines a client prefers.
 #[derive(Clone, Copy)]
-enum Taste {
+enum Behaviour {
     Anything,
     Reads,
     Writes,
@@ -48,7 +48,7 @@ enum Taste {
     Watches,
 }
 
-fn line(client: usize, number: usize, taste: Taste, rng: &mut Rng) -> String {
+fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> String {
     let tag = format!("{client}.{number}");
     let key = format!("k{}", rng.u8(..4));
     let old = format!("{client}.{}", rng.usize(..=number));
@@ -58,13 +58,13 @@ fn line(client: usize, number: usize, taste: Taste, rng: &mut Rng) -> String {
         false => format!("{word}:{name}"),
     };
     let any = rng.u8(..22);
-    let kind = match taste {
+    let kind = match behaviour {
         _ if rng.u8(..3) == 0 => any,
-        Taste::Anything => any,
-        Taste::Reads => 5,
-        Taste::Writes => rng.u8(..5),
-        Taste::Fences => rng.u8(13..17),
-        Taste::Watches => rng.u8(17..20),
+        Behaviour::Anything => any,
+        Behaviour::Reads => 5,
+        Behaviour::Writes => rng.u8(..5),
+        Behaviour::Fences => rng.u8(13..17),
+        Behaviour::Watches => rng.u8(17..20),
     };
     match kind {
         0..=3 => format!("Put:{key}#{tag}:{tag}"),
@@ -92,15 +92,15 @@ fn line(client: usize, number: usize, taste: Taste, rng: &mut Rng) -> String {
 }
 
 fn script(client: usize, rng: &mut Rng) -> Vec<Vec<u8>> {
-    use Taste::{Anything, Fences, Reads, Watches, Writes};
-    let taste = [Anything, Anything, Reads, Writes, Fences, Watches][rng.usize(..6)];
+    use Behaviour::{Anything, Fences, Reads, Watches, Writes};
+    let behaviour = [Anything, Anything, Reads, Writes, Fences, Watches][rng.usize(..6)];
     // Some only watch.
     let most = [60, 60, 60, 5][rng.usize(..4)];
-    let taste = if most < 60 { Watches } else { taste };
+    let behaviour = if most < 60 { Watches } else { behaviour };
     (0..rng.usize(..most))
         .map(|number| {
             let end = if rng.u8(..10) == 0 { "\r\n" } else { "\n" };
-            (line(client, number, taste, rng) + end).into_bytes()
+            (line(client, number, behaviour, rng) + end).into_bytes()
         })
         .collect()
 }
@@ -154,8 +154,14 @@ fn knocks(lines: &mut Vec<Vec<u8>>, rng: &mut Rng) -> Vec<(Duration, Vec<u8>)> {
     knocks
 }
 
-/// Sends its script and reads as it likes; the wires keep what it did and saw.
-pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool, mut rng: Rng) {
+/// Sends its script and reads as it likes; the connection keeps what it did and saw.
+pub(crate) async fn client(
+    world: World,
+    end: Endpoint,
+    number: usize,
+    guarded: bool,
+    mut rng: Rng,
+) {
     use Reading::{Eager, Late, Never, Nodding, Slow};
     let reading = [Eager, Eager, Slow, Late, Nodding, Never][rng.usize(..6)];
     let ending = [
@@ -173,7 +179,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
     } else {
         Vec::new()
     };
-    let wires = end.wires();
+    let connection = end.connection();
     let (reader, mut writer) = split(end);
     let sent_all = Cell::new(false);
 
@@ -198,7 +204,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
             }
         }
         match ending {
-            Ending::Reset => wires.reset(),
+            Ending::Reset => connection.reset(),
             Ending::Half => {
                 let _ = writer.write_all(b"Put:ha").await;
                 let _ = writer.close().await;
@@ -210,7 +216,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
         sent_all.set(true);
     };
     // The server's end of the stream ends the client, whatever it still has to send.
-    let read = read(&world, reader, &wires, reading, &sent_all, number);
+    let read = read(&world, reader, &connection, reading, &sent_all, number);
     future::or(read, async {
         write.await;
         future::pending().await
@@ -221,7 +227,7 @@ pub(crate) async fn client(world: World, end: End, number: usize, guarded: bool,
 async fn read(
     world: &World,
     mut reader: impl futures_lite::AsyncRead + Unpin,
-    wires: &Wires,
+    connection: &Connection,
     reading: Reading,
     sent_all: &Cell<bool>,
     seed: usize,
@@ -238,7 +244,7 @@ async fn read(
     }
     if reading == Reading::Never {
         world.sleep(Duration::from_secs(120)).await;
-        return wires.reset();
+        return connection.reset();
     }
     let mut buffer = [0; 256];
     while let Ok(n) = reader.read(&mut buffer).await {

@@ -1,6 +1,6 @@
 //! What a client sent, and what has to come of it.
 
-use crate::{entry::SECRET, history::tag_of, script::MAX_LINE};
+use crate::{admission::SECRET, history::tag_of, script::MAX_LINE};
 
 /// A line that a client sent, by what has to come of it.
 #[derive(Clone, Debug)]

@@ -161,13 +161,13 @@ impl World {
     pub(crate) fn run(&self, tasks: Vec<Work>, mut quiet: impl FnMut()) {
         let ready = self.state().ready.clone();
         let mut tasks: Vec<Option<Work>> = tasks.into_iter().map(Some).collect();
-        let seats: Vec<Arc<Ready>> = (0..tasks.len())
+        let slots: Vec<Arc<Ready>> = (0..tasks.len())
             .map(|task| {
                 let ready = ready.clone();
                 Arc::new(Ready { task, ready })
             })
             .collect();
-        seats.iter().cloned().for_each(Ready::wake);
+        slots.iter().cloned().for_each(Ready::wake);
         while tasks.iter().any(Option::is_some) {
             let mut state = self.state();
             state.count_step();
@@ -192,7 +192,7 @@ impl World {
                 drop(state);
                 self.note(&[task as u8]);
                 if let Some(work) = &mut tasks[task] {
-                    let waker = seats[task].clone().into();
+                    let waker = slots[task].clone().into();
                     if work
                         .as_mut()
                         .poll(&mut Context::from_waker(&waker))
@@ -215,8 +215,8 @@ impl World {
         drop(left);
         let sleeps = |(_, _, action): &(_, _, Action)| matches!(action, Action::Wake(_));
         assert!(!slept.iter().any(sleeps), "someone gone still sleeps");
-        for (task, seat) in seats.iter().enumerate() {
-            let left = Arc::strong_count(seat) - 1;
+        for (task, slot) in slots.iter().enumerate() {
+            let left = Arc::strong_count(slot) - 1;
             assert_eq!(left, 0, "wakers of task {task} are left");
         }
     }

@@ -3,27 +3,28 @@
 //! compares the two: starts both, lets them take turns, prints the ratios, and draws them.
 //!
 //! ```text
-//! cargo build --release --examples
-//! cargo run --release -p keywire-bench -- compare
-//! cargo run --release -p keywire-bench -- compare --rounds 9 --svg examples/bench/chart.svg
-//! cargo run --release -p keywire-bench -- compare --row 50x16 --row idle
+//! cargo build --profile fast --examples
+//! cargo run --profile fast -p keywire-bench -- compare
+//! cargo run --profile fast -p keywire-bench -- compare --rounds 9 --svg examples/bench/chart.svg
+//! cargo run --profile fast -p keywire-bench -- compare --row 50x16 --row idle
 //! ```
 //!
-//! That takes some minutes; `compare --help` names the rows. The first Ctrl-C ends the row after its
-//! round and still prints the table, the second ends everything. memcached is not among the
-//! contestants: it has no lists, and pipelining gains it little.
+//! The profile `fast` is `release` with link-time optimization and one codegen unit; it takes twice
+//! as long to build. The comparison takes some minutes; `compare --help` names the rows. The first
+//! Ctrl-C ends the row after its round and still prints the table, the second ends everything.
+//! memcached is not among the contestants: it has no lists, and pipelining gains it little.
 //!
 //! One load against one server, which has to be running. Every byte that comes back is compared
 //! with what the server has to say. The load runs in one thread; give it a core and the server
 //! another:
 //!
 //! ```text
-//! taskset -c 0 cargo run --release --example server
-//! taskset -c 1 cargo run --release -p keywire-bench -- --clients 50 --depth 16
-//! taskset -c 1 cargo run --release -p keywire-bench -- --clients 50 --rate 80000
+//! taskset -c 0 cargo run --profile fast --example server
+//! taskset -c 1 cargo run --profile fast -p keywire-bench -- --clients 50 --depth 16
+//! taskset -c 1 cargo run --profile fast -p keywire-bench -- --clients 50 --rate 80000
 //!
 //! taskset -c 0 redis-server --save "" --appendonly no
-//! taskset -c 1 cargo run --release -p keywire-bench -- --redis --clients 50 --depth 16
+//! taskset -c 1 cargo run --profile fast -p keywire-bench -- --redis --clients 50 --depth 16
 //! ```
 //!
 //! The loop is closed: each client sends a batch of operations in one write, reads until it has

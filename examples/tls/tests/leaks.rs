@@ -8,7 +8,7 @@ mod common;
 
 use std::{fs, thread, time::Duration};
 
-use common::{Authority, Served, Talk, run, wait_until};
+use common::{Authority, Talk, TlsServer, run, wait_until};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{Server, tls::TlsListener};
 use smol::net::TcpStream;
@@ -45,7 +45,7 @@ async fn clients(address: std::net::SocketAddr, authority: &Authority) -> Vec<Bo
 }
 
 async fn serve_and_stop() {
-    let served = Served::with(Server::new(), |tls| tls.max_handshakes(40));
+    let served = TlsServer::with(Server::new(), |tls| tls.max_handshakes(40));
     let clients = clients(served.address, &served.authority).await;
     served.stop(Duration::from_millis(20)).await;
     drop(clients);

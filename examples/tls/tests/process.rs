@@ -56,14 +56,14 @@ impl Drop for Folder {
     }
 }
 
-struct Served {
+struct ServerProcess {
     child: Child,
     output: BufReader<ChildStdout>,
     first: String,
     address: String,
 }
 
-impl Served {
+impl ServerProcess {
     fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(example("server"));
         let mut child = command
@@ -100,7 +100,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -129,7 +129,7 @@ fn the_server_and_the_client_speak_tls() {
     let other = folder.file("other.pem", &Authority::new("other").text());
     let (certificate, key) = folder.identity("server", &authority.vouch());
     let own = ["--tls-cert", &certificate, "--tls-key", &key];
-    let mut served = Served::start(&[&["--listen", "127.0.0.1:0"], &own[..]].concat());
+    let mut served = ServerProcess::start(&[&["--listen", "127.0.0.1:0"], &own[..]].concat());
     assert!(served.first.contains(", TLS, "), "{}", served.first);
     let address = &*served.address;
     expect(
@@ -197,8 +197,8 @@ fn clients_may_have_to_show_a_certificate_on_a_unix_socket_too() {
     let socket = folder.0.join("socket");
     let address = format!("unix:{}", socket.display());
     let own = ["--tls-cert", &certificate, "--tls-key", &key];
-    let door = ["--listen", &address, "--tls-client-ca", &ca];
-    let mut served = Served::start(&[&door[..], &own].concat());
+    let listener = ["--listen", &address, "--tls-client-ca", &ca];
+    let mut served = ServerProcess::start(&[&listener[..], &own].concat());
     assert!(served.first.contains("TLS for clients with a certificate"));
     let base = ["put", "k", "v", "--tls-ca", &ca];
     expect(
@@ -282,8 +282,8 @@ fn who_speaks_tls_to_a_plain_server_or_not_to_one_with_it_is_told_what_is_wrong(
     let ca = folder.file("ca.pem", &authority.text());
     let (certificate, key) = folder.identity("server", &authority.vouch());
     let own = ["--tls-cert", &certificate, "--tls-key", &key];
-    let tls = Served::start(&[&["--listen", "127.0.0.1:0"], &own[..]].concat());
-    let plain = Served::start(&["--listen", "127.0.0.1:0"]);
+    let tls = ServerProcess::start(&[&["--listen", "127.0.0.1:0"], &own[..]].concat());
+    let plain = ServerProcess::start(&["--listen", "127.0.0.1:0"]);
     for (address, options, told) in [
         (
             &plain.address,

@@ -68,7 +68,7 @@ impl Programs {
         };
         if !keywire.is_file() {
             return Err(format!(
-                "there is no {}; `cargo build --release --examples` makes it",
+                "there is no {}; `cargo build --profile fast --examples` makes it",
                 keywire.display()
             ));
         }

@@ -120,14 +120,14 @@ impl Identity {
 }
 
 /// A server behind TLS on a free port of the loopback, on a thread of its own.
-pub struct Served {
+pub struct TlsServer {
     pub address: SocketAddr,
     pub handle: Handle,
     pub authority: Authority,
     serving: Option<JoinHandle<()>>,
 }
 
-impl Served {
+impl TlsServer {
     pub fn start() -> Self {
         Self::with(Server::new(), |listener| listener)
     }
@@ -145,11 +145,11 @@ impl Served {
         mut server: Server,
         authority: Authority,
         config: Arc<ServerConfig>,
-        door: impl FnOnce(TlsListener<TcpListener>) -> L,
+        wrap: impl FnOnce(TlsListener<TcpListener>) -> L,
     ) -> Self {
         let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
-        server.listen(door(TlsListener::new(listener, config)));
+        server.listen(wrap(TlsListener::new(listener, config)));
         let handle = server.handle();
         Self {
             address,
@@ -190,7 +190,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for TlsServer {
     fn drop(&mut self) {
         // After a failure there may be nobody who would answer.
         if let Some(serving) = self.serving.take().filter(|_| !thread::panicking()) {

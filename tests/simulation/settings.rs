@@ -1,0 +1,105 @@
+//! What a run is like.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use keywire::Overflow;
+
+use crate::{history::StoreFaults, world::Moment};
+
+/// What a line may take where that is not what a run is about.
+pub(crate) const LINE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What a run is like.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) overflow: Overflow,
+    pub(crate) stall: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) outbox_lines: usize,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) max_watches: usize,
+    pub(crate) max_clients: usize,
+    /// Whether clients have to say one.
+    pub(crate) secret: bool,
+    pub(crate) line_timeout: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) rate: u32,
+    pub(crate) faults: StoreFaults,
+    /// When the server has begun: not before, and not after.
+    pub(crate) started: (Moment, Moment),
+    /// When it was told to stop.
+    pub(crate) stopped: Moment,
+}
+
+/// What most runs have; in one of so many it is another.
+pub(crate) fn pick<T>(rng: &mut Rng, of: u8, most: T, else_by: impl FnOnce(&mut Rng) -> T) -> T {
+    match rng.u8(..of) {
+        0 => else_by(rng),
+        _ => most,
+    }
+}
+
+impl Settings {
+    pub(crate) fn choose(rng: &mut Rng) -> Self {
+        let policy = [
+            Overflow::Drop,
+            Overflow::Drop,
+            Overflow::Disconnect,
+            Overflow::Wait,
+        ];
+        let grace = [
+            Duration::ZERO,
+            Duration::from_millis(rng.u64(..2000)),
+            Duration::MAX,
+            Duration::MAX,
+        ];
+        let lines = [5, 30][rng.usize(..2)];
+        let bytes = [100, 500, 2000][rng.usize(..3)];
+        Settings {
+            overflow: policy[rng.usize(..policy.len())],
+            stall: [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)],
+            grace: grace[rng.usize(..grace.len())],
+            outbox_lines: rng.usize(1..lines),
+            outbox_bytes: rng.usize(1..bytes),
+            max_watches: rng.usize(1..8),
+            max_clients: pick(rng, 6, usize::MAX, |rng| rng.usize(1..4)),
+            secret: pick(rng, 6, false, |_| true),
+            line_timeout: pick(rng, 7, LINE_TIMEOUT, |rng| {
+                Duration::from_millis(rng.u64(100..3000))
+            }),
+            // Longer than an answer to what is not the secret takes.
+            idle: pick(rng, 7, Duration::MAX, |rng| {
+                Duration::from_millis(rng.u64(1200..6000))
+            }),
+            rate: pick(rng, 8, u32::MAX, |rng| rng.u32(1..15)),
+            faults: StoreFaults {
+                ahead: rng.usize(1..=3),
+                fails: rng.bool(),
+                max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
+                max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
+            },
+            started: (Moment::NEVER, Moment::NEVER),
+            stopped: Moment::NEVER,
+        }
+    }
+
+    /// Whether a client may have to go because of what it does not do.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.line_timeout < LINE_TIMEOUT || self.idle < Duration::MAX
+    }
+
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.rate < u32::MAX
+    }
+
+    /// Longer than any run.
+    pub(crate) fn for_ever(&self) -> Duration {
+        Duration::from_secs(1 << 29)
+    }
+
+    /// Whether a shutdown takes the time it needs.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.grace == Duration::MAX
+    }
+}

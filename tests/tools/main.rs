@@ -1,0 +1,12 @@
+//! The example client, top and chat as processes.
+
+#![cfg(target_os = "linux")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../examples/common/say.rs"]
+mod say;
+
+mod client;
+mod lines;
+mod terminal;

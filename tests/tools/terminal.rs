@@ -1,0 +1,237 @@
+//! The example client, top and chat at a terminal.
+
+use keywire::Server;
+
+use crate::common::{
+    TestServer,
+    terminal::{Has, Terminal},
+    tools::{client, expect},
+    wait_until,
+};
+
+fn start() -> TestServer {
+    TestServer::start(Server::new())
+}
+
+/// A tool of this server at a terminal.
+fn tool(server: &TestServer, has: Has, program: &str, arguments: &[&str]) -> Terminal {
+    let address = server.address.to_string();
+    let arguments = [arguments, &["--connect", &address]].concat();
+    Terminal::start(has, program, &arguments)
+}
+
+/// What commands to the terminal leave of a text.
+fn plain(shown: &str) -> String {
+    let mut text = String::new();
+    let mut rest = shown.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\x1b' => {
+                if rest.next() == Some('[') {
+                    let _ = rest.find(char::is_ascii_alphabetic);
+                }
+            }
+            '\r' => {}
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// The lines that begin with one of `k`'s values, in the order in which they are shown.
+fn values(shown: &str) -> Vec<usize> {
+    let text = plain(shown);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("k:"));
+    lines.map(|number| number.parse().unwrap()).collect()
+}
+
+#[test]
+fn all_replies_are_shown_also_if_the_input_ends_right_behind_the_command() {
+    const VALUES: usize = 400;
+    let server = start();
+    let puts = (0..VALUES).map(|number| format!("Put:k:{number}\n"));
+    server.connect().end_with(puts.collect::<String>());
+    for _ in 0..40 {
+        let mut client = tool(&server, Has::All, "client", &[]);
+        client.await_shown("> ");
+        client.press("Get:k\r");
+        client.press("\x04");
+        assert_eq!(client.end(), Some(0), "{}", client.shown());
+        let expected: Vec<_> = (0..VALUES).collect();
+        assert_eq!(values(&client.shown()), expected, "{}", client.shown());
+        assert!(client.is_cooked());
+    }
+}
+
+#[test]
+fn replies_to_lines_typed_ahead_are_shown_in_order() {
+    const LINES: usize = 200;
+    let server = start();
+    for _ in 0..10 {
+        let mut client = tool(&server, Has::All, "client", &[]);
+        client.await_shown("> ");
+        client.press("Delete:k\r");
+        for number in 0..LINES {
+            let before = number.max(1) - 1;
+            client.press(&format!("Update:k:{before}:{number}\rGet:k\r"));
+        }
+        client.press("\x04");
+        assert_eq!(client.end(), Some(0), "{}", client.shown());
+        let expected: Vec<_> = (0..LINES).collect();
+        assert_eq!(values(&client.shown()), expected, "{}", client.shown());
+    }
+}
+
+#[test]
+fn what_comes_while_a_line_is_typed_is_shown_above_it() {
+    let server = start();
+    let mut client = tool(&server, Has::All, "client", &[]);
+    client.await_shown("> ");
+    client.press("Watch:k\r");
+    client.await_shown(":watch:k");
+    client.press("Put:k:mine");
+    client.await_shown("Put:k:mine");
+    server.connect().end_with("Put:k:other\n");
+    client.await_shown(":put:k:other\r\n> Put:k:mine");
+    client.press("\r");
+    client.await_shown(":put:k:mine\r\n");
+    client.press("\x04");
+    assert_eq!(client.end(), Some(0));
+    assert!(client.is_cooked());
+}
+
+#[test]
+fn bytes_of_others_do_not_steer_a_terminal() {
+    let server = start();
+    let steering = "\x1b]52;c;eA==\x07\x1b[2J\u{9b}2J\x7f\u{202e}ä\t.";
+    let shown = "\\x1b]52;c;eA==\\x07\\x1b[2J\\u{9b}2J\\x7f\\u{202e}ä\t.";
+    server.connect().end_with(format!("Put:k:{steering}\n"));
+    // Into a pipe they go as they are.
+    expect(client(&server, &["get", "k"]), 0, format!("{steering}\n"));
+
+    let mut get = tool(&server, Has::All, "client", &["get", "k"]);
+    assert_eq!(get.end(), Some(0));
+    assert_eq!(
+        get.shown().replace("        ", "\t"),
+        format!("{shown}\r\n")
+    );
+
+    let mut lines = tool(&server, Has::All, "client", &[]);
+    lines.await_shown("> ");
+    lines.press("Get:k\r\x04");
+    assert_eq!(lines.end(), Some(0));
+    assert!(
+        plain(&lines.shown()).contains(&format!("k:{shown}\n")),
+        "{}",
+        lines.shown()
+    );
+
+    let watch = tool(&server, Has::All, "client", &["watch", "k"]);
+    watch.await_shown("watching");
+    server.connect().end_with(format!("Put:k:{steering}\n"));
+    watch.await_shown(&format!("put:k:{shown}\r\n"));
+
+    let mut chat = tool(&server, Has::All, "chat", &["ann", "--room", "k"]);
+    chat.await_shown(&format!("{shown}\r\n"));
+    chat.press("\x04");
+    assert_eq!(chat.end(), Some(0));
+}
+
+/// A server whose words are what it is given.
+fn answering(words: &'static str) -> (std::net::SocketAddr, std::thread::JoinHandle<()>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert_ne!(stream.read(&mut [0; 100]).unwrap(), 0);
+        stream.write_all(words.as_bytes()).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    (address, serving)
+}
+
+#[test]
+fn the_words_of_a_refusal_do_not_steer_a_terminal() {
+    for (program, arguments) in [("client", &["put", "k", "v"][..]), ("chat", &["ann"])] {
+        let (address, serving) = answering(":error:0:full:no \x1b]0;title\x07\u{85}\n");
+        let address = address.to_string();
+        let arguments = [arguments, &["--connect", &address]].concat();
+        let mut tool = Terminal::start(Has::All, program, &arguments);
+        assert!(matches!(tool.end(), Some(1 | 2)));
+        let shown = tool.shown();
+        assert!(shown.contains("no \\x1b]0;title\\x07\\u{85}"), "{shown:?}");
+        assert!(!shown.contains('\x1b'), "{shown:?}");
+        serving.join().unwrap();
+    }
+}
+
+#[test]
+fn top_ends_on_every_signal_and_puts_the_terminal_right() {
+    let server = start();
+    for has in [Has::All, Has::NoInput, Has::NoControl] {
+        for signal in ["-INT", "-TERM", "-HUP"] {
+            let mut top = tool(&server, has, "top", &[]);
+            // Without a controlling terminal there are no keys for it, but a screen there is.
+            top.await_shown("commands/s");
+            assert!(!top.is_cooked());
+            top.signal(signal);
+            assert_eq!(top.end(), Some(0), "{has:?} {signal}");
+            assert!(top.is_cooked(), "{has:?} {signal}");
+            assert!(top.shown().contains("\x1b[?1049l"), "{has:?} {signal}");
+        }
+    }
+}
+
+#[test]
+fn every_tool_ends_when_its_terminal_is_gone() {
+    let server = start();
+    for has in [Has::All, Has::NoInput, Has::NoControl] {
+        for (program, arguments, shows) in [
+            ("top", &[][..], "commands/s"),
+            ("client", &[], "> "),
+            ("client", &["watch", "k"], "watching"),
+            ("chat", &["ann"], ""),
+        ] {
+            if matches!(has, Has::NoInput) && shows == "> " {
+                // No input, so it has ended already.
+                continue;
+            }
+            let mut tool = tool(&server, has, program, arguments);
+            tool.await_shown(shows);
+            tool.hang_up();
+            tool.end();
+        }
+    }
+    wait_until("nobody is left", || server.handle.stats().active == 0);
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_the_last_replies() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut client = Terminal::start(Has::All, "client", &["--connect", &address]);
+    client.await_shown("> ");
+    client.press("Get:k\r\x04");
+    wait_until("the input has ended", || client.is_cooked());
+    client.press("\x03");
+    assert_eq!(client.end(), Some(2));
+    assert!(client.is_cooked());
+}
+
+#[test]
+fn signals_end_a_tool_also_if_its_terminal_takes_nothing() {
+    let server = start();
+    for (program, arguments, shows, code) in [
+        ("top", &[][..], "commands/s", 0),
+        ("client", &[], "> ", 2),
+        ("client", &["watch", "k"], "watching", 0),
+    ] {
+        let mut tool = tool(&server, Has::All, program, arguments);
+        tool.await_shown(shows);
+        tool.stop_output();
+        tool.signal("-TERM");
+        assert_eq!(tool.end(), Some(code), "{program}");
+        assert!(tool.is_cooked(), "{program}");
+    }
+}
