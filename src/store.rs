@@ -27,7 +27,7 @@
 //! command sees the effects of all commands before it. This one is complete:
 //!
 //! ```
-//! use keywire::{Error, protocol::Operation, store::{Batch, Store}};
+//! use keywire::{Error, protocol::{Operation, Write}, store::{Batch, Store}};
 //! use std::collections::HashMap;
 //!
 //! #[derive(Default)]
@@ -41,15 +41,15 @@
 //!                     let values = self.0.get(key).map_or(&[][..], Vec::as_slice);
 //!                     batch.values(values.iter().map(Vec::as_slice));
 //!                 }
-//!                 Operation::Put { key, value } => {
+//!                 Operation::Write(Write::Put { key, value }) => {
 //!                     self.0.entry(key.to_vec()).or_default().push(value.to_vec());
 //!                     batch.done();
 //!                 }
-//!                 Operation::Delete { key } => {
+//!                 Operation::Write(Write::Delete { key }) => {
 //!                     self.0.remove(key);
 //!                     batch.done();
 //!                 }
-//!                 Operation::Update { key, old, new } => {
+//!                 Operation::Write(Write::Update { key, old, new }) => {
 //!                     let values = self.0.entry(key.to_vec()).or_default();
 //!                     match values.iter_mut().find(|value| *value == old) {
 //!                         Some(value) => *value = new.to_vec(),
