@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Ann reads on as if nothing were wrong. When Ctrl-Q lets bob go on, he sees what had found room on
-//! its way to him, and is told how many messages he missed.
+//! its way to him, and how many messages he missed.
 
 // On other systems it can be checked, and there is no program.
 #![cfg_attr(not(unix), no_main)]
@@ -66,8 +66,8 @@ fn main() -> ExitCode {
 
 async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
     let client = connect(&options.connect).await?;
-    // One reply has both the past and the moment from which on changes are told: no message is
-    // shown twice, and none falls between.
+    // The past, and every change from that moment on: no message is shown twice, and none is
+    // missing between.
     let (said, mut watcher) = client.get_and_watch(&options.room).await?;
     for message in &said[said.len().saturating_sub(10)..] {
         show(message)?;
@@ -84,15 +84,15 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         }
         Ok(())
     };
-    // A connection of its own: confirmations must not wait behind all that is still to be heard.
-    let mouth = connect(&options.connect).await?;
+    // A connection of its own: confirmations must not wait behind messages that were not read yet.
+    let sender = connect(&options.connect).await?;
     let speak = async {
         let mut lines = BufReader::new(smol::Unblock::new(io::stdin())).split(b'\n');
         while let Some(line) = lines.next().await {
             let line = line?;
             if !line.trim_ascii().is_empty() {
                 let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
-                mouth.put(&options.room, message).await?;
+                sender.put(&options.room, message).await?;
             }
         }
         Ok(())

@@ -24,7 +24,7 @@ fn main() -> io::Result<()> {
                 line => line?,
             };
             match line.trim().parse::<i64>() {
-                // It fails only where the stage was closed, because nobody hears it.
+                // It fails only where the stage was closed, because nobody receives.
                 Ok(number) => {
                     if numbers.send(number).await.is_err() {
                         break;
@@ -52,7 +52,7 @@ fn main() -> io::Result<()> {
     result.and(printed)
 }
 
-/// If nobody can be told, that is no reason to stop.
+/// If nobody can read it, that is no reason to stop.
 fn say(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");
 }

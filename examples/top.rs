@@ -100,10 +100,10 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
         end.send(News::Quit)
     });
     thread::spawn(move || {
-        let told = sender.clone();
+        let quitting = sender.clone();
         let quit = async {
             signalled.await;
-            let _ = told.send(News::Quit);
+            let _ = quitting.send(News::Quit);
         };
         smol::block_on(future::or(follow(&target, &sender), quit));
     });
@@ -140,8 +140,8 @@ async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
     let stream = stream::connect(target, Some(PATIENCE)).await?;
     let client = Client::from_stream(stream).with_timeout(PATIENCE);
     if let Some(secret) = target.secret()? {
-        let let_in = client.authenticate(&secret).await;
-        let_in.map_err(|error| reason(&error))?;
+        let authenticated = client.authenticate(&secret).await;
+        authenticated.map_err(|error| reason(&error))?;
     }
     let mut ticks = Timer::interval_at(Instant::now(), EVERY);
     loop {

@@ -85,7 +85,7 @@ pub(crate) struct Options {
     /// The key that belongs to the certificate, a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Let in only clients with a certificate that an authority in this PEM file vouches for
+    /// Accept only clients with a certificate that an authority in this PEM file vouches for
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_client_ca: Option<PathBuf>,
 }

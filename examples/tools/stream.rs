@@ -67,13 +67,13 @@ pub(crate) struct Target {
     /// The key that belongs to this certificate, a PEM file
     #[arg(long, value_name = "FILE", global = true)]
     tls_key: Option<PathBuf>,
-    /// A file with the secret that the server wants to hear first
+    /// A file with the secret that the server requires
     #[arg(long, value_name = "FILE", global = true)]
     secret_file: Option<PathBuf>,
 }
 
 impl Target {
-    /// What the server wants to hear first.
+    /// The secret that the server requires.
     pub(crate) fn secret(&self) -> Result<Option<Secret>, String> {
         let secret = self.secret_file.as_ref().map(Secret::from_file).transpose();
         secret.map_err(|error| reason(&error))

@@ -63,7 +63,7 @@ impl Memory {
             more.bytes += key.len() as u64;
         }
         let values = list.as_ref().map_or(0, |list| list.len);
-        bounds.let_in(values, self.size, more)?;
+        bounds.check(values, self.size, more)?;
         match list {
             Some(list) => list.push(value),
             None => {
@@ -129,7 +129,7 @@ impl Memory {
                 bytes: (new.len() - old.len()) as u64,
                 ..StoreSize::default()
             };
-            bounds.let_in(0, self.size, more)?;
+            bounds.check(0, self.size, more)?;
         }
         list.replace(place, old.len(), new);
         self.size.bytes = self.size.bytes - old.len() as u64 + new.len() as u64;
@@ -201,7 +201,7 @@ impl Bounds {
     };
 
     /// Whether so much more may be held, of a key with so many values.
-    fn let_in(self, values: usize, size: StoreSize, more: StoreSize) -> Result<(), Full> {
+    fn check(self, values: usize, size: StoreSize, more: StoreSize) -> Result<(), Full> {
         if values >= self.values && more.values > 0 {
             Err(Full::Values)
         } else if size.charged() + more.charged() > self.size {
