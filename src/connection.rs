@@ -1,22 +1,23 @@
 //! One client: bytes → lines → the coordinator, and its replies → bytes.
 //!
 //! In: a transport from `listen`, and replies from the coordinator through the outbox. Out: the
-//! messages of `message.rs` to the coordinator, and bytes to the transport. A connection touches
-//! nothing else: not the store, and no other connection.
+//! messages of `message.rs` to the coordinator, and bytes to the transport. A connection touches the
+//! clock, the limits and the system's view of its socket (`peer.rs`); not the store, and no other
+//! connection.
 //!
 //! One task polls reader and writer, with one timer for both. What input means is decided in
-//! `inbound.rs`, without I/O. The coordinator has at most one batch of a connection at a time, so a
-//! client's commands wait in its own socket and nowhere else.
+//! `input_rules.rs`, without I/O. The coordinator has at most one batch of a connection at a time, so a
+//! client has at most one read inside the server, and the rest waits in its socket.
 
 mod authenticator;
-mod close;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
 #[cfg(not(target_os = "linux"))]
 #[path = "connection/no_epoll.rs"]
 pub(crate) mod epoll;
 mod idle;
-mod inbound;
+mod input_rules;
+mod linger;
 pub(crate) mod message;
 mod other_protocol;
 pub(crate) mod outbox;
@@ -46,12 +47,12 @@ use crate::{
     Clock, Overflow,
     shared::{limits::Limits, state::ServerState},
 };
-use inbound::{Environment, Inbound};
+use input_rules::{Environment, InputRules};
 use message::{FromConnection, Message};
 use outbox::{OutboxReceiver, OutboxSender};
 use peer::Peer;
 use timer::Timer;
-use writer::Outbound;
+use writer::Output;
 
 pub(crate) use crate::transport::Transport;
 
@@ -81,17 +82,18 @@ impl ConnectionContext {
     }
 }
 
-/// One task polls all of it.
+/// The state of one connection's task.
 struct Connection {
-    // It is closed before the link, which then sends that it is.
+    // Declared before `link`: fields are dropped in order, so `Link::drop` reports a transport that is
+    // closed already.
     transport: Box<dyn Transport>,
-    inbound: Inbound,
-    outbound: Outbound,
+    input: InputRules,
+    output: Output,
     timer: Timer,
     link: Link,
 }
 
-/// What connects a connection with the rest of the server.
+/// What a connection holds of the server. Dropping it sends `Disconnected`.
 struct Link {
     client: usize,
     outbox: OutboxReceiver,
@@ -104,7 +106,8 @@ struct Link {
 /// Serves one client to its end.
 ///
 /// The task ends when input and output have both ended, or when the input breaks, or when the
-/// coordinator cuts the client off. Which of these it was matters only for the log.
+/// coordinator cuts the client off, or a time limit for closing is over. Which of these it was matters
+/// only for the log.
 pub(crate) fn run(
     (transport, peer): (Box<dyn Transport>, Option<Arc<Peer>>),
     client: usize,
@@ -121,11 +124,11 @@ pub(crate) fn run(
     };
     let mut connection = Connection {
         transport,
-        inbound: match admitted {
-            true => Inbound::new(&link),
-            false => Inbound::rejected(&link),
+        input: match admitted {
+            true => InputRules::new(&link),
+            false => InputRules::rejected(&link),
         },
-        outbound: Outbound::default(),
+        output: Output::default(),
         timer: Timer::default(),
         link,
     };
@@ -149,7 +152,7 @@ impl Connection {
             if output.is_ready() && input.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            let deadlines = [self.inbound.deadline(), self.outbound.deadline()];
+            let deadlines = [self.input.deadline(), self.output.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             ready!(self.timer.poll(cx, deadline, &*self.link.context.clock));
             self.on_deadline()?;
@@ -157,11 +160,11 @@ impl Connection {
     }
 
     fn on_deadline(&mut self) -> io::Result<()> {
-        let blocked = self.outbound.deadline();
+        let blocked = self.output.deadline();
         if blocked.is_some_and(|deadline| deadline <= self.link.now()) {
             self.on_blocked()?;
         }
-        self.inbound.on_timeout(&self.link);
+        self.input.on_timeout(&self.link);
         Ok(())
     }
 }
@@ -192,7 +195,7 @@ impl Environment for Link {
     }
 
     fn send(&self, message: Message) {
-        // The coordinator is gone only if this task is about to be.
+        // This fails only if the coordinator is gone. Then this task is dropped, too.
         let _ = self.context.messages.try_send(FromConnection {
             client: self.client,
             message,
@@ -200,7 +203,7 @@ impl Environment for Link {
     }
 }
 
-/// However a connection ends, the coordinator is notified once it is closed.
+/// However a connection ends, its last message is `Disconnected`.
 impl Drop for Link {
     fn drop(&mut self) {
         let _ = self.outbox.close();

@@ -1,18 +1,20 @@
-//! The select loop in the middle: it alone owns the store, the client table and the counters.
+//! The select loop in the middle: it alone owns the store, the client table, and the counters but for
+//! those of listeners.
 //!
 //! | input | it comes from | by | and goes to |
 //! |---|---|---|---|
 //! | `Input::Stop` | a handle that asks for a shutdown | the server's state | [`Coordinator::shut_down`] |
 //! | `Input::Incoming` | an accept loop or a handle | `incoming`, bounded | `clients.rs`: admitted or rejected |
-//! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines to the queue, ends to the client table |
+//! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines and `OutboxReady` to the queue of turns, the rest to the client table |
 //!
 //! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)):
 //! the store applies their commands, then replies go to their outboxes, and events to the outboxes of
-//! those that watch. Nothing here waits for a socket: outboxes are only ever sent to with `try_send`.
+//! those that watch (`run_turns.rs`, `send_events.rs`). Nothing here waits for a socket: outboxes are
+//! only ever sent to with `try_send`.
 
 mod clients;
-mod events;
-mod turns;
+mod run_turns;
+mod send_events;
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
@@ -28,17 +30,18 @@ use crate::{
     Stats, clock,
     connection::{ConnectionContext, epoll::Reactor, message::FromConnection},
     listen::{admission::ConnectionLimiter, incoming::Incoming},
+    round::{batch::Batch, timer::RoundTimer},
     shared::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{Store, batch::Batch, round_timer::RoundTimer},
+    store::{Store, StoreSize},
     watch::registry::WatchRegistry,
 };
 use clients::Client;
-use turns::{Round, TurnQueue};
+use run_turns::{Round, TurnQueue};
 
-/// Clients that have their turns in one round, and so in one batch for the store. A larger round
+/// Clients that have their turns in one [round](crate::round), and so in one batch for the store. A larger round
 /// shares an fsync among more clients; a smaller one answers the first of them sooner.
 const ROUND_CLIENTS: usize = 256;
 
@@ -63,12 +66,12 @@ pub(crate) struct Coordinator {
     watches: WatchRegistry,
     stats: Stats,
     log: LogLimiter,
-    /// Clients that have connected so far.
+    /// The number of the client that connected last.
     last_id: u64,
     started: Instant,
     shutting_down: bool,
     /// Emptied buffers for the replies of the next round.
-    pool: Vec<Vec<u8>>,
+    reply_buffers: Vec<Vec<u8>>,
 }
 
 enum Input {
@@ -91,7 +94,7 @@ impl Coordinator {
             let server = server.clone();
             async move { server.stop_requested().await }
         };
-        let events = {
+        let reactor_task = {
             let (server, reactor) = (server.clone(), reactor.clone());
             async move {
                 let run = std::pin::pin!(reactor.run());
@@ -104,7 +107,7 @@ impl Coordinator {
             incoming: Box::pin(incoming),
             messages: Box::pin(messages),
             accept_loops,
-            _reactor_task: executor.spawn(events),
+            _reactor_task: executor.spawn(reactor_task),
             clients: Slab::new(),
             limiter: ConnectionLimiter::default(),
             queue: TurnQueue::default(),
@@ -114,7 +117,7 @@ impl Coordinator {
             last_id: 0,
             started: server.clock.now(),
             shutting_down: false,
-            pool: Vec::new(),
+            reply_buffers: Vec::new(),
             server,
             executor,
             reactor,
@@ -147,11 +150,11 @@ impl Coordinator {
         }
     }
 
-    /// The next input, the rarest kind first. If clients are in the queue, it does not wait for one.
+    /// The next input, the rarest kind first. It returns at once if clients are in the queue.
     async fn next_input(&mut self) -> Option<Input> {
         let idle = self.queue.is_empty();
         if !idle {
-            // Connections have a turn before the next round.
+            // The tasks of connections run before the next round.
             future::yield_now().await;
         }
         let stop = self.stop.as_mut().map(|()| Input::Stop);
@@ -179,7 +182,8 @@ impl Coordinator {
         }
     }
 
-    /// Begins the shutdown: what has been read is still applied, what is read from here on refused.
+    /// Begins the shutdown: lines that have arrived here by now are still applied. Those that arrive
+    /// later are refused, also those that a rate limiter has held back.
     fn shut_down(&mut self) {
         while let Ok(message) = self.messages.try_recv() {
             self.on_message(message);
@@ -193,10 +197,10 @@ impl Coordinator {
             self.add_client(incoming);
         }
         self.publish();
-        // What stands in the sockets by now is read, and refused line by line.
+        // Learns which sockets have bytes now, so that their lines are read, and refused one by one.
         self.reactor.poll_all_events();
         for (_, client) in &self.clients {
-            client.outbox.shut_down();
+            client.outbox.announce_shutdown();
         }
     }
 
@@ -209,7 +213,7 @@ impl Coordinator {
         }
         self.apply(store, round).await;
         let (events, notified) = self.watches.take_events();
-        // The counters first: a client that has a reply finds it counted.
+        // Before the replies: a client that has its reply finds the command counted.
         self.publish();
         let finished = self.finish_turns(round, &events);
         for &watcher in &notified {
@@ -221,7 +225,7 @@ impl Coordinator {
         self.server.wake_workers(finished + notified.len());
     }
 
-    /// Hands the round to the store, in as many batches as it takes.
+    /// Hands the round to the store. A `Stats` begins another batch, and a store may take less than all.
     async fn apply<S: Store>(&mut self, store: &mut S, round: &mut Round) {
         let server = self.server.clone();
         let began = server.clock.now();
@@ -231,7 +235,7 @@ impl Coordinator {
         self.stats.accept_errors = server.accept_errors();
         loop {
             let Round { turns, blocks } = &mut *round;
-            self.stats.set_store_size(store.size());
+            self.count_store(store.size());
             self.stats.watching = self.watches.watching();
             let (watches, stats) = (&mut self.watches, &mut self.stats);
             let time = (&*server.clock, &mut timer);
@@ -241,7 +245,13 @@ impl Coordinator {
                 break;
             }
         }
-        self.stats.set_store_size(store.size());
+        self.count_store(store.size());
+    }
+
+    fn count_store(&mut self, size: StoreSize) {
+        let stats = &mut self.stats;
+        (stats.keys, stats.values, stats.bytes) = (size.keys, size.values, size.bytes);
+        stats.size = size.charged();
     }
 
     fn publish(&mut self) {

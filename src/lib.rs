@@ -114,6 +114,7 @@ pub mod guide;
 mod listen;
 mod lock;
 pub mod protocol;
+mod round;
 mod secret;
 mod server;
 mod shared;

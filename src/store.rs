@@ -96,16 +96,11 @@
 //! by the store: it reads them from the [`Batch`], and answers a write that would exceed them with
 //! [`store_full`](Batch::store_full) or [`values_full`](Batch::values_full). `Memory` does both.
 
-pub(crate) mod batch;
 mod memory;
-pub(crate) mod rejection;
-mod replies;
-pub(crate) mod round_timer;
-pub(crate) mod turn;
 
 use std::future::Future;
 
-pub use batch::Batch;
+pub use crate::round::batch::Batch;
 pub use memory::{Memory, Values};
 
 use crate::Error;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::inbound::Environment;
+use super::input_rules::Environment;
 use crate::clock;
 
 /// When bytes last moved on a connection. It exists only if idleness has a limit.

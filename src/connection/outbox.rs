@@ -270,7 +270,7 @@ impl OutboxSender {
     }
 
     /// The client's input ends here, because the server is closing.
-    pub(crate) fn shut_down(&self) {
+    pub(crate) fn announce_shutdown(&self) {
         self.0.change(|state| state.closing = true);
     }
 }
@@ -279,7 +279,7 @@ impl OutboxSender {
 pub(crate) enum Delivery {
     /// Write these.
     Write(Chunks),
-    /// Send the coordinator that there is room: it waits for that.
+    /// Notify the coordinator that there is room: it asked for that.
     NotifyCapacity,
     /// Nothing: everything is delivered and nothing follows.
     Finish,
@@ -337,7 +337,7 @@ impl OutboxReceiver {
     }
 
     /// Is ready when the server shuts down.
-    pub(crate) fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_shutdown(&self, cx: &Context<'_>) -> Poll<()> {
         self.poll_until(cx, |state| state.closing)
     }
 

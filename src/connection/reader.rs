@@ -1,4 +1,4 @@
-//! The driver of the input: reads → [`Inbound`](super::inbound::Inbound) → messages to the coordinator.
+//! The driver of the input: reads → [`InputRules`](super::input_rules::InputRules) → messages to the coordinator.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ use std::{
 
 use futures_lite::AsyncRead as _;
 
-use super::{Connection, inbound::Wait};
+use super::{Connection, input_rules::Wait};
 
 /// The most that one read takes. It bounds what a client can have applied in one batch.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
@@ -24,37 +24,37 @@ impl Connection {
     /// Reads until the input has ended, one way or another, and nothing more is to be done for it.
     pub(crate) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            match self.inbound.wait() {
+            match self.input.wait() {
                 wait @ (Wait::Bytes | Wait::Discard) => {
                     if self.poll_read(cx)?.is_ready() {
-                        if self.inbound.waits_for_bytes() {
-                            // A long line comes in many reads. Others have their turn between them.
+                        if self.input.waits_for_bytes() {
+                            // A long line comes in many reads. Other tasks run between them.
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
                     } else if wait == Wait::Discard {
                         return Poll::Pending;
                     } else {
-                        ready!(self.link.outbox.poll_closing(cx));
-                        self.inbound.on_shutdown(&self.link);
+                        ready!(self.link.outbox.poll_shutdown(cx));
+                        self.input.on_shutdown(&self.link);
                     }
                 }
                 Wait::Permit => {
                     let shutting_down = ready!(self.link.outbox.poll_read_permit(cx))?;
-                    self.inbound.on_permit(shutting_down, &self.link);
+                    self.input.on_permit(shutting_down, &self.link);
                 }
                 Wait::Deadline => {
-                    ready!(self.link.outbox.poll_closing(cx));
-                    self.inbound.on_shutdown(&self.link);
-                    if self.inbound.wait() == Wait::Deadline {
+                    ready!(self.link.outbox.poll_shutdown(cx));
+                    self.input.on_shutdown(&self.link);
+                    if self.input.wait() == Wait::Deadline {
                         return Poll::Pending;
                     }
                 }
                 // The writer is a part of the same task, so this is polled when it is done.
                 Wait::Delivery if !self.link.outbox.is_finished() => return Poll::Pending,
-                Wait::Delivery => self.inbound.on_delivered(),
+                Wait::Delivery => self.input.on_delivered(),
                 Wait::Done => return Poll::Ready(Ok(())),
-                Wait::Late => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                Wait::TimedOut => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             }
         }
     }
@@ -64,10 +64,10 @@ impl Connection {
         let mut buffer = READ_BUFFER
             .take()
             .unwrap_or_else(|| vec![0; READ_BYTES].into());
-        let most = self.inbound.read_bytes();
+        let most = self.input.read_bytes();
         let read = Pin::new(&mut self.transport).poll_read(cx, &mut buffer[..most]);
         let read = read.map_ok(|n| match n {
-            0 => self.inbound.on_eof(&self.link),
+            0 => self.input.on_eof(&self.link),
             n => self.on_read(&buffer[..n]),
         });
         READ_BUFFER.set(Some(buffer));
@@ -78,6 +78,6 @@ impl Connection {
         if let Some(peer) = &self.link.peer {
             peer.on_read();
         }
-        self.inbound.on_bytes(bytes, &self.link);
+        self.input.on_bytes(bytes, &self.link);
     }
 }

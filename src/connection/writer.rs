@@ -1,7 +1,7 @@
 //! The outbox → bytes.
 //!
-//! In: chunks of replies from the outbox. Out: bytes to the transport, and to the coordinator that there
-//! is room again, or that the transport takes nothing.
+//! In: chunks of replies from the outbox. Out: bytes to the transport; `OutboxReady` to the coordinator
+//! if there is room again, or if the transport is stalled.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use futures_lite::AsyncWrite as _;
 
 use super::{
     Connection,
-    inbound::Environment as _,
+    input_rules::Environment as _,
     message::Message,
     outbox::{Chunk, Chunks, Delivery},
 };
@@ -29,7 +29,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The output of a connection: what it is about to write, and how long the transport may refuse it.
 #[derive(Default)]
-pub(crate) struct Outbound {
+pub(crate) struct Output {
     phase: Phase,
     /// The last first.
     chunks: Chunks,
@@ -51,7 +51,7 @@ enum Phase {
     Done,
 }
 
-impl Outbound {
+impl Output {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -78,24 +78,24 @@ impl Connection {
     /// Replies → bytes, until there are no more.
     pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            match self.outbound.phase {
+            match self.output.phase {
                 Phase::Next => match ready!(self.link.outbox.poll_next(cx)) {
                     Delivery::Write(mut chunks) => {
                         chunks.reverse();
-                        self.outbound.chunks = chunks;
-                        self.outbound.phase = Phase::Write;
+                        self.output.chunks = chunks;
+                        self.output.phase = Phase::Write;
                     }
                     Delivery::NotifyCapacity => self.link.send(Message::OutboxReady),
-                    Delivery::Finish => self.outbound.phase = Phase::Close,
+                    Delivery::Finish => self.output.phase = Phase::Close,
                     // What the client sent before it hung up is still there to be read.
-                    Delivery::Closed => self.outbound.phase = Phase::Done,
+                    Delivery::Closed => self.output.phase = Phase::Done,
                     Delivery::Abort => {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
                 },
                 Phase::Write => {
                     let result = ready!(self.poll_write(cx));
-                    self.outbound = Outbound::default();
+                    self.output = Output::default();
                     if result.is_err() && self.link.outbox.close() {
                         self.link.send(Message::OutboxReady);
                     }
@@ -107,8 +107,8 @@ impl Connection {
                         return Poll::Pending;
                     }
                     // If that failed, reading will fail too.
-                    self.outbound = Outbound::default();
-                    self.outbound.phase = Phase::Done;
+                    self.output = Output::default();
+                    self.output.phase = Phase::Done;
                 }
                 Phase::Done => return Poll::Ready(Ok(())),
             }
@@ -117,25 +117,25 @@ impl Connection {
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.outbound.written == 0 && self.outbound.chunks.len() > 1 {
-                self.outbound.gather();
+            if self.output.written == 0 && self.output.chunks.len() > 1 {
+                self.output.gather();
             }
             let transport = Pin::new(&mut self.transport);
-            let Some(chunk) = self.outbound.chunks.last() else {
+            let Some(chunk) = self.output.chunks.last() else {
                 let flushed = transport.poll_flush(cx);
                 return self.detect_stall(cx, flushed);
             };
-            let rest = &chunk.bytes()[self.outbound.written..];
+            let rest = &chunk.bytes()[self.output.written..];
             let left = rest.len();
             let written = transport.poll_write(cx, rest);
             let written = ready!(self.detect_stall(cx, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.outbound.written += written;
+            self.output.written += written;
             if written >= left {
-                self.outbound.written = 0;
-                self.outbound.chunks.pop();
+                self.output.written = 0;
+                self.output.chunks.pop();
             }
             // A client that reads slowly has room for more before it has read the last byte.
             self.link.outbox.count_written(written);
@@ -143,7 +143,7 @@ impl Connection {
                 peer.on_write();
             }
             let is_acknowledged = self.link.peer.is_none();
-            self.inbound.on_write(is_acknowledged, &self.link);
+            self.input.on_write(is_acknowledged, &self.link);
         }
     }
 
@@ -155,11 +155,11 @@ impl Connection {
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.outbound.deadline = None;
-            if std::mem::take(&mut self.outbound.is_stalled) {
+            self.output.deadline = None;
+            if std::mem::take(&mut self.output.is_stalled) {
                 let _ = self.link.outbox.set_stalled(false);
             }
-        } else if self.outbound.is_stalled {
+        } else if self.output.is_stalled {
             let aborted = self.link.outbox.poll_aborted(cx);
             return aborted.map(|()| Err(io::ErrorKind::ConnectionAborted.into()));
         } else if let Some(stall) = self.link.context.stall {
@@ -169,18 +169,18 @@ impl Connection {
     }
 
     fn block(&mut self, limit: Duration) {
-        if self.outbound.deadline.is_none() {
-            self.outbound.deadline = Some(clock::later(self.link.now(), limit));
+        if self.output.deadline.is_none() {
+            self.output.deadline = Some(clock::later(self.link.now(), limit));
         }
     }
 
     /// The time is over in which the transport should have taken something.
     pub(crate) fn on_blocked(&mut self) -> io::Result<()> {
-        if self.outbound.phase == Phase::Close {
+        if self.output.phase == Phase::Close {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.outbound.deadline = None;
-        self.outbound.is_stalled = true;
+        self.output.deadline = None;
+        self.output.is_stalled = true;
         if self.link.outbox.set_stalled(true) {
             self.link.send(Message::OutboxReady);
         }

@@ -14,7 +14,7 @@ use crate::{
     },
     listen::{admission::LimitReached, incoming::Incoming},
     protocol::{Code, LineBlock, push_error},
-    store::{rejection::Rejection, turn::Cursor},
+    round::{rejection::Rejection, turn::Cursor},
 };
 
 pub(super) struct Client {
@@ -32,7 +32,7 @@ pub(super) struct Client {
     /// The connection is gone; only pending commands keep the client here.
     pub(super) disconnected: bool,
     pub(super) place: Place,
-    _session: Task<()>,
+    _task: Task<()>,
 }
 
 /// What a connection takes up.
@@ -96,7 +96,7 @@ impl Coordinator {
         place: Place,
     ) {
         let entry = self.clients.vacant_entry();
-        let session = connection::run(
+        let task = connection::run(
             connection,
             entry.key(),
             receiver,
@@ -112,7 +112,7 @@ impl Coordinator {
             long: false,
             disconnected: false,
             place,
-            _session: self.executor.spawn(session),
+            _task: self.executor.spawn(task),
         });
     }
 
@@ -139,15 +139,15 @@ impl Coordinator {
                 }
                 self.publish();
             }
-            Message::AuthFailed(refused) => {
+            Message::AuthFailed(failed) => {
                 self.stats.unauthorized += 1;
                 if let Some(entry) = self.clients.get_mut(client) {
-                    entry.cursor.knows_control_lines |= refused.wrong;
+                    entry.cursor.knows_control_lines |= failed.wrong;
                     self.log.unauthorized(entry.id);
                     let outbox = entry.outbox.clone();
-                    let message = refused.message();
+                    let message = failed.message();
                     let code = Code::Unauthorized;
-                    self.send_error(&outbox, refused.line, code, message, Next::ReadMore);
+                    self.send_error(&outbox, failed.line, code, message, Next::ReadMore);
                     self.publish();
                 }
             }
@@ -235,10 +235,10 @@ impl Coordinator {
                 let message = format!("nothing has moved here for {:?}", limits.idle_timeout);
                 (0, Code::Closing, message.into())
             }
-            InputEnd::AuthFailed(refused) => {
+            InputEnd::AuthFailed(failed) => {
                 self.stats.unauthorized += 1;
                 self.log.unauthorized(id);
-                (refused.line, Code::Unauthorized, refused.message().into())
+                (failed.line, Code::Unauthorized, failed.message().into())
             }
             InputEnd::AuthTimeout => {
                 self.stats.unauthorized += 1;

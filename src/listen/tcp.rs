@@ -32,7 +32,7 @@ impl Listener for async_net::TcpListener {
     async fn accept(&mut self) -> io::Result<(Self::Connection, Option<IpAddr>)> {
         let (stream, address) = async_net::TcpListener::accept(self).await?;
         // Replies are sent whole, so there is nothing for Nagle's algorithm to wait for. A
-        // connection that is already dead refuses; its session will find out.
+        // connection that is already dead refuses; its task will find out.
         let _ = stream.set_nodelay(true);
         Ok((stream, Some(address.ip())))
     }

@@ -135,7 +135,7 @@ impl ServerState {
     /// Runs the server's tasks whenever there are many to run.
     pub(crate) async fn run_worker(&self, executor: &Executor<'static>) {
         loop {
-            let call = self.worker_wakeups.listen();
+            let wakeup = self.worker_wakeups.listen();
             let mut tasks = 0;
             while executor.try_tick() {
                 tasks += 1;
@@ -143,7 +143,7 @@ impl ServerState {
                     future::yield_now().await;
                 }
             }
-            call.await;
+            wakeup.await;
         }
     }
 

@@ -1,9 +1,6 @@
 use std::{io::Write as _, time::Duration};
 
-use crate::{
-    protocol::{Command, Operation, ReplyError, Write},
-    store::StoreSize,
-};
+use crate::protocol::{Command, Operation, ReplyError, Write};
 
 /// Makes the struct, and its way onto the wire and back, of one list of counters.
 macro_rules! counters {
@@ -172,12 +169,5 @@ impl Stats {
             Command::Unwatch(_) => &mut self.unwatches,
             Command::Auth { .. } => &mut self.auths,
         } += 1;
-    }
-
-    pub(crate) fn set_store_size(&mut self, size: StoreSize) {
-        self.keys = size.keys;
-        self.values = size.values;
-        self.bytes = size.bytes;
-        self.size = size.charged();
     }
 }

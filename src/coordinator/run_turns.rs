@@ -6,7 +6,7 @@ use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
 use crate::{
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
     protocol::LineBlock,
-    store::turn::{Turn, TurnState},
+    round::turn::{Turn, TurnState},
     watch::events::{MustDisconnect, RoundEvents},
 };
 
@@ -114,7 +114,7 @@ impl Coordinator {
         if let Some(watcher) = client.watcher {
             self.watches.set_turn(watcher, round.turns.len());
         }
-        let replies = self.pool.pop().unwrap_or_default();
+        let replies = self.reply_buffers.pop().unwrap_or_default();
         round.turns.push(Turn::new(
             key,
             outbox,
@@ -196,9 +196,11 @@ impl Coordinator {
     }
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.pool.len() < POOLED_BUFFERS && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
+        if self.reply_buffers.len() < POOLED_BUFFERS
+            && (1..=POOLED_BYTES).contains(&buffer.capacity())
+        {
             buffer.clear();
-            self.pool.push(buffer);
+            self.reply_buffers.push(buffer);
         }
     }
 }

@@ -4,14 +4,15 @@
 //! server, and the time. Out: messages to the coordinator, and what the input [waits](Wait) for. The
 //! rules touch nothing but the [`Environment`]; the driver in `reader.rs` does the rest.
 //!
-//! An idle connection holds no line and no timer, and what few connections need is boxed.
+//! With the default limits, an idle connection holds no line and has no deadline. What few connections
+//! need is boxed.
 
 use std::time::{Duration, Instant};
 
 use super::{
     authenticator::{AUTH_BYTES, AuthStep, Authenticator},
-    close::Linger,
     idle::IdleTracker,
+    linger::Linger,
     message::{InputEnd, Message},
     other_protocol::Opening,
     rate_limiter::RateLimiter,
@@ -26,7 +27,7 @@ use crate::{
 /// Bytes that are read once the server shuts down, if the system can't say how many there are.
 const CLOSING_BYTES: usize = 1 << 20;
 
-/// What surrounds the rules. They ask only if it makes a difference, since most answers cost a system
+/// What the rules ask of the connection, and only if it makes a difference: most answers cost a system
 /// call or a lock.
 pub(crate) trait Environment {
     fn limits(&self) -> &Limits;
@@ -42,7 +43,8 @@ pub(crate) trait Environment {
     /// Whether there are no more replies and all are in the socket.
     fn is_finished(&self) -> bool;
 
-    /// How long ago the peer acknowledged anything, if it has not acknowledged everything.
+    /// The time since the peer's last acknowledgement; `None` if nothing is unacknowledged, or if the
+    /// system can't say.
     fn silence(&self) -> Option<Duration>;
 
     /// Sends a message to the coordinator.
@@ -56,28 +58,28 @@ pub(crate) enum Wait {
     Bytes,
     /// The permit of the coordinator, once it is through with what was sent to it.
     Permit,
-    /// The deadline alone, or the shutdown.
+    /// No bytes: the deadline, or the shutdown.
     Deadline,
-    /// The input has ended: until the replies are delivered.
+    /// The input has ended: that the replies are delivered.
     Delivery,
     /// The input has ended: bytes, which are discarded.
     Discard,
     /// Nothing.
     Done,
     /// Nothing: the connection has to be closed at once.
-    Late,
+    TimedOut,
 }
 
-pub(crate) struct Inbound {
+pub(crate) struct InputRules {
     wait: Wait,
     lines: LineDecoder,
-    /// When a line that has begun must have ended. It has one only while its client can go on with it.
+    /// When a line that has begun must have ended; `None` while the client has to wait for the server.
     line_deadline: Option<Instant>,
     opening: Opening,
     /// Why the input ends once the lines that were read are processed.
     end: Option<InputEnd>,
-    /// Bytes to be read before the input ends, once the server shuts down.
-    unread: Option<usize>,
+    /// Bytes to be read before the input ends; `None` before the shutdown.
+    left_to_read: Option<usize>,
     /// Until the client is authenticated.
     authenticator: Option<Box<Authenticator>>,
     limiter: Option<Box<RateLimiter>>,
@@ -85,7 +87,7 @@ pub(crate) struct Inbound {
     linger: Option<Box<Linger>>,
 }
 
-impl Inbound {
+impl InputRules {
     pub(crate) fn new(env: &impl Environment) -> Self {
         let limits = env.limits();
         let (rate, idle) = (limits.max_line_rate, limits.idle_timeout);
@@ -98,7 +100,7 @@ impl Inbound {
             line_deadline: None,
             opening: Opening::default(),
             end: None,
-            unread: None,
+            left_to_read: None,
             authenticator: limits.secret.is_some().then(authenticator),
             limiter: (rate < u32::MAX).then(limiter),
             idle: (idle < Duration::MAX).then(tracker),
@@ -143,15 +145,15 @@ impl Inbound {
         deadlines.into_iter().flatten().min()
     }
 
-    /// A read has brought these bytes. If the input waits for bytes after that, others have their
-    /// turn before the next read.
+    /// A read has brought these bytes. If the input waits for bytes after that, other tasks run before
+    /// the next read.
     pub(crate) fn on_bytes(&mut self, bytes: &[u8], env: &impl Environment) {
         if let Some(linger) = &mut self.linger {
             return linger.on_bytes(env.now());
         }
         self.touch(env);
-        if let Some(unread) = &mut self.unread {
-            *unread = unread.saturating_sub(bytes.len());
+        if let Some(left) = &mut self.left_to_read {
+            *left = left.saturating_sub(bytes.len());
         }
         if let Some(authenticator) = &mut self.authenticator {
             authenticator.push(bytes);
@@ -163,7 +165,7 @@ impl Inbound {
             self.deliver(block, env);
         } else if let Some(end) = self.opening.on_bytes(self.lines.partial()) {
             self.end(end, env);
-        } else if self.unread == Some(0) {
+        } else if self.left_to_read == Some(0) {
             self.end(InputEnd::ShuttingDown, env);
         } else if self.line_deadline.is_none() {
             self.start_line(env);
@@ -183,7 +185,8 @@ impl Inbound {
         self.end(end, env);
     }
 
-    /// The server shuts down, and there are no bytes: the input waits for some, or for the deadline.
+    /// The server shuts down, and there are no bytes. A line that has only begun is discarded; lines
+    /// that wait for the rate limiter are sent on, to be refused.
     pub(crate) fn on_shutdown(&mut self, env: &impl Environment) {
         if self.wait == Wait::Bytes {
             self.end(InputEnd::ShuttingDown, env);
@@ -193,7 +196,7 @@ impl Inbound {
         }
     }
 
-    /// The coordinator is through with what was sent to it.
+    /// The coordinator has handled what was sent to it.
     pub(crate) fn on_permit(&mut self, shutting_down: bool, env: &impl Environment) {
         if self.authenticator.is_some() {
             return match shutting_down {
@@ -209,23 +212,25 @@ impl Inbound {
                 return self.deliver_limited(env);
             }
         }
-        match self.unread {
+        match self.left_to_read {
             Some(0) => self.end = self.end.or(Some(InputEnd::ShuttingDown)),
             // What stands in the socket by now is still read, and refused line by line.
-            None if shutting_down => self.unread = Some(env.unread().unwrap_or(CLOSING_BYTES)),
+            None if shutting_down => {
+                self.left_to_read = Some(env.unread().unwrap_or(CLOSING_BYTES))
+            }
             _ => {}
         }
         self.on_processed(env);
     }
 
-    /// The deadline has come.
+    /// A deadline of the connection has come. Acts on those of the input that are past.
     pub(crate) fn on_timeout(&mut self, env: &impl Environment) {
         let now = env.now();
         let is_past = |deadline: Option<Instant>| deadline.is_some_and(|it| it <= now);
         if let Some(linger) = &mut self.linger {
             match linger.on_timeout(now, env) {
                 Some(true) => self.finish(Wait::Done),
-                Some(false) => self.finish(Wait::Late),
+                Some(false) => self.finish(Wait::TimedOut),
                 None => {}
             }
         } else if is_past(self.authenticator.as_ref().map(|it| it.deadline())) {
@@ -252,6 +257,8 @@ impl Inbound {
         }
     }
 
+    /// Nothing has moved for the limit: ends the input, unless the client waits for the server, or has
+    /// acknowledged bytes since.
     fn on_idle(&mut self, now: Instant, env: &impl Environment) {
         let awaits_server = matches!(self.wait, Wait::Permit | Wait::Deadline);
         let Some(idle) = &mut self.idle else {
@@ -268,8 +275,8 @@ impl Inbound {
         }
     }
 
-    /// The transport has taken bytes. If the system knows what a peer acknowledges, they count as
-    /// activity once they are acknowledged: the system takes bytes for a peer that is gone, too.
+    /// The transport has taken bytes. If the system knows what a peer acknowledges, bytes count
+    /// as activity once they are acknowledged: the system takes bytes for a peer that is gone, too.
     pub(crate) fn on_write(&mut self, is_acknowledged: bool, env: &impl Environment) {
         match &mut self.idle {
             Some(idle) if is_acknowledged => idle.touch(env.now()),
@@ -328,7 +335,7 @@ impl Inbound {
         }
     }
 
-    /// As many of the held lines as the rate allows.
+    /// Sends as many of the held lines as the rate allows; if none, it waits for the deadline.
     fn deliver_limited(&mut self, env: &impl Environment) {
         let lines = self.limiter.as_mut().and_then(|it| it.next(env.now()));
         self.wait = Wait::Deadline;
@@ -338,7 +345,7 @@ impl Inbound {
         }
     }
 
-    /// The coordinator is through with all lines that were read.
+    /// The coordinator has handled all lines that were read.
     fn on_processed(&mut self, env: &impl Environment) {
         self.touch(env);
         if let Some(end) = self.end {
@@ -355,7 +362,7 @@ impl Inbound {
         self.authenticator = None;
         self.line_deadline = None;
         match end {
-            InputEnd::UnreadTimeout => self.finish(Wait::Late),
+            InputEnd::UnreadTimeout => self.finish(Wait::TimedOut),
             InputEnd::ShuttingDown => self.discard(Linger::new(env.now())),
             InputEnd::Eof | InputEnd::IncompleteLine if self.idle.is_some() => {
                 self.wait = Wait::Delivery;

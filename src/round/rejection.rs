@@ -84,8 +84,8 @@ pub(crate) struct Message<'a>(Rejection, &'a Limits);
 
 impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Message(refusal, limits) = self;
-        match refusal {
+        let &Message(rejection, limits) = self;
+        match rejection {
             Rejection::Parse(error) => error.fmt(f),
             Rejection::WrongSecret => f.write_str("that is not the secret"),
             Rejection::LongLine => write!(f, "the line is longer than {} bytes", limits.max_line),

@@ -6,12 +6,13 @@ use memchr::memchr;
 
 use super::{
     batch::Batch,
+    overflow::ReplyAction,
     rejection::{Rejection, Waiting, What},
-    round_timer::EVENTS_PER_WORK,
+    timer::EVENTS_PER_WORK,
     turn::{Cursor, TURN_BYTES, Turn},
 };
 use crate::{
-    Overflow, Stats,
+    Stats,
     connection::outbox::{Size, Usage},
     protocol::{Code, Command, Operation, Topic, push_error, push_sync, push_value, push_watch},
     watch::registry::WatchLimit,
@@ -38,7 +39,7 @@ impl<'a> Batch<'a> {
         let Waiting { turn, line, what } = waiting;
         match what {
             What::Get { .. } | What::Write { .. } | What::Authenticated => {}
-            What::Refused(refusal) => self.refuse(turn, line, refusal),
+            What::Refused(rejection) => self.refuse(turn, line, rejection),
             What::Stats => {
                 self.stats.watching = self.watches.watching();
                 self.control_line(turn, |replies, _, stats| {
@@ -98,9 +99,9 @@ impl<'a> Batch<'a> {
             .watch(&mut turn.watcher, turn.client, index, topic, self.limits)
     }
 
-    pub(super) fn refuse(&mut self, turn: usize, line: u64, refusal: Rejection) {
-        refusal.count(self.stats);
-        self.error(turn, line, refusal.code(), refusal.message(self.limits));
+    pub(super) fn refuse(&mut self, turn: usize, line: u64, rejection: Rejection) {
+        rejection.count(self.stats);
+        self.error(turn, line, rejection.code(), rejection.message(self.limits));
     }
 
     pub(super) fn error(&mut self, turn: usize, line: u64, code: Code, message: impl fmt::Display) {
@@ -111,21 +112,13 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Queues a control line, unless the connection is closed. Control lines are not dropped; a
-    /// client that leaves an outbox-full of them unread is disconnected.
     fn control_line(
         &mut self,
         turn: usize,
         push: impl FnOnce(&mut Vec<u8>, &mut Cursor, &mut Stats),
     ) {
         let turn = &mut self.turns[turn];
-        if turn.overflows(self.limits) {
-            let mut control = turn.status.usage.control;
-            control += turn.usage.control;
-            turn.aborted |=
-                self.limits.overflow == Overflow::Disconnect || control.is_full(self.limits);
-        }
-        if turn.is_closed() {
+        if !turn.accepts_control_line(self.limits) {
             return;
         }
         let before = turn.replies.len();
@@ -148,19 +141,16 @@ impl<'a> Batch<'a> {
         values: impl ExactSizeIterator<Item = &'v [u8]>,
     ) {
         let turn = &mut self.turns[turn_number];
-        if turn.is_closed() {
-            return;
-        }
         let mut lines = values.len();
-        if turn.overflows(self.limits) {
-            if lines > 0 && self.limits.overflow == Overflow::Disconnect {
-                turn.aborted = true;
-            } else {
+        match turn.decide_reply(lines, self.limits) {
+            ReplyAction::Queue => {}
+            ReplyAction::Drop => {
                 turn.cursor.dropped += lines as u64;
                 turn.dropped += lines as u64;
                 self.stats.lines_dropped += lines as u64;
+                return;
             }
-            return;
+            ReplyAction::None => return,
         }
         let before = turn.replies.len();
         let max = self.limits.max_reply;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::inbound::Environment;
+use super::input_rules::Environment;
 
 /// How long a client must be silent before its connection is closed, after all its replies are
 /// delivered. To close it while it still sends could cost it the replies on their way.

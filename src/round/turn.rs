@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::round_timer::LONG_TURN;
+use super::timer::LONG_TURN;
 use crate::{
     connection::outbox::{OutboxSender, OutboxStatus, Usage},
     protocol::{LineBlock, LineTooLong},
@@ -18,7 +18,7 @@ pub(crate) const TURN_BYTES: usize = 64 * 1024;
 /// Where a client's block of lines stands, and the replies so far.
 pub(crate) struct Turn {
     pub(crate) client: usize,
-    outbox: OutboxSender,
+    pub(super) outbox: OutboxSender,
     /// The client's number among the watchers, if it is one.
     pub(crate) watcher: Option<usize>,
     pub(crate) cursor: Cursor,
@@ -147,28 +147,12 @@ impl Turn {
         self.status.closed || self.aborted
     }
 
-    fn is_full(&self, limits: &Limits) -> bool {
-        let mut all = self.status.usage.all;
-        all += self.usage.all;
-        all.is_full(limits)
-    }
-
-    /// Whether the outbox is full and the socket is stalled bytes, as of now: a store may have
-    /// taken its time since the turn began.
-    pub(crate) fn overflows(&mut self, limits: &Limits) -> bool {
-        if !(self.status.stalled && self.is_full(limits)) {
-            return false;
-        }
-        self.status = self.outbox.status();
-        self.status.stalled && self.is_full(limits)
-    }
-
     /// Whether the turn has to stop before its next line.
     pub(crate) fn should_yield(&mut self, limits: &Limits) -> bool {
         if self.state == TurnState::Running {
             if self.lines == TURN_LINES || self.replies.len() >= TURN_BYTES {
                 self.state = TurnState::QuotaUsed;
-            } else if !self.is_closed() && self.is_full(limits) && !self.overflows(limits) {
+            } else if self.awaits_capacity(limits) {
                 self.state = TurnState::OutboxFull;
             }
         }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::{
     rejection::{Queue, Rejection, Waiting, What},
-    round_timer::{BYTES_PER_WORK, RoundTimer},
+    timer::{BYTES_PER_WORK, RoundTimer},
     turn::{Turn, TurnState},
 };
 use crate::{
@@ -204,7 +204,7 @@ impl<'a> Batch<'a> {
                 Ok(Command::Watch(topic)) => What::Watch(topic),
                 Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
                 Ok(Command::Auth { .. }) => What::Authenticated,
-                Err(refusal) => What::Refused(refusal),
+                Err(rejection) => What::Refused(rejection),
             };
             let waiting = Waiting {
                 turn: index,
@@ -315,10 +315,10 @@ impl<'a> Batch<'a> {
         self.limits.max_values
     }
 
-    fn refuse_oldest(&mut self, refusal: Rejection) {
+    fn refuse_oldest(&mut self, rejection: Rejection) {
         if let Some(waiting) = self.waiting.pop_front() {
             self.timer.add_unknown();
-            self.refuse(waiting.turn, waiting.line, refusal);
+            self.refuse(waiting.turn, waiting.line, rejection);
             self.settle();
         }
     }
@@ -326,7 +326,7 @@ impl<'a> Batch<'a> {
     /// Closes the books after a store's `apply`. Says whether any commands are left for another.
     pub(crate) fn conclude(mut self, result: Result<(), Error>) -> bool {
         if self.taken == 0 {
-            // So that every call makes cursor.
+            // So that every call makes progress.
             self.take();
         }
         match result {

@@ -65,7 +65,7 @@ impl Environment for Fake {
 
 /// The rules of one connection.
 struct Rules {
-    inbound: Inbound,
+    input: InputRules,
     env: Fake,
 }
 
@@ -84,7 +84,7 @@ impl Rules {
             clock_reads: Cell::new(0),
             sent: RefCell::default(),
         };
-        let inbound = Inbound::new(&env);
+        let inbound = InputRules::new(&env);
         Self { inbound, env }
     }
 
@@ -93,39 +93,39 @@ impl Rules {
     }
 
     fn read(&mut self, bytes: &str) -> Vec<String> {
-        self.inbound.on_bytes(bytes.as_bytes(), &self.env);
+        self.input.on_bytes(bytes.as_bytes(), &self.env);
         self.env.sent.take()
     }
 
     fn permit(&mut self) -> Vec<String> {
-        assert_eq!(self.inbound.wait(), Wait::Permit);
-        self.inbound.on_permit(false, &self.env);
+        assert_eq!(self.input.wait(), Wait::Permit);
+        self.input.on_permit(false, &self.env);
         self.env.sent.take()
     }
 
     fn permit_at_shutdown(&mut self, unread: usize) -> Vec<String> {
-        assert_eq!(self.inbound.wait(), Wait::Permit);
+        assert_eq!(self.input.wait(), Wait::Permit);
         self.env.unread.set(Some(unread));
-        self.inbound.on_permit(true, &self.env);
+        self.input.on_permit(true, &self.env);
         self.env.sent.take()
     }
 
     fn shut_down(&mut self) -> Vec<String> {
-        self.inbound.on_shutdown(&self.env);
+        self.input.on_shutdown(&self.env);
         self.env.sent.take()
     }
 
     fn eof(&mut self) -> Vec<String> {
-        self.inbound.on_eof(&self.env);
+        self.input.on_eof(&self.env);
         self.env.sent.take()
     }
 
     /// So much time passes, and each deadline is kept.
     fn pass(&mut self, millis: u64) -> Vec<String> {
         let end = self.env.now.get() + Duration::from_millis(millis);
-        while let Some(deadline) = self.inbound.deadline().filter(|&it| it <= end) {
+        while let Some(deadline) = self.input.deadline().filter(|&it| it <= end) {
             self.env.now.set(deadline.max(self.env.now.get()));
-            self.inbound.on_timeout(&self.env);
+            self.input.on_timeout(&self.env);
         }
         self.env.now.set(end);
         self.env.sent.take()
@@ -133,7 +133,7 @@ impl Rules {
 
     /// Milliseconds from the beginning to the deadline.
     fn deadline(&self) -> Option<u128> {
-        let deadline = self.inbound.deadline()?;
+        let deadline = self.input.deadline()?;
         Some((deadline - self.env.began).as_millis())
     }
 }
@@ -345,7 +345,7 @@ fn replies_that_are_not_read_after_the_end_of_the_input_are_kept_as_long_as_it_m
     assert_eq!(rules.eof(), ["end Eof"]);
     assert_eq!(rules.inbound.wait(), Wait::Delivery);
     assert_eq!(rules.pass(3_000), ["end UnreadTimeout"]);
-    assert_eq!(rules.inbound.wait(), Wait::Late);
+    assert_eq!(rules.inbound.wait(), Wait::TimedOut);
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn input_that_the_server_has_ended_is_discarded_until_the_client_is_silent() {
 #[test]
 fn a_rejected_client_has_two_seconds_to_read_why() {
     let mut rules = Rules::new(|_| ());
-    rules.inbound = Inbound::rejected(&rules.env);
+    rules.inbound = InputRules::rejected(&rules.env);
     for _ in 0..9 {
         rules.pass(200);
         rules.read("Get:a\n");
@@ -376,9 +376,9 @@ fn a_rejected_client_has_two_seconds_to_read_why() {
     rules.pass(100);
     rules.read("Get:a\n");
     rules.pass(100);
-    assert_eq!(rules.inbound.wait(), Wait::Late);
+    assert_eq!(rules.inbound.wait(), Wait::TimedOut);
 
-    rules.inbound = Inbound::rejected(&rules.env);
+    rules.inbound = InputRules::rejected(&rules.env);
     assert!(rules.eof().is_empty());
     assert_eq!(rules.inbound.wait(), Wait::Done);
 }
