@@ -56,7 +56,7 @@ pub(crate) trait Environment {
 pub(crate) enum Wait {
     /// Bytes, or the shutdown if there are none.
     Bytes,
-    /// The permit of the coordinator, once it is through with what was sent to it.
+    /// The permit of the coordinator, once it has handled what was sent to it.
     Permit,
     /// No bytes: the deadline, or the shutdown.
     Deadline,

@@ -138,7 +138,7 @@ struct State {
     stalled: bool,
     /// The coordinator waits for room.
     notify_capacity: bool,
-    /// The coordinator is through with the batch that was sent to it.
+    /// The coordinator has handled the batch that was sent to it.
     next_batch: bool,
     /// The server is closing: the client's input ends here.
     closing: bool,
@@ -323,7 +323,7 @@ impl OutboxReceiver {
         stalled && std::mem::take(&mut state.notify_capacity)
     }
 
-    /// Waits until the coordinator is through with the last batch. Says whether the server is
+    /// Waits until the coordinator has handled the last batch. Says whether the server is
     /// closing; an error means that the client is cut off.
     pub(crate) fn poll_read_permit(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
         let mut state = self.0.state();

@@ -84,8 +84,8 @@ impl Rules {
             clock_reads: Cell::new(0),
             sent: RefCell::default(),
         };
-        let inbound = InputRules::new(&env);
-        Self { inbound, env }
+        let input = InputRules::new(&env);
+        Self { input, env }
     }
 
     fn with_secret() -> Self {
@@ -142,13 +142,13 @@ impl Rules {
 fn lines_are_sent_whole_and_the_next_read_waits_for_the_permit() {
     let mut rules = Rules::new(|_| ());
     assert_eq!(rules.read("Put:a:1\nGet"), ["Put:a:1\n"]);
-    assert_eq!(rules.inbound.wait(), Wait::Permit);
+    assert_eq!(rules.input.wait(), Wait::Permit);
     assert!(rules.permit().is_empty());
-    assert_eq!(rules.inbound.wait(), Wait::Bytes);
+    assert_eq!(rules.input.wait(), Wait::Bytes);
     assert_eq!(rules.read(":a\n"), ["Get:a\n"]);
     rules.permit();
     assert_eq!(rules.eof(), ["end Eof"]);
-    assert_eq!(rules.inbound.wait(), Wait::Done);
+    assert_eq!(rules.input.wait(), Wait::Done);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_line_has_its_time_from_when_its_client_can_go_on() {
     rules.permit();
     assert_eq!(rules.deadline(), Some(14_000));
     assert_eq!(rules.pass(5_000), ["end LineTimeout"]);
-    assert_eq!(rules.inbound.wait(), Wait::Discard);
+    assert_eq!(rules.input.wait(), Wait::Discard);
 }
 
 #[test]
@@ -202,21 +202,21 @@ fn a_wrong_line_is_answered_after_a_second_and_the_third_is_the_last() {
             .read("Get:a\nAuth:no\nAuth:no\nAuth:sesame\n")
             .is_empty()
     );
-    assert_eq!(rules.inbound.wait(), Wait::Deadline);
+    assert_eq!(rules.input.wait(), Wait::Deadline);
     assert!(rules.pass(999).is_empty());
     assert_eq!(rules.pass(1), ["failed 1 false"]);
     assert!(rules.permit().is_empty());
     assert_eq!(rules.pass(1_000), ["failed 2 true"]);
     rules.permit();
     assert_eq!(rules.pass(1_000), ["end failed 3 true"]);
-    assert_eq!(rules.inbound.wait(), Wait::Discard);
+    assert_eq!(rules.input.wait(), Wait::Discard);
 }
 
 #[test]
 fn a_line_too_long_for_a_secret_is_the_last() {
     let mut rules = Rules::with_secret();
     assert!(rules.read(&"x".repeat(AUTH_BYTES)).is_empty());
-    assert_eq!(rules.inbound.wait(), Wait::Bytes);
+    assert_eq!(rules.input.wait(), Wait::Bytes);
     assert!(rules.read("x").is_empty());
     assert_eq!(rules.pass(1_000), ["end failed 1 false"]);
 }
@@ -267,12 +267,12 @@ fn lines_over_the_rate_wait_and_what_silence_has_saved_comes_at_once() {
     let mut rules = Rules::new(|limits| limits.max_line_rate = 2);
     assert_eq!(rules.read("a\nb\nc\nd\n"), ["a\nb\n"]);
     assert!(rules.permit().is_empty());
-    assert_eq!(rules.inbound.wait(), Wait::Deadline);
+    assert_eq!(rules.input.wait(), Wait::Deadline);
     assert_eq!(rules.pass(500), ["late c\n"]);
     assert!(rules.permit().is_empty());
     assert_eq!(rules.pass(500), ["late d\n"]);
     assert!(rules.permit().is_empty());
-    assert_eq!(rules.inbound.wait(), Wait::Bytes);
+    assert_eq!(rules.input.wait(), Wait::Bytes);
     rules.pass(1_000);
     assert_eq!(rules.read("e\nf\n"), ["e\nf\n"]);
 }
@@ -310,7 +310,7 @@ fn a_connection_on_which_nothing_moves_is_idle_unless_the_server_has_to_move() {
     assert!(rules.pass(10_000).is_empty());
     rules.permit();
     assert!(rules.pass(2_999).is_empty());
-    rules.inbound.on_write(true, &rules.env);
+    rules.input.on_write(true, &rules.env);
     assert!(rules.pass(2_999).is_empty());
     assert_eq!(rules.pass(1), ["end IdleTimeout"]);
 
@@ -326,7 +326,7 @@ fn bytes_that_the_peer_has_not_acknowledged_are_no_activity() {
         let mut rules = Rules::new(|limits| limits.idle_timeout = Duration::from_secs(3));
         rules.env.silence.set(silence.map(Duration::from_millis));
         rules.pass(1_000);
-        rules.inbound.on_write(false, &rules.env);
+        rules.input.on_write(false, &rules.env);
         if ends_at > 3_000 {
             assert!(rules.pass(2_000).is_empty());
             rules.env.silence.set(Some(Duration::from_secs(9)));
@@ -343,9 +343,9 @@ fn bytes_that_the_peer_has_not_acknowledged_are_no_activity() {
 fn replies_that_are_not_read_after_the_end_of_the_input_are_kept_as_long_as_it_may_be_idle() {
     let mut rules = Rules::new(|limits| limits.idle_timeout = Duration::from_secs(3));
     assert_eq!(rules.eof(), ["end Eof"]);
-    assert_eq!(rules.inbound.wait(), Wait::Delivery);
+    assert_eq!(rules.input.wait(), Wait::Delivery);
     assert_eq!(rules.pass(3_000), ["end UnreadTimeout"]);
-    assert_eq!(rules.inbound.wait(), Wait::TimedOut);
+    assert_eq!(rules.input.wait(), Wait::TimedOut);
 }
 
 #[test]
@@ -358,27 +358,27 @@ fn input_that_the_server_has_ended_is_discarded_until_the_client_is_silent() {
     }
     rules.env.is_delivered.set(false);
     rules.pass(1_000);
-    assert_eq!(rules.inbound.wait(), Wait::Discard);
+    assert_eq!(rules.input.wait(), Wait::Discard);
     rules.env.is_delivered.set(true);
     rules.pass(250);
-    assert_eq!(rules.inbound.wait(), Wait::Done);
+    assert_eq!(rules.input.wait(), Wait::Done);
 }
 
 #[test]
 fn a_rejected_client_has_two_seconds_to_read_why() {
     let mut rules = Rules::new(|_| ());
-    rules.inbound = InputRules::rejected(&rules.env);
+    rules.input = InputRules::rejected(&rules.env);
     for _ in 0..9 {
         rules.pass(200);
         rules.read("Get:a\n");
     }
-    assert_eq!(rules.inbound.wait(), Wait::Discard);
+    assert_eq!(rules.input.wait(), Wait::Discard);
     rules.pass(100);
     rules.read("Get:a\n");
     rules.pass(100);
-    assert_eq!(rules.inbound.wait(), Wait::TimedOut);
+    assert_eq!(rules.input.wait(), Wait::TimedOut);
 
-    rules.inbound = InputRules::rejected(&rules.env);
+    rules.input = InputRules::rejected(&rules.env);
     assert!(rules.eof().is_empty());
-    assert_eq!(rules.inbound.wait(), Wait::Done);
+    assert_eq!(rules.input.wait(), Wait::Done);
 }
