@@ -28,6 +28,7 @@ pub(crate) mod peer;
 pub(crate) mod peer;
 mod rate_limiter;
 mod reader;
+mod shutdown;
 mod timer;
 mod writer;
 

@@ -191,7 +191,7 @@ impl Coordinator {
         self.shutting_down = true;
         log::shutting_down(self.stats.active);
         self.accept_loops.clear();
-        // Connections that were accepted by now have their lines refused like all others.
+        // Connections that were accepted by now become clients, too, but all their lines are refused.
         self.incoming.close();
         while let Ok(incoming) = self.incoming.try_recv() {
             self.add_client(incoming);

@@ -1,7 +1,8 @@
 //! The server and its handle.
 //!
 //! In: the builder's settings, listeners, and connections that a handle attaches. Out: the store, when
-//! the run has ended. Here the tasks of all other parts are started, and seen gone.
+//! the run has ended. It starts the accept loops and the coordinator, which starts all other tasks, and makes
+//! sure that every task has ended.
 
 mod config;
 
@@ -177,7 +178,7 @@ impl<S> fmt::Debug for Server<S> {
 
 /// Owns the tasks. When it is dropped, all of them are gone before the drop returns.
 struct RunGuard<S> {
-    /// The coordinator. It holds the executor that runs it: a circle, cut by dropping this.
+    /// The coordinator. It holds the executor that runs it: a reference cycle, broken by dropping this.
     main: Option<Task<S>>,
     executor: Arc<Executor<'static>>,
     /// Connections on their way in. Handles keep this channel alive, so it is emptied here.
@@ -208,7 +209,7 @@ impl<S> Drop for RunGuard<S> {
     }
 }
 
-/// Watches a server, brings clients in, and shuts it down. Cheap to clone.
+/// Reads a server's counters, brings clients in, and shuts it down. Cheap to clone.
 ///
 /// A handle may outlive its server: counts stay readable, and [`shutdown`](Self::shutdown) returns
 /// at once.
@@ -291,7 +292,8 @@ impl Handle {
     ///
     /// The listeners close at once. Commands that the server has read are applied and answered; what
     /// arrives just then is answered `:error:LINE:closing:...`, and so is what waits for its
-    /// [`rate`](Builder::max_line_rate); what comes later is not answered.
+    /// [`max_line_rate`](Builder::max_line_rate); what comes later is not answered, and
+    /// a line that has only begun is discarded.
     /// Each client gets the replies it has coming, then the end of the stream; before that,
     /// `:error:0:closing:...`, if it has used `Sync`, `Stats`, `Watch` or `Auth` and no line of it
     /// was answered `closing`. When `grace` is over,

@@ -158,8 +158,9 @@ impl StoreSize {
 /// [`apply`](Store::apply) gets a [`Batch`]: the commands of many clients, in the order in which
 /// they take effect. The store [takes](Batch::take) them one by one and gives each its answer
 /// *in the order taken*: [`done`](Batch::done), [`values`](Batch::values),
-/// [`fail`](Batch::fail), or one that says that a limit is reached. It may take several before it answers the first; then the replies it
-/// owes are what it holds in memory, so it should take a bounded number.
+/// [`fail`](Batch::fail), or one that says that a limit is
+/// reached. It may take several before it answers the first. It then holds their answers in memory, so
+/// it should bound their number.
 ///
 /// - **Order.** A command sees the effects of every command taken before it.
 /// - **All of it.** When `apply` returns `Ok`, every command that was taken is applied, and
@@ -170,22 +171,21 @@ impl StoreSize {
 ///   begun, the store has undone. The answers given so far are taken back and every command that
 ///   was taken is answered `:error:LINE:store:reason`.
 /// - **Not to the end.** A store may return before `take` gave `None`; it is called again for the
-///   rest. `take` gives `None` early where a client has no room for more replies, and where a
-///   round has lasted for some milliseconds. A store that waits, for a disk or a network, should
-///   take first and wait once. A `Stats` among the commands ends a batch too.
+///   rest. `take` skips the rest of a client's commands if it has no room for more replies. It gives
+///   `None` early if the round has lasted for some milliseconds, or has produced 256 KiB of replies. A
+///   store that waits, for a disk or a network, should take first and wait once. A `Stats` among the commands ends a batch too.
 /// - **One answer each.** A command that is not answered by the end is answered with a store error,
-///   and so is one whose answer does not fit it, such as `values` for a `Put`: the store has lost
-///   count. So is one command of a batch of which a store took none, lest the server turn in
-///   circles.
-/// - **Limits.** What a store may hold, and how many values a key may have, is up to whoever sets the
-///   server up: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them,
+///   and so is one whose answer does not fit it, such as `values` for a `Put`. If a store takes no command of a batch, the first one is failed for it, so that the
+///   server makes progress.
+/// - **Limits.** What a store may hold, and how many values a key may have, is set by the
+///   program that builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them,
 ///   and answers a write that would go over them with [`store_full`](Batch::store_full) or
 ///   [`values_full`](Batch::values_full).
 /// - **Values** hold no LF. No command brings one in; a `Get` that would bring one out fails.
 /// - **Waiting.** While `apply` waits, every client waits. A shutdown whose grace time is over
-///   drops the future where it stands; so does dropping the server. A durable store must find its
-///   way from there when it is opened again.
-/// - **Panics** go through to whoever polls the server.
+///   drops the future where it stands; so does dropping the server. A durable store must be able
+///   to recover from that when it is opened again.
+/// - **Panics** reach the task that polls the server.
 ///
 /// The semantics of the commands:
 ///
@@ -228,8 +228,9 @@ pub trait Store: Send + 'static {
     /// nothing for it.
     fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// How much the store holds, for the server's counters. It is asked once a round and should
-    /// cost next to nothing; a store that can't say leaves it at zeros.
+    /// How much the store holds, for the server's counters. It is asked before each
+    /// batch and after the last of a round, so it should cost next to nothing. A store that can't say
+    /// leaves it at zeros.
     fn size(&self) -> StoreSize {
         StoreSize::default()
     }

@@ -24,9 +24,6 @@ use crate::{
     shared::limits::Limits,
 };
 
-/// Bytes that are read once the server shuts down, if the system can't say how many there are.
-const CLOSING_BYTES: usize = 1 << 20;
-
 /// What the rules ask of the connection, and only if it makes a difference: most answers cost a system
 /// call or a lock.
 pub(crate) trait Environment {
@@ -71,7 +68,7 @@ pub(crate) enum Wait {
 }
 
 pub(crate) struct InputRules {
-    wait: Wait,
+    pub(super) wait: Wait,
     lines: LineDecoder,
     /// When a line that has begun must have ended; `None` while the client has to wait for the server.
     line_deadline: Option<Instant>,
@@ -79,10 +76,10 @@ pub(crate) struct InputRules {
     /// Why the input ends once the lines that were read are processed.
     end: Option<InputEnd>,
     /// Bytes to be read before the input ends; `None` before the shutdown.
-    left_to_read: Option<usize>,
+    pub(super) left_to_read: Option<usize>,
     /// Until the client is authenticated.
     authenticator: Option<Box<Authenticator>>,
-    limiter: Option<Box<RateLimiter>>,
+    pub(super) limiter: Option<Box<RateLimiter>>,
     idle: Option<Box<IdleTracker>>,
     linger: Option<Box<Linger>>,
 }
@@ -185,17 +182,6 @@ impl InputRules {
         self.end(end, env);
     }
 
-    /// The server shuts down, and there are no bytes. A line that has only begun is discarded; lines
-    /// that wait for the rate limiter are sent on, to be refused.
-    pub(crate) fn on_shutdown(&mut self, env: &impl Environment) {
-        if self.wait == Wait::Bytes {
-            self.end(InputEnd::ShuttingDown, env);
-        } else if let Some(limiter) = &mut self.limiter {
-            limiter.lift();
-            self.deliver_limited(env);
-        }
-    }
-
     /// The coordinator has handled what was sent to it.
     pub(crate) fn on_permit(&mut self, shutting_down: bool, env: &impl Environment) {
         if self.authenticator.is_some() {
@@ -214,10 +200,7 @@ impl InputRules {
         }
         match self.left_to_read {
             Some(0) => self.end = self.end.or(Some(InputEnd::ShuttingDown)),
-            // What stands in the socket by now is still read, and refused line by line.
-            None if shutting_down => {
-                self.left_to_read = Some(env.unread().unwrap_or(CLOSING_BYTES))
-            }
+            None if shutting_down => self.begin_shutdown(env),
             _ => {}
         }
         self.on_processed(env);
@@ -336,7 +319,7 @@ impl InputRules {
     }
 
     /// Sends as many of the held lines as the rate allows; if none, it waits for the deadline.
-    fn deliver_limited(&mut self, env: &impl Environment) {
+    pub(super) fn deliver_limited(&mut self, env: &impl Environment) {
         let lines = self.limiter.as_mut().and_then(|it| it.next(env.now()));
         self.wait = Wait::Deadline;
         if let Some(lines) = lines {
@@ -357,7 +340,7 @@ impl InputRules {
         }
     }
 
-    fn end(&mut self, end: InputEnd, env: &impl Environment) {
+    pub(super) fn end(&mut self, end: InputEnd, env: &impl Environment) {
         env.send(Message::InputEnd(end));
         self.authenticator = None;
         self.line_deadline = None;

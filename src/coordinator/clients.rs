@@ -23,7 +23,7 @@ pub(super) struct Client {
     pub(super) outbox: OutboxSender,
     /// Its number among the watchers, if it is one.
     pub(super) watcher: Option<usize>,
-    /// How far its commands have been handled; `at` is into `block`.
+    /// How far its commands have been handled; `offset` is into the block of `pending`.
     pub(super) cursor: Cursor,
     /// Lines that have not been handled, waiting for a turn or for room.
     pub(super) pending: Option<Pending>,
@@ -35,11 +35,11 @@ pub(super) struct Client {
     _task: Task<()>,
 }
 
-/// What a connection takes up.
+/// What a connection counts against.
 pub(super) enum Place {
-    /// One of those for clients, and one of its address where these are limited.
+    /// `max_clients`, and the limit of its address if there is one.
     Client { address: Option<IpAddr> },
-    /// None: it is being rejected.
+    /// Nothing: it is being rejected.
     None,
 }
 
@@ -78,7 +78,7 @@ impl Coordinator {
         self.publish();
     }
 
-    /// Tells a connection why it is rejected, unless as many as may be are being rejected already.
+    /// Tells a connection why it is rejected, unless the maximum of connections is being rejected already.
     fn reject(&mut self, transport: Box<dyn Transport>, limit: LimitReached) {
         limit.count(&mut self.stats);
         if self.limiter.start_rejecting() {

@@ -16,8 +16,8 @@ const POOLED_BUFFERS: usize = ROUND_CLIENTS;
 /// A buffer larger than this is given back to the allocator.
 const POOLED_BYTES: usize = 16 * 1024;
 
-/// Clients whose commands wait for their turn, in the order of their turns. One that stands here
-/// twice has nothing left the second time.
+/// Clients whose commands wait for their turn, in the order of their turns. A client may be in the
+/// queue twice; the second time it has no pending lines and is skipped.
 ///
 /// Clients whose turns take long stand apart. A round comes to them last, so that a client with a
 /// short turn does not wait for several long ones; but if it did not come to them, the next round
@@ -139,7 +139,7 @@ impl Coordinator {
         };
         client.cursor = turn.cursor;
         client.watcher = turn.watcher;
-        // A turn that the end of the round cut short says nothing new.
+        // A short turn clears it only if it has finished its block.
         client.long = turn.is_long() || client.long && turn.state != TurnState::Done;
         self.log.replies_dropped(client.id, turn.dropped);
         let limits = &self.server.limits;
@@ -189,7 +189,7 @@ impl Coordinator {
         if let Some(client) = self.clients.get_mut(turn.client) {
             let rejecting = turn.rejecting;
             client.pending = Some(Pending { block, rejecting });
-            // A batch that failed may have made it one.
+            // A batch that failed may have registered this client as a watcher.
             client.watcher = turn.watcher;
         }
         self.recycle(turn.replies);

@@ -17,7 +17,7 @@ const SUBNET_BITS: u32 = 64;
 #[derive(Default)]
 pub(crate) struct ConnectionLimiter {
     clients: usize,
-    /// Only where they are limited.
+    /// Clients of each address. Empty unless `max_clients_per_address` is set.
     by_address: HashMap<IpAddr, usize>,
     rejecting: usize,
 }
@@ -48,7 +48,7 @@ impl LimitReached {
 }
 
 impl ConnectionLimiter {
-    /// Lets a client in, and gives what is to be said when it [leaves](Self::release).
+    /// Admits a client. Gives what to pass to [`release`](Self::release) when it leaves.
     pub(crate) fn admit(
         &mut self,
         address: Option<IpAddr>,

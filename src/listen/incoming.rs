@@ -33,7 +33,7 @@ impl IncomingSender {
         (Self { sender, reactor }, receiver)
     }
 
-    /// Waits while as many connections wait as may.
+    /// Waits while the queue is full.
     pub(crate) async fn send<T: Transport + 'static>(
         &self,
         transport: T,

@@ -17,7 +17,7 @@ use crate::{
     watch::registry::WatchRegistry,
 };
 
-/// Bytes of replies in one round, before the writers have their turn. What a round produced is
+/// Bytes of replies in one round, before they are handed to the writers. What a round produced is
 /// written while it is still in the processor's cache.
 const ROUND_BYTES: usize = 256 * 1024;
 
@@ -59,7 +59,8 @@ pub struct Batch<'a> {
     pub(super) stats_before: Stats,
     /// Which turn the next command is taken from.
     pub(super) current: usize,
-    /// Bytes of replies in the turns before that; [`ROUND_BYTES`] when the round is over.
+    /// Bytes of replies in the turns before that. At [`ROUND_BYTES`] or more the round is over; it is
+    /// set to that, too, when the time is up.
     pub(super) round_bytes: usize,
     pub(super) clock: &'a dyn Clock,
     pub(super) timer: &'a mut RoundTimer,
@@ -174,9 +175,9 @@ impl<'a> Batch<'a> {
             }
             match command {
                 Ok(Command::Operation(_) | Command::Unwatch(_)) => {}
-                // Such a client gets the reason when its connection ends.
+                // Such a client is told when the server closes its connection.
                 Ok(_) | Err(Rejection::WrongSecret) => turn.cursor.knows_control_lines = true,
-                // It has got the reason.
+                // It has been told already.
                 Err(Rejection::Closing) => turn.cursor.knows_control_lines = false,
                 Err(_) => {}
             }
@@ -323,7 +324,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Closes the books after a store's `apply`. Says whether any commands are left for another.
+    /// Completes a batch after the store's `apply`: fails what is unanswered, or everything if `apply`
+    /// failed. Says whether any commands are left for another.
     pub(crate) fn conclude(mut self, result: Result<(), Error>) -> bool {
         if self.taken == 0 {
             // So that every call makes progress.

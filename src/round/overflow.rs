@@ -30,8 +30,9 @@ impl Turn {
         }
     }
 
-    /// Decides whether a control line is queued. It is never dropped: a client that leaves an
-    /// outbox-full of control lines unread is disconnected.
+    /// Decides whether a control line is queued. It is never dropped. If the outbox overflows, the
+    /// client is disconnected: under `Disconnect` at once, else when an outbox-full of control lines is
+    /// unread.
     pub(super) fn accepts_control_line(&mut self, limits: &Limits) -> bool {
         if self.overflows(limits) {
             let mut control = self.status.usage.control;

@@ -21,7 +21,8 @@ pub(crate) enum What<'a> {
     Get {
         key: &'a [u8],
     },
-    /// Kept as its line, which is smaller than what it says and seldom looked at again.
+    /// Only the line is kept: it is smaller than the parsed command, and is parsed again only for
+    /// watchers.
     Write {
         line: &'a [u8],
     },
@@ -36,7 +37,7 @@ pub(crate) enum What<'a> {
     Authenticated,
 }
 
-/// Why a line was refused. Some say it by a limit, which is looked up when it is said.
+/// Why a line was rejected. Limits in the message are looked up when it is written.
 #[derive(Clone, Copy)]
 pub(crate) enum Rejection {
     Parse(ParseError),
@@ -117,7 +118,8 @@ impl fmt::Display for Message<'_> {
     }
 }
 
-/// A queue whose first place is at hand: most stores answer a command before they take another.
+/// A queue that keeps its first item inline. Most stores answer a command before they take another, so
+/// it seldom allocates.
 pub(crate) struct Queue<T> {
     first: Option<T>,
     /// Empty where there is no first.

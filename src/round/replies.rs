@@ -18,8 +18,8 @@ use crate::{
     watch::registry::WatchLimit,
 };
 
-/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Growing by halves
-/// would copy as much as the replies themselves.
+/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Doubling
+/// step by step would copy as much as the replies themselves.
 const SMALL_REPLIES: usize = 2 * 1024;
 
 impl<'a> Batch<'a> {
@@ -60,7 +60,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Publishes a write that was applied.
+    /// Queues the events of a write that was applied.
     pub(super) fn notify_watchers(&mut self, line: &[u8]) {
         if let Ok(Command::Operation(Operation::Write(change))) = Command::parse(line) {
             let events = {

@@ -15,7 +15,7 @@ const TURN_LINES: usize = 4096;
 /// Bytes of replies that one client may have in one turn, before the others have theirs.
 pub(crate) const TURN_BYTES: usize = 64 * 1024;
 
-/// Where a client's block of lines stands, and the replies so far.
+/// How far a client's block has been handled, and the replies so far.
 pub(crate) struct Turn {
     pub(crate) client: usize,
     pub(super) outbox: OutboxSender,
@@ -31,7 +31,7 @@ pub(crate) struct Turn {
     pub(crate) usage: Usage,
     /// Reply lines dropped in this turn.
     pub(crate) dropped: u64,
-    /// The client broke the overflow policy and has to go.
+    /// The client is to be disconnected, by the overflow policy.
     pub(crate) aborted: bool,
     /// How long it has taken, as far as the clock was read.
     pub(super) time: Duration,
@@ -138,7 +138,7 @@ impl Turn {
         self.time >= LONG_TURN
     }
 
-    /// Whether the round came to this turn before it was over.
+    /// Whether this turn began before the round was over.
     pub(crate) fn has_started(&self) -> bool {
         self.lines > 0 || self.state != TurnState::QuotaUsed
     }

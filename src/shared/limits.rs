@@ -76,7 +76,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether that is what a client has to say, where it has to say anything.
+    /// Whether this is the server's secret, or the server has none.
     pub(crate) fn accepts_secret(&self, secret: &[u8]) -> bool {
         self.secret.as_ref().is_none_or(|right| right.is(secret))
     }

@@ -156,7 +156,7 @@ pub(crate) fn closed() {
     tracing::info!(target: TARGET, "closed");
 }
 
-/// The accept loop waits before it tries again.
+/// This needs no budget: the accept loop waits before it tries again.
 pub(crate) fn accept_failed(error: &io::Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(target: TARGET, %error, "a listener failed to accept a connection");

@@ -26,9 +26,9 @@ pub(crate) struct ServerState {
     status: Lock<Status>,
     /// Counted here, because listeners fail without the coordinator.
     accept_errors: AtomicU64,
-    /// Notified when `phase` or `stop_by` changes.
+    /// Notified when `phase` becomes `Closed`, and when `stop_by` changes.
     changed: Notify,
-    /// Calls workers.
+    /// Wakes workers.
     worker_wakeups: Notify,
 }
 
@@ -72,7 +72,8 @@ impl ServerState {
         self.status.lock()
     }
 
-    /// Shows the coordinator's counters to handles, and gives it those that it does not keep.
+    /// Stores the coordinator's counters for handles, and fills in `accept_errors`, which the
+    /// coordinator does not count.
     pub(crate) fn publish(&self, stats: &mut Stats) {
         stats.accept_errors = self.accept_errors();
         self.status().stats = *stats;
@@ -113,7 +114,7 @@ impl ServerState {
         self.accept_errors.load(Ordering::Relaxed)
     }
 
-    /// The server is gone, whichever way it ended. So many connections had not reached it.
+    /// The server has ended. `refused` connections had not reached the coordinator.
     pub(crate) fn mark_closed(&self, refused: u64) {
         let mut state = self.status();
         state.phase = Phase::Closed;
@@ -127,7 +128,7 @@ impl ServerState {
         self.changed.notify(usize::MAX);
     }
 
-    /// So many tasks have just been given something to do.
+    /// Wakes a worker for every [`TASKS_PER_WORKER`] tasks that have just become runnable.
     pub(crate) fn wake_workers(&self, tasks: usize) {
         self.worker_wakeups.notify(tasks / TASKS_PER_WORKER);
     }

@@ -109,19 +109,20 @@ counters! {
     /// Prefixes to be watched that were longer than
     /// [`max_watch_prefix`](crate::Builder::max_watch_prefix).
     long_prefixes,
-    /// WatchRegistry that were one more than [`max_watches`](crate::Builder::max_watches).
+    /// Watches that were one more than [`max_watches`](crate::Builder::max_watches).
     full_watches,
     /// Writes that would have gone over [`max_store`](crate::Builder::max_store).
     full_store,
     /// Writes that would have gone over [`max_values`](crate::Builder::max_values).
     full_values,
     /// Connections that were closed because a line took longer than
-    /// [`line_time`](crate::Builder::line_timeout).
+    /// [`line_timeout`](crate::Builder::line_timeout).
     slow_lines,
-    /// Connections that were closed because nothing moved on them for the time of
-    /// [`idle`](crate::Builder::idle_timeout).
+    /// Connections that were closed because nothing moved on them for the
+    /// [`idle_timeout`](crate::Builder::idle_timeout).
     idle,
-    /// Times that a client's lines had to wait for its [`rate`](crate::Builder::max_line_rate).
+    /// Times that a client's lines had to wait because of
+    /// [`max_line_rate`](crate::Builder::max_line_rate).
     throttled,
     /// Reply lines queued for clients, control lines among them, events not.
     lines_queued,

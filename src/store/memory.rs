@@ -29,12 +29,13 @@ use crate::{
 /// assert_eq!(store.get(b"user").len(), 0);
 /// ```
 ///
-/// `put` and `get` cost O(1) and the values given out; `update` looks through the key's values.
-/// `Debug` shows sizes, never keys or values.
+/// `put` costs O(1), amortized; `get` costs O(1), and reading its values their number; `update` looks
+/// through the key's values.
+/// `Debug` shows the number of keys, never keys or values.
 #[derive(Default)]
 pub struct Memory {
     lists: HashTable<List>,
-    /// Keyed at random, and of a kind that keeps its key: clients can't choose keys that collide.
+    /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
 }
@@ -47,7 +48,7 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        // Nothing stands in the way of it.
+        // Without bounds it cannot fail.
         let _ = self.try_put(key, value, Bounds::NONE);
     }
 
@@ -105,7 +106,7 @@ impl Memory {
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
-        // Nothing stands in the way of it.
+        // Without bounds it cannot fail.
         let _ = self.try_update(key, old, new, Bounds::NONE);
     }
 
@@ -153,7 +154,7 @@ impl Memory {
     /// Applies one operation that was just taken from `batch`, and answers it there. For stores
     /// that put something around this one; [`Store`] shows one.
     pub fn answer(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
-        // What is around it may have taken any time.
+        // The store around it may have taken any time.
         batch.took_unknown_time();
         self.answer_at_once(operation, batch);
     }
@@ -188,7 +189,7 @@ struct Bounds {
     values: usize,
 }
 
-/// What stands in the way of a write.
+/// The limit that a write would exceed.
 enum Full {
     Store,
     Values,
