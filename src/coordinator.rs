@@ -38,7 +38,7 @@ use crate::{
     store::{Store, StoreSize},
     watch::registry::WatchRegistry,
 };
-use clients::Client;
+use clients::ClientEntry;
 use run_turns::{Round, TurnQueue};
 
 /// Clients that have their turns in one [round](crate::round), and so in one batch for the store. A larger round
@@ -60,7 +60,7 @@ pub(crate) struct Coordinator {
     /// The accept loops. Dropping one closes its listening socket.
     accept_loops: Vec<Task<()>>,
     _reactor_task: Task<()>,
-    clients: Slab<Client>,
+    clients: Slab<ClientEntry>,
     limiter: ConnectionLimiter,
     queue: TurnQueue,
     watches: WatchRegistry,

@@ -30,7 +30,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The output of a connection: what it is about to write, and how long the transport may refuse it.
 #[derive(Default)]
 pub(crate) struct Output {
-    phase: Phase,
+    phase: WritePhase,
     /// The last first.
     chunks: Chunks,
     /// Bytes of the first chunk that are written.
@@ -42,7 +42,7 @@ pub(crate) struct Output {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Phase {
+enum WritePhase {
     /// Waits for the outbox.
     #[default]
     Next,
@@ -79,28 +79,28 @@ impl Connection {
     pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.output.phase {
-                Phase::Next => match ready!(self.link.outbox.poll_next(cx)) {
+                WritePhase::Next => match ready!(self.link.outbox.poll_next(cx)) {
                     Delivery::Write(mut chunks) => {
                         chunks.reverse();
                         self.output.chunks = chunks;
-                        self.output.phase = Phase::Write;
+                        self.output.phase = WritePhase::Write;
                     }
                     Delivery::NotifyCapacity => self.link.send(Message::OutboxReady),
-                    Delivery::Finish => self.output.phase = Phase::Close,
+                    Delivery::Finish => self.output.phase = WritePhase::Close,
                     // What the client sent before it hung up is still there to be read.
-                    Delivery::Closed => self.output.phase = Phase::Done,
+                    Delivery::Closed => self.output.phase = WritePhase::Done,
                     Delivery::Abort => {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
                 },
-                Phase::Write => {
+                WritePhase::Write => {
                     let result = ready!(self.poll_write(cx));
                     self.output = Output::default();
                     if result.is_err() && self.link.outbox.close() {
                         self.link.send(Message::OutboxReady);
                     }
                 }
-                Phase::Close => {
+                WritePhase::Close => {
                     if Pin::new(&mut self.transport).poll_close(cx).is_pending() {
                         // A client that never lets the transport close is cut off.
                         self.block(CLOSE_TIMEOUT);
@@ -108,9 +108,9 @@ impl Connection {
                     }
                     // If that failed, reading will fail too.
                     self.output = Output::default();
-                    self.output.phase = Phase::Done;
+                    self.output.phase = WritePhase::Done;
                 }
-                Phase::Done => return Poll::Ready(Ok(())),
+                WritePhase::Done => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -176,7 +176,7 @@ impl Connection {
 
     /// The time is over in which the transport should have taken something.
     pub(crate) fn on_blocked(&mut self) -> io::Result<()> {
-        if self.output.phase == Phase::Close {
+        if self.output.phase == WritePhase::Close {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.output.deadline = None;

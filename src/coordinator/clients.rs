@@ -17,7 +17,7 @@ use crate::{
     round::{rejection::Rejection, turn::Cursor},
 };
 
-pub(super) struct Client {
+pub(super) struct ClientEntry {
     /// Its name in the log.
     pub(super) id: u64,
     pub(super) outbox: OutboxSender,
@@ -103,7 +103,7 @@ impl Coordinator {
             self.context.clone(),
             matches!(place, Place::Client { .. }),
         );
-        entry.insert(Client {
+        entry.insert(ClientEntry {
             id: self.last_id,
             outbox,
             watcher: None,

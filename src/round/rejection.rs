@@ -76,16 +76,16 @@ impl Rejection {
     }
 
     /// For a person.
-    pub(crate) fn message(self, limits: &Limits) -> Message<'_> {
-        Message(self, limits)
+    pub(crate) fn message(self, limits: &Limits) -> RejectionMessage<'_> {
+        RejectionMessage(self, limits)
     }
 }
 
-pub(crate) struct Message<'a>(Rejection, &'a Limits);
+pub(crate) struct RejectionMessage<'a>(Rejection, &'a Limits);
 
-impl fmt::Display for Message<'_> {
+impl fmt::Display for RejectionMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Message(rejection, limits) = self;
+        let &RejectionMessage(rejection, limits) = self;
         match rejection {
             Rejection::Parse(error) => error.fmt(f),
             Rejection::WrongSecret => f.write_str("that is not the secret"),

@@ -23,7 +23,7 @@ pub(crate) struct WatchRegistry {
     keys: HashMap<Arc<[u8]>, usize>,
     prefixes: BTreeMap<Arc<[u8]>, usize>,
     topics: Slab<WatchedTopic>,
-    watchers: Slab<Watcher>,
+    watchers: Slab<WatcherEntry>,
     events: EventBuffer,
     /// Watchers with events in this round.
     notified: Vec<usize>,
@@ -38,7 +38,7 @@ struct WatchedTopic {
     watchers: Vec<usize>,
 }
 
-struct Watcher {
+struct WatcherEntry {
     client: usize,
     /// The client's turn in this round, or [`NO_TURN`].
     turn: usize,
@@ -74,7 +74,7 @@ impl WatchRegistry {
         limits: &Limits,
     ) -> Result<bool, WatchLimit> {
         let id = *watcher.get_or_insert_with(|| {
-            self.watchers.insert(Watcher {
+            self.watchers.insert(WatcherEntry {
                 client,
                 turn,
                 topics: HashMap::new(),
