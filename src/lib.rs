@@ -105,6 +105,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// A line comes in by `listen` and a `connection`, goes to the `coordinator`, has its turn in a `round`,
+// which hands it to the `store`, and its reply returns by the outbox of the connection. `watch` adds
+// events. Of these, each imports only from those on its right:
+// server, coordinator, listen, store, round, watch, connection, shared, protocol.
 mod client;
 mod clock;
 mod connection;
