@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     net::{IpAddr, Ipv4Addr},
     process::{Child, Command, Stdio},
     thread,
@@ -241,6 +241,41 @@ fn who_is_gone_is_found_with_data_on_the_way_and_who_does_not_read_is_not() {
     gone.connect(server.port, "Watch:k\\n");
     gone.vanish();
     let found = time_until_found(&server, 25 * SECOND);
+    assert!(found > 2 * SECOND, "{found:?}");
+    server.stop();
+}
+
+/// It has sent something while the server could not write, so the server writes no more.
+#[test]
+fn a_peer_that_sent_while_it_did_not_read_is_found_too() {
+    let Some(mut gone) = Machine::new(3) else {
+        return;
+    };
+    let server = Busy::new(Server::new(), &gone, Impatient);
+    let (here, port) = (gone.here, server.port);
+    let gets = "Get:big\\n".repeat(400);
+    let script = format!(
+        "exec 3<>/dev/tcp/{here}/{port}; printf '{gets}' >&3; read; \
+         printf 'Put:z:1\\n' >&3; sleep 1; echo up; exec sleep 1000"
+    );
+    let mut client = Command::new("ip")
+        .args(["netns", "exec", &gone.name, "bash", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = client.stdin.take().unwrap();
+    let output = client.stdout.take().unwrap();
+    gone.processes.push(client);
+    wait_until("the server can't write", || {
+        server.handle.stats().lines_dropped > 0
+    });
+    input.write_all(b"\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    gone.vanish();
+    let found = time_until_found(&server, 60 * SECOND);
     assert!(found > 2 * SECOND, "{found:?}");
     server.stop();
 }

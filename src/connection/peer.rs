@@ -43,8 +43,10 @@ const CHECKS_PER_YIELD: usize = 16;
 pub(crate) struct Peer {
     /// The connection owns it.
     socket: Weak<Async<TcpStream>>,
-    /// Something was written since the peer last sent anything.
+    /// Something was written since a check found everything acknowledged.
     owes_answer: AtomicBool,
+    /// It has sent something since the last check, so it is there.
+    has_sent: AtomicBool,
 }
 
 /// What the system knows of a connection.
@@ -71,10 +73,10 @@ impl Peer {
             #[cfg(not(feature = "tls"))]
             return None;
         };
-        let owes_answer = AtomicBool::new(false);
         Some(Self {
             socket,
-            owes_answer,
+            owes_answer: AtomicBool::new(false),
+            has_sent: AtomicBool::new(false),
         })
     }
 
@@ -83,7 +85,7 @@ impl Peer {
     }
 
     pub(crate) fn on_read(&self) {
-        self.owes_answer.store(false, Ordering::Relaxed);
+        self.has_sent.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that it has sent and that have not been read.
@@ -100,19 +102,24 @@ impl Peer {
 
     /// Ends the connection if the machine at its other end is gone.
     fn check(&self) {
-        if !self.owes_answer.load(Ordering::Relaxed) {
+        let has_sent = self.has_sent.swap(false, Ordering::Relaxed);
+        if has_sent || !self.owes_answer.load(Ordering::Relaxed) {
             return;
         }
         let Some(socket) = self.socket.upgrade() else {
             return;
         };
+        // Before the query, so that a write during it counts.
+        self.owes_answer.store(false, Ordering::Relaxed);
         let Ok(info) = query(&socket) else {
             return;
         };
         if info.unacknowledged == 0 {
             // From here on, keepalive does it.
-            self.on_read();
-        } else if info.unanswered >= UNANSWERED
+            return;
+        }
+        self.owes_answer.store(true, Ordering::Relaxed);
+        if info.unanswered >= UNANSWERED
             && patience(&socket).is_some_and(|patience| info.last_answer >= patience)
         {
             // Its task reads the end of the input.

@@ -1,6 +1,6 @@
 //! The client table: connections come, send messages, and go.
 
-use std::{borrow::Cow, io, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_executor::Task;
 
@@ -27,8 +27,8 @@ pub(super) struct ClientEntry {
     pub(super) cursor: Cursor,
     /// Lines that have not been handled, waiting for a turn or for room.
     pub(super) pending: Option<Pending>,
-    /// Its last turn took long.
-    pub(super) long: bool,
+    /// The time of its turns, of which each turn takes an eighth away.
+    pub(super) recent_time: Duration,
     /// The connection is gone; only pending commands keep the client here.
     pub(super) disconnected: bool,
     pub(super) place: Place,
@@ -109,7 +109,7 @@ impl Coordinator {
             watcher: None,
             cursor: Cursor::default(),
             pending: None,
-            long: false,
+            recent_time: Duration::ZERO,
             disconnected: false,
             place,
             _task: self.executor.spawn(task),

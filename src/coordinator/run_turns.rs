@@ -1,6 +1,6 @@
 //! The turns of a round: which clients have one, and what happens to their replies.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
 use crate::{
@@ -9,6 +9,9 @@ use crate::{
     round::turn::{Turn, TurnState},
     watch::events::{MustDisconnect, RoundEvents},
 };
+
+/// A client whose recent turns took this long together has its next turn behind those whose did not.
+const LONG_TURNS: Duration = Duration::from_millis(1);
 
 /// Emptied buffers that are kept, so that most rounds allocate none.
 const POOLED_BUFFERS: usize = ROUND_CLIENTS;
@@ -95,7 +98,9 @@ impl Coordinator {
     }
 
     fn is_long(&self, key: usize) -> bool {
-        self.clients.get(key).is_some_and(|client| client.long)
+        self.clients
+            .get(key)
+            .is_some_and(|client| client.recent_time >= LONG_TURNS)
     }
 
     pub(super) fn enqueue(&mut self, key: usize) {
@@ -139,8 +144,7 @@ impl Coordinator {
         };
         client.cursor = turn.cursor;
         client.watcher = turn.watcher;
-        // A short turn clears it only if it has finished its block.
-        client.long = turn.is_long() || client.long && turn.state != TurnState::Done;
+        client.recent_time = client.recent_time * 7 / 8 + turn.time;
         self.log.replies_dropped(client.id, turn.dropped);
         let limits = &self.server.limits;
         let replies = std::mem::take(&mut turn.replies);

@@ -63,12 +63,12 @@ impl<'a> Batch<'a> {
     /// Queues the events of a write that was applied.
     pub(super) fn notify_watchers(&mut self, line: &[u8]) {
         if let Ok(Command::Operation(Operation::Write(change))) = Command::parse(line) {
-            let events = {
+            let (look_ups, events) = {
                 let turns = &*self.turns;
                 let offset = |turn| turns.get(turn).map_or(0, |turn: &Turn| turn.replies.len());
                 self.watches.publish(change, offset, self.stats)
             };
-            self.timer.add(events / EVENTS_PER_WORK);
+            self.timer.add(look_ups + events / EVENTS_PER_WORK);
         }
     }
 

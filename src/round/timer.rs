@@ -17,9 +17,6 @@ pub(super) const BYTES_PER_WORK: usize = 256;
 /// Events that take as long to queue as a short command.
 pub(super) const EVENTS_PER_WORK: usize = 16;
 
-/// A client whose turn took this long has its next turn behind those whose turns did not.
-pub(super) const LONG_TURN: Duration = Duration::from_millis(1);
-
 /// Measures a round, however many batches it consists of.
 ///
 /// Short commands are counted, and the clock is read once in a while. After a command that may have

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::timer::LONG_TURN;
 use crate::{
     connection::outbox::{OutboxSender, OutboxStatus, Usage},
     protocol::{LineBlock, LineTooLong},
@@ -34,7 +33,7 @@ pub(crate) struct Turn {
     /// The client is to be disconnected, by the overflow policy.
     pub(crate) aborted: bool,
     /// How long it has taken, as far as the clock was read.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     pub(crate) state: TurnState,
     /// Lines handled in this turn.
     pub(crate) lines: usize,
@@ -132,10 +131,6 @@ impl Turn {
         self.aborted = self.mark.aborted;
         self.state = self.mark.state;
         std::mem::take(&mut self.taken)
-    }
-
-    pub(crate) fn is_long(&self) -> bool {
-        self.time >= LONG_TURN
     }
 
     /// Whether this turn began before the round was over.

@@ -173,13 +173,14 @@ impl WatchRegistry {
     }
 
     /// Adds a change to the events of all who watch its key, behind the replies that their turns
-    /// have so far. Gives the number of events. A change that nobody watches costs the look-ups.
+    /// have so far. Gives the number of look-ups and of events: a change that nobody watches costs the
+    /// look-ups alone.
     pub(crate) fn publish(
         &mut self,
         change: Write<'_>,
         reply_offset: impl Fn(usize) -> usize,
         stats: &mut Stats,
-    ) -> usize {
+    ) -> (usize, usize) {
         let mut event = None;
         let mut added = 0;
         let mut add = |topic: usize| {
@@ -195,9 +196,9 @@ impl WatchRegistry {
         if let Some(&topic) = self.keys.get(change.key()) {
             add(topic);
         }
-        prefixes_of(change.key(), &self.prefixes, add);
+        let look_ups = prefixes_of(change.key(), &self.prefixes, add);
         stats.events += added as u64;
-        added
+        (look_ups, added)
     }
 
     /// How many bytes of events there are, for [`back_to`](Self::back_to).
@@ -255,18 +256,24 @@ impl WatchRegistry {
 }
 
 /// Finds all prefixes of a key. Among sorted ones, the greatest that is not beyond the key is
-/// either a prefix of it, or shares with it all that a shorter one can be.
-fn prefixes_of<T: Copy>(key: &[u8], prefixes: &BTreeMap<Arc<[u8]>, T>, mut found: impl FnMut(T)) {
+/// either a prefix of it, or shares with it all that a shorter one can be. Gives the number of look-ups.
+fn prefixes_of<T: Copy>(
+    key: &[u8],
+    prefixes: &BTreeMap<Arc<[u8]>, T>,
+    mut found: impl FnMut(T),
+) -> usize {
     let mut limit = key;
+    let mut look_ups = 0;
     loop {
+        look_ups += 1;
         let upto = (Bound::Unbounded, Bound::Included(limit));
         let Some((prefix, &value)) = prefixes.range::<[u8], _>(upto).next_back() else {
-            return;
+            return look_ups;
         };
         if limit.starts_with(prefix) {
             found(value);
             let Some(shorter) = prefix.len().checked_sub(1) else {
-                return;
+                return look_ups;
             };
             limit = &limit[..shorter];
         } else {

@@ -342,7 +342,7 @@ fn the_time_that_a_server_is_stopped_is_not_held_against_a_client_that_reads() {
     );
 }
 
-/// ScriptedServer more clients than one look at the sockets shows, all with lines that the server has not seen.
+/// Far more clients than one poll of the sockets shows, all with lines that the server has not read.
 #[test]
 fn every_line_that_stood_in_a_socket_at_the_end_is_answered_or_refused() {
     const CLIENTS: usize = 4000;

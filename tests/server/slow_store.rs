@@ -233,3 +233,38 @@ fn a_short_command_does_not_wait_for_all_long_ones() {
         }
     }
 }
+
+/// The same if each of them has a short command between its long ones.
+#[test]
+fn a_short_command_in_between_makes_no_long_turn_a_short_one() {
+    const CLIENTS: usize = 40;
+    const UPDATES: usize = 15;
+    let clock = ManualClock::new();
+    let asking = Arc::new(Mutex::new(None));
+    let store = Costly {
+        memory: Memory::new(),
+        most: usize::MAX,
+        clock: clock.clone(),
+        time: Duration::from_millis(4),
+        updates: 0,
+        asking: asking.clone(),
+        updates_before_get: None,
+    };
+    let server = Server::builder().clock(clock).store(store);
+    let mut server = LocalServer::new(server.build());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    *asking.lock().unwrap() = Some(server.connect());
+    for _ in 0..UPDATES {
+        for command in ["Delete:other\n", "Update:L:1:1\n"] {
+            for client in &mut clients {
+                client.send(command);
+            }
+            server.run();
+        }
+    }
+    drop((clients, asking.lock().unwrap().take()));
+    let store = server.shut_down();
+    assert_eq!(store.updates, CLIENTS * UPDATES);
+    let before = store.updates_before_get.expect("it asked");
+    assert!(before <= 1, "{before} came before");
+}
