@@ -100,8 +100,11 @@ impl Error {
         Error::Store(reason.into())
     }
 
-    /// Whether the connection of the client is over, or about to be: the server is shutting down.
-    /// Every later call on this client fails as well, so it takes a new one.
+    /// Whether the connection of the client is over, or about to be because the server is shutting
+    /// down. Every later call on this client fails as well, so it takes a new one.
+    ///
+    /// `false` is no promise. A server may also end a connection with another refusal, such as the third
+    /// wrong secret; the next call on that client fails with the same refusal.
     ///
     /// ```
     /// assert!(keywire::Error::Disconnected(None).is_disconnected());

@@ -183,7 +183,10 @@ where
         if let TlsState::Over = self.state {
             return Poll::Ready(Ok(0));
         }
-        let stream = ready!(self.poll_established(cx))?;
+        let mut stream = ready!(self.poll_established(cx))?;
+        // What is read has to yield within one read only. Between two of them that is for the reader,
+        // which takes `Pending` for a sign that there is nothing more.
+        Pin::get_mut(stream.as_mut()).get_mut().0.since_yield = 0;
         match ready!(stream.poll_read(cx, buffer)) {
             // The client did not send `close_notify`. See the module's documentation.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),

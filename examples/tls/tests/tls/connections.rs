@@ -249,3 +249,41 @@ fn a_name_that_is_not_in_the_certificate_is_refused() {
         over.await.unwrap().sync().await;
     });
 }
+
+/// Many records stand in the socket, and the server has read none of them when it is told to stop.
+#[test]
+fn all_that_stands_in_a_socket_at_a_shutdown_is_refused_by_number() {
+    const LINES: usize = 12_000;
+    run(async {
+        let authority = Authority::new("ours");
+        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = Server::new();
+        server.listen(TlsListener::new(listener, authority.vouch().server()));
+        let handle = server.handle();
+        let mut serving = std::pin::pin!(server.run());
+        let connect = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut client = Talk::over(stream, authority.client()).await.unwrap();
+            client.sync().await;
+            Some(client)
+        };
+        let until_stopped = async {
+            serving.as_mut().await;
+            None
+        };
+        let mut client = future::or(connect, until_stopped).await.expect("a client");
+        // Nobody polls the server meanwhile.
+        client.send("Bad:k\n".repeat(LINES)).await;
+        let mut stop = std::pin::pin!(handle.shutdown(LONG));
+        assert!(future::poll_once(stop.as_mut()).await.is_none());
+        let all = future::zip(serving, future::zip(stop, client.rest()));
+        let (_, ((), replies)) = all.await;
+        let mut replies = replies.lines();
+        for number in 2..=LINES + 1 {
+            let start = format!(":error:{number}:");
+            let reply = replies.next().unwrap_or_default();
+            assert!(reply.starts_with(&start), "{reply:?} in place of {start}");
+        }
+    });
+}
