@@ -15,8 +15,9 @@
 //! last line, and keeps the reply to itself.
 //!
 //! What follows a command's name is taken as it is, also if it looks like an option: `put k -h`
-//! stores `-h`. Options stand before the command, or behind its arguments. Bytes go into a pipe as
-//! they are; on a terminal, what is not printable is shown escaped.
+//! stores `-h`. A `--` between the name and exactly the command's arguments is left out. Options
+//! stand before the command, or behind its arguments. Bytes go into a pipe as they are; on a
+//! terminal, what is not printable is shown escaped.
 //!
 //! The exit code is 0 if all is done, 1 if `get` found nothing, and 2 if something went wrong: bad
 //! usage, no server, a server that refused something, dropped a reply or went away, or replies that

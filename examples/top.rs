@@ -28,6 +28,8 @@ mod stream;
 use std::{
     error::Error,
     io::{self, IsTerminal as _},
+    mem::ManuallyDrop,
+    panic,
     process::ExitCode,
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -42,7 +44,9 @@ use panel::Panel;
 use ratatui::{
     DefaultTerminal,
     crossterm::{
+        cursor,
         event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+        execute,
         terminal::disable_raw_mode,
     },
 };
@@ -90,8 +94,14 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
     let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;
     let (sender, news) = mpsc::channel();
     let panel = Panel::new(target.address.to_string());
-    // Also puts the terminal right where this program panics.
-    let terminal = ratatui::try_init()?;
+    // Its `drop` would print an error with `eprintln!`, which panics if the terminal is gone.
+    let terminal = ratatui::try_init().map(ManuallyDrop::new);
+    // Replaces the hook of `ratatui`, which uses `eprintln!` too.
+    panic::set_hook(Box::new(|panic| {
+        let _ = restore();
+        panic.to_string().lines().for_each(say);
+    }));
+    let mut terminal = terminal.inspect_err(|_| drop(restore()))?;
     // The reader of events never comes back from a terminal that is gone, so nobody waits for it.
     let (input, end) = (sender.clone(), sender.clone());
     thread::spawn(move || read(&input));
@@ -107,9 +117,19 @@ fn run(target: Target) -> Result<(), Box<dyn Error>> {
         };
         smol::block_on(future::or(follow(&target, &sender), quit));
     });
-    let shown = show(terminal, panel, &news);
-    let restored = ratatui::try_restore();
+    let shown = show(&mut terminal, panel, &news);
+    let restored = restore();
+    // A terminal that is gone ends this program as a signal does, whatever noticed it first.
+    if leave::is_output_broken() {
+        return Ok(());
+    }
     shown.and(restored.map_err(Into::into))
+}
+
+/// Gives the terminal back, with its cursor.
+fn restore() -> io::Result<()> {
+    ratatui::try_restore()?;
+    execute!(io::stdout(), cursor::Show)
 }
 
 fn read(news: &Sender<News>) {
@@ -155,7 +175,7 @@ async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
 }
 
 fn show(
-    mut terminal: DefaultTerminal,
+    terminal: &mut DefaultTerminal,
     mut panel: Panel,
     news: &Receiver<News>,
 ) -> Result<(), Box<dyn Error>> {

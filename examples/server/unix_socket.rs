@@ -18,8 +18,8 @@ use rustix::{
 };
 use smol::net::unix::UnixListener;
 
-/// How long another server may hold the lock of the directory. It needs it for a few system calls.
-const LOCK_TIME: Duration = Duration::from_secs(2);
+/// How long to wait for the lock of the directory. Another server needs it for a few system calls.
+const LOCK_TIME: Duration = Duration::from_secs(1);
 
 /// Our socket in the file system. Removes it at the end, unless another has taken its place.
 pub(crate) struct SocketFile {
@@ -44,9 +44,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Without the lock it could be replaced between the look and the removal.
-        let Ok(_lock) = lock_directory(&self.path) else {
-            return;
-        };
+        let _lock = lock_directory(&self.path);
         if self.identity.is_some() && identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
@@ -65,7 +63,7 @@ fn identity(path: &Path) -> Option<Identity> {
 pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // With the lock, no other server is between `bind` and `listen`, where its socket looks
     // abandoned, nor between its look at an abandoned one and the removal.
-    let _lock = lock_directory(path)?;
+    let _lock = lock_directory(path);
     let mut bound = bind_private(path);
     if matches!(&bound, Err(error) if error.kind() == ErrorKind::AddrInUse) && is_abandoned(path) {
         fs::remove_file(path)?;
@@ -89,24 +87,24 @@ fn is_abandoned(path: &Path) -> bool {
 
 /// Locks the directory itself: a file for the lock would have to be removed, which is a race again.
 /// The lock goes with the descriptor.
-fn lock_directory(path: &Path) -> io::Result<File> {
+///
+/// If the lock can't be had, the server goes on without it: the directory may not be readable for
+/// us, and anyone who can read it can hold its lock. Then two servers that start or end at the same
+/// moment may remove each other's socket, and nothing else goes wrong.
+fn lock_directory(path: &Path) -> Option<File> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let file = File::open(directory)?;
+    let file = File::open(directory).ok()?;
     let began = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Some(file),
             Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_TIME => {
                 thread::sleep(Duration::from_millis(5));
             }
-            Err(error) => {
-                let error = io::Error::from(error);
-                let words = format!("can't lock the directory {}: {error}", directory.display());
-                return Err(io::Error::new(error.kind(), words));
-            }
+            Err(_) => return None,
         }
     }
 }

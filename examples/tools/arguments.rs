@@ -12,8 +12,10 @@ use clap::{Arg, Command, Parser};
 /// The options that this program was started with. Help, its version and what is wrong with the
 /// options are printed here, and end the program.
 pub(crate) fn parse<T: Parser>() -> T {
-    let arguments = keep_values(T::command(), env::args_os().collect());
-    T::try_parse_from(arguments).unwrap_or_else(|said| {
+    let (program, arguments) = keep_values(T::command(), env::args_os().collect());
+    let matches = program.try_get_matches_from(arguments);
+    let options = matches.and_then(|matches| T::from_arg_matches(&matches));
+    options.unwrap_or_else(|said| {
         let code = match said.print() {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => 2,
             _ => said.exit_code(),
@@ -23,26 +25,34 @@ pub(crate) fn parse<T: Parser>() -> T {
 }
 
 /// Moves what belongs to a command behind a `--`, so that it is taken as it is even if it looks
-/// like an option. That is as many arguments as the command wants, straight behind its name.
-fn keep_values(program: Command, mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// like an option. That is as many arguments as the command wants, straight behind its name, or
+/// behind a `--` that nothing else follows.
+fn keep_values(program: Command, mut arguments: Vec<OsString>) -> (Command, Vec<OsString>) {
     let Some((at, command)) = find_command(&program, &arguments) else {
-        return arguments;
+        return (program, arguments);
     };
     let mut rest = arguments.split_off(at + 1);
     let wanted = command.get_positionals().count();
     if wanted == 0 || asks_for_help(&rest, wanted) {
         arguments.append(&mut rest);
-        return arguments;
+        return (program, arguments);
     }
     // A flag of the command itself stands before its key.
     while rest.len() > wanted && find_option(command, &rest[0]).is_some() {
         arguments.push(rest.remove(0));
     }
+    // With any other number of arguments behind it, it is the first of them itself.
+    if rest.len() == wanted + 1 && rest[0] == "--" {
+        rest.remove(0);
+    }
     let options = rest.split_off(wanted.min(rest.len()));
     arguments.extend(options);
     arguments.push("--".into());
     arguments.append(&mut rest);
-    arguments
+    // Behind the arguments, a request for help would be answered instead of what they ask for.
+    let name = command.get_name().to_owned();
+    let program = program.mut_subcommand(name, |command| command.disable_help_flag(true));
+    (program, arguments)
 }
 
 /// A command that wants more than one argument can't be meant where help is all that follows.

@@ -4,7 +4,7 @@ use std::{io, process, thread, time::Duration};
 
 use async_signal::{Signal, Signals};
 use futures_lite::StreamExt as _;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long the program has to end by itself. A terminal that was stopped may take nothing, and
 /// hold up whoever writes to it.
@@ -35,8 +35,17 @@ pub(crate) fn signalled<const N: usize>(
 /// Returns when nobody can see standard output any more: its reader or its terminal is gone. If it
 /// is neither a pipe nor a terminal, that may be never.
 pub(crate) fn await_broken_output() {
+    while poll_output(None).is_err() {}
+}
+
+/// Whether that is so now.
+#[allow(dead_code, reason = "`client` only waits for it")]
+pub(crate) fn is_output_broken() -> bool {
+    poll_output(Some(&Timespec::default())).is_ok_and(|events| events > 0)
+}
+
+fn poll_output(limit: Option<&Timespec>) -> rustix::io::Result<usize> {
     let output = io::stdout();
-    // Nothing is asked for, so only an error or a hang-up ends the wait.
-    let mut watched = [PollFd::new(&output, PollFlags::empty())];
-    while poll(&mut watched, None).is_err() {}
+    // Nothing is asked for, so only an error or a hang-up counts.
+    poll(&mut [PollFd::new(&output, PollFlags::empty())], limit)
 }

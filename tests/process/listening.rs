@@ -12,6 +12,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{
     common::{
         Client, example,
@@ -269,4 +271,34 @@ fn of_servers_that_start_at_once_over_an_abandoned_socket_one_has_it() {
         assert!(reached);
         assert_eq!(folder.files(), 0, "what was made is gone");
     }
+}
+
+#[test]
+fn a_server_has_its_socket_also_if_the_directory_can_not_be_locked() {
+    let folder = Folder::new("lock");
+    let path = folder.0.join("socket");
+    // Left by a server that was killed.
+    drop(UnixListener::bind(&path).unwrap());
+    let held = fs::File::open(&folder.0).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let mut served = ServerProcess::start(&["--listen", &unix(&path)]);
+    sync(&path);
+    served.signal("-TERM");
+    assert!(served.wait().0.success());
+    assert_eq!(folder.files(), 0);
+    drop(held);
+
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o300)).unwrap();
+    let mut command = server(&[]);
+    if rustix::process::geteuid().is_root() {
+        // Without capabilities it may not read what its mode forbids.
+        command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+        command.arg(example("server"));
+    }
+    let mut served = ServerProcess::spawn(command.args(["--listen", &unix(&path)]));
+    sync(&path);
+    served.signal("-TERM");
+    assert!(served.wait().0.success());
+    assert!(!path.exists());
 }

@@ -1,5 +1,7 @@
 //! The example client, top and chat at a terminal.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use keywire::Server;
 
 use crate::common::{
@@ -186,12 +188,14 @@ fn top_ends_on_every_signal_and_puts_the_terminal_right() {
 #[test]
 fn every_tool_ends_when_its_terminal_is_gone() {
     let server = start();
+    server.connect().end_with("Put:lobby:welcome\n");
     for has in [Has::All, Has::NoInput, Has::NoControl] {
-        for (program, arguments, shows) in [
-            ("top", &[][..], "commands/s"),
-            ("client", &[], "> "),
-            ("client", &["watch", "k"], "watching"),
-            ("chat", &["ann"], ""),
+        for (program, arguments, shows, codes) in [
+            ("top", &[][..], "commands/s", &[Some(0)][..]),
+            ("client", &[], "> ", &[Some(2)]),
+            ("client", &["watch", "k"], "watching", &[Some(0)]),
+            // It leaves SIGHUP to the system. Its input may end or fail first.
+            ("chat", &["ann"], "welcome", &[None, Some(0), Some(1)]),
         ] {
             if matches!(has, Has::NoInput) && shows == "> " {
                 // No input, so it has ended already.
@@ -200,7 +204,17 @@ fn every_tool_ends_when_its_terminal_is_gone() {
             let mut tool = tool(&server, has, program, arguments);
             tool.await_shown(shows);
             tool.hang_up();
-            tool.end();
+            let code = tool.end();
+            let status = tool.child.wait().unwrap();
+            assert!(
+                codes.contains(&code),
+                "{has:?} {program} {arguments:?}: {status}"
+            );
+            let signal = status.signal();
+            assert!(
+                matches!(signal, None | Some(1)),
+                "{has:?} {program}: {status}"
+            );
         }
     }
     wait_until("nobody is left", || server.handle.stats().active == 0);
