@@ -39,10 +39,16 @@ const UNANSWERED: u8 = 2;
 /// Checks before others have their turn.
 const CHECKS_PER_YIELD: usize = 16;
 
+/// More than TLS holds of what it has read.
+#[cfg(feature = "tls")]
+const TLS_BYTES: usize = 64 * 1024;
+
 /// The TCP socket of a client.
 pub(crate) struct Peer {
     /// The connection owns it.
     socket: Weak<Async<TcpStream>>,
+    /// Bytes that the transport may have taken out of the socket and not given on.
+    buffered: usize,
     /// Something was written since a check found everything acknowledged.
     owes_answer: AtomicBool,
     /// It has sent something since the last check, so it is there.
@@ -62,19 +68,21 @@ struct Info {
 impl Peer {
     /// `None` if it is no TCP socket, as far as can be seen.
     fn of(transport: &dyn Any) -> Option<Self> {
-        let socket = if let Some(stream) = transport.downcast_ref::<async_net::TcpStream>() {
-            Arc::downgrade(&stream.clone().into())
+        let plain = transport.downcast_ref::<async_net::TcpStream>();
+        let (socket, buffered) = if let Some(stream) = plain {
+            (Arc::downgrade(&stream.clone().into()), 0)
         } else {
             #[cfg(feature = "tls")]
             {
                 type Tls = crate::tls::TlsStream<async_net::TcpStream>;
-                transport.downcast_ref::<Tls>()?.socket()?
+                (transport.downcast_ref::<Tls>()?.socket()?, TLS_BYTES)
             }
             #[cfg(not(feature = "tls"))]
             return None;
         };
         Some(Self {
             socket,
+            buffered,
             owes_answer: AtomicBool::new(false),
             has_sent: AtomicBool::new(false),
         })
@@ -88,10 +96,11 @@ impl Peer {
         self.has_sent.store(true, Ordering::Relaxed);
     }
 
-    /// Bytes that it has sent and that have not been read.
+    /// Bytes that it has sent and that have not been read, or more.
     pub(crate) fn unread(&self) -> Option<usize> {
         let socket = self.socket.upgrade()?;
-        rustix::io::ioctl_fionread(&*socket).ok()?.try_into().ok()
+        let in_socket: usize = rustix::io::ioctl_fionread(&*socket).ok()?.try_into().ok()?;
+        Some(in_socket + self.buffered)
     }
 
     /// How long ago it acknowledged anything, if it has not acknowledged everything.

@@ -11,15 +11,15 @@ use super::{
 /// Bytes that are read once the server shuts down, if the system can't say how many there are.
 const CLOSING_BYTES: usize = 1 << 20;
 
-/// Bytes that a transport may have taken out of the socket and not given on, such as records of TLS.
-const TRANSPORT_BYTES: usize = 64 * 1024;
-
 impl InputRules {
     /// The server shuts down, and there are no bytes. A line that has only begun is discarded; lines
-    /// that wait for the rate limiter are sent on, to be refused.
+    /// that wait for the rate limiter are sent on, to be refused; and a failure to authenticate is
+    /// answered without its delay, so that the lines behind it are reached.
     pub(crate) fn on_shutdown(&mut self, env: &impl Environment) {
         if self.wait == Wait::Bytes {
             self.end(InputEnd::ShuttingDown, env);
+        } else if let Some(authenticator) = &mut self.authenticator {
+            authenticator.end_delay(env.now());
         } else if let Some(limiter) = &mut self.limiter {
             limiter.lift();
             self.deliver_limited(env);
@@ -29,7 +29,6 @@ impl InputRules {
     /// The server shuts down while lines of this connection are handled: what stands in the socket by
     /// now is still to be read.
     pub(super) fn begin_shutdown(&mut self, env: &impl Environment) {
-        let in_socket = env.unread().map(|bytes| bytes + TRANSPORT_BYTES);
-        self.left_to_read = Some(in_socket.unwrap_or(CLOSING_BYTES));
+        self.left_to_read = Some(env.unread().unwrap_or(CLOSING_BYTES));
     }
 }
