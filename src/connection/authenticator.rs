@@ -110,13 +110,6 @@ impl Authenticator {
         self.failure = Some((failed, now + AUTH_DELAY));
     }
 
-    /// The answer to a failure comes now: the server shuts down, and nobody can guess on.
-    pub(crate) fn end_delay(&mut self, now: Instant) {
-        if let Some((_, at)) = &mut self.failure {
-            *at = now.min(*at);
-        }
-    }
-
     /// The failure that is to be answered by now, and whether it was the last one.
     pub(crate) fn take_failure(&mut self, now: Instant) -> Option<(AuthFailed, bool)> {
         let (failed, _) = self.failure.take_if(|(_, at)| *at <= now)?;

@@ -78,7 +78,7 @@ pub(crate) struct InputRules {
     /// Bytes to be read before the input ends; `None` before the shutdown.
     pub(super) left_to_read: Option<usize>,
     /// Until the client is authenticated.
-    pub(super) authenticator: Option<Box<Authenticator>>,
+    authenticator: Option<Box<Authenticator>>,
     pub(super) limiter: Option<Box<RateLimiter>>,
     idle: Option<Box<IdleTracker>>,
     linger: Option<Box<Linger>>,
@@ -185,10 +185,10 @@ impl InputRules {
     /// The coordinator has handled what was sent to it.
     pub(crate) fn on_permit(&mut self, shutting_down: bool, env: &impl Environment) {
         if self.authenticator.is_some() {
-            if shutting_down && self.left_to_read.is_none() {
-                self.begin_shutdown(env);
-            }
-            return self.authenticate(env);
+            return match shutting_down {
+                true => self.end(InputEnd::ShuttingDown, env),
+                false => self.authenticate(env),
+            };
         }
         if let Some(limiter) = &mut self.limiter {
             if shutting_down {
@@ -287,9 +287,6 @@ impl InputRules {
             return;
         };
         match authenticator.next(secret, &mut self.opening) {
-            AuthStep::NeedMore if self.left_to_read == Some(0) => {
-                self.end(InputEnd::ShuttingDown, env);
-            }
             AuthStep::NeedMore => self.wait = Wait::Bytes,
             AuthStep::Rejected(failed) => {
                 authenticator.delay(failed, env.now());

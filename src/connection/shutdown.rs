@@ -13,13 +13,10 @@ const CLOSING_BYTES: usize = 1 << 20;
 
 impl InputRules {
     /// The server shuts down, and there are no bytes. A line that has only begun is discarded; lines
-    /// that wait for the rate limiter are sent on, to be refused; and a failure to authenticate is
-    /// answered without its delay, so that the lines behind it are reached.
+    /// that wait for the rate limiter are sent on, to be refused.
     pub(crate) fn on_shutdown(&mut self, env: &impl Environment) {
         if self.wait == Wait::Bytes {
             self.end(InputEnd::ShuttingDown, env);
-        } else if let Some(authenticator) = &mut self.authenticator {
-            authenticator.end_delay(env.now());
         } else if let Some(limiter) = &mut self.limiter {
             limiter.lift();
             self.deliver_limited(env);

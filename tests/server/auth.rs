@@ -1,6 +1,6 @@
 //! Authentication: until it has sent the secret, a connection can do nothing.
 
-use std::{pin::pin, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_lite::future;
 use keywire::{Client, Error, Secret, Server, protocol::Code, store::Memory};
@@ -228,29 +228,6 @@ fn a_shutdown_does_not_wait_for_it() {
     server.shut_down();
     assert_eq!(silent.received(), "");
     assert_eq!(wrong.received(), format!(":error:1:{FIRST}\n"));
-}
-
-/// Before the secret or behind it: each line is answered by its number, and no answer is delayed.
-#[test]
-fn lines_that_stand_in_a_socket_at_a_shutdown_are_refused_by_number() {
-    let (mut server, _clock) = guarded();
-    let (mut early, mut late) = (server.connect(), server.connect());
-    // The delay of the first answer runs when the shutdown begins.
-    early.send("no\nAuth:open:sesame\nPut:a:1\n");
-    server.run();
-    let handle = server.handle.clone();
-    let mut shutdown = pin!(handle.shutdown(60 * SECOND));
-    assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
-    late.send("no\n\nAuth:open:sesame\nGet:a\nSync\n");
-    early.half_close();
-    late.half_close();
-    let store = server.shut_down();
-    let closing = "closing:the server is shutting down";
-    let expected = format!(":error:1:{FIRST}\n:error:3:{closing}\n");
-    assert_eq!(early.received(), expected);
-    let expected = format!(":error:1:{FIRST}\n:error:4:{closing}\n:error:5:{closing}\n");
-    assert_eq!(late.received(), expected);
-    assert_eq!(store.iter().count(), 0);
 }
 
 #[test]
