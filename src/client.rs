@@ -29,15 +29,16 @@ mod validate;
 mod watch;
 mod watcher;
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_io::Timer;
-use async_net::{AsyncToSocketAddrs, TcpStream};
+use async_net::AsyncToSocketAddrs;
 use futures_lite::{AsyncRead, AsyncWrite, future};
-use socket2::SockRef;
 
 use crate::{
-    Error, Secret, listen::tcp::keepalive, lock::Lock, protocol::Command, transport::Transport,
+    Error, Secret,
+    lock::Lock,
+    transport::{Transport, connect_tcp},
 };
 use call::{Request, Response};
 use link::ServerLink;
@@ -270,7 +271,7 @@ impl Client {
     /// fence behind it. Both are failures, of which the third ends the connection: to try another
     /// secret, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect) first.
     pub async fn authenticate(&self, secret: &Secret) -> Result<(), Error> {
-        self.request(auth(secret)).await?;
+        self.request(validate::auth(secret)).await?;
         *self.shared.secret.lock() = Some(secret.clone());
         Ok(())
     }
@@ -314,7 +315,7 @@ impl Client {
             let transport = connect_tcp(&self.shared.addresses).await;
             let link = ServerLink::new(transport.map_err(Error::Connect)?);
             if let Some(secret) = secret {
-                link.request(auth(&secret)).await?;
+                link.request(validate::auth(&secret)).await?;
             }
             Ok(Arc::new(link))
         };
@@ -378,28 +379,8 @@ impl Client {
     }
 }
 
-fn auth(secret: &Secret) -> Request {
-    let mut line = Vec::new();
-    let secret = secret.expose();
-    Command::Auth { secret }.encode(&mut line);
-    Request::Write(line)
-}
-
 fn invalid_argument(reason: &'static str) -> Error {
     Error::InvalidArgument { command: 0, reason }
-}
-
-async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
-    if addresses.is_empty() {
-        let message = "there is no address to connect to";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    let stream = TcpStream::connect(addresses).await?;
-    // A command is written whole; holding it back would only delay it.
-    stream.set_nodelay(true)?;
-    // Nothing else shows a client that waits that the server's machine is gone.
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
-    Ok(Box::new(stream))
 }
 
 impl fmt::Debug for Client {

@@ -5,7 +5,10 @@
 use memchr::{memchr, memchr2};
 
 use super::{call::Request, watch::OwnedTopic};
-use crate::protocol::{Command, Operation, Write};
+use crate::{
+    Secret,
+    protocol::{Command, Operation, Write},
+};
 
 type Validated<T> = Result<T, &'static str>;
 
@@ -80,4 +83,11 @@ fn last_field(value: &[u8]) -> Validated<()> {
     } else {
         Ok(())
     }
+}
+
+pub(super) fn auth(secret: &Secret) -> Request {
+    let mut line = Vec::new();
+    let secret = secret.expose();
+    Command::Auth { secret }.encode(&mut line);
+    Request::Write(line)
 }

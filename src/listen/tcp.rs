@@ -3,28 +3,13 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
 };
 
 use async_io::Async;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Listener;
-use crate::Error;
-
-/// How long a TCP peer may be silent before the system asks for a sign of life.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// Of the sockets of servers and clients.
-pub(crate) fn keepalive() -> TcpKeepalive {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    // With Linux's defaults, a dead peer would be found only after 12 minutes.
-    #[cfg(target_os = "linux")]
-    let keepalive = keepalive
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    keepalive
-}
+use crate::{Error, transport::keepalive};
 
 impl Listener for async_net::TcpListener {
     type Connection = async_net::TcpStream;

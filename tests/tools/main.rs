@@ -7,6 +7,7 @@ mod common;
 #[path = "../../examples/common/say.rs"]
 mod say;
 
+mod arguments;
 mod client;
 mod lines;
 mod terminal;
