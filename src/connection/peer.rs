@@ -120,14 +120,14 @@ impl Peer {
         };
         // Before the query, so that a write during it counts.
         self.owes_answer.store(false, Ordering::Relaxed);
-        let Ok(info) = query(&socket) else {
-            return;
-        };
-        if info.unacknowledged == 0 {
+        let info = query(&socket);
+        if info.as_ref().is_ok_and(|info| info.unacknowledged == 0) {
             // From here on, keepalive does it.
             return;
         }
+        // A query fails for want of a descriptor, say; the next check asks again.
         self.owes_answer.store(true, Ordering::Relaxed);
+        let Ok(info) = info else { return };
         if info.unanswered >= UNANSWERED
             && patience(&socket).is_some_and(|patience| info.last_answer >= patience)
         {
