@@ -9,6 +9,10 @@
 //! | `Get:key` | reads the key's list | one `key:value` a value, oldest first; none if the key has none |
 //! | `Delete:key` | removes the key and all its values | none |
 //! | `Update:key:old:new` | replaces the first value equal to old by new, in place; appends new if there is none | none |
+//! | `Set:key:value` | makes value the key's only one, in one step | none |
+//! | `Remove:key:value` | removes the first value equal to value, if there is one; a key without values is gone | none |
+//! | `GetPrefix:prefix` | reads every key that begins with the prefix; an empty prefix is all keys | one `key:value` a value, a key's lines together |
+//! | `Keys:prefix` | lists the same keys | one `key:N` a key, N the number of its values |
 //! | `Sync` or `Sync:token` | a fence | `:sync:DROPPED:token` |
 //! | `Stats` | reads the counters | `:stats:active=N dropped=N ...` |
 //! | `Watch:key` | every later change of the key comes as an event | `:watch:key`, then events |
@@ -21,6 +25,8 @@
 //!         | "Get:" key
 //!         | "Delete:" key
 //!         | "Update:" key ":" old ":" new
+//!         | ( "Set" | "Remove" ) ":" key ":" value
+//!         | ( "GetPrefix" | "Keys" ) ":" prefix
 //!         | "Sync" [ ":" token ]
 //!         | "Stats"
 //!         | ( "Watch" | "Unwatch" ) ":" key
@@ -58,12 +64,32 @@
 //! # Events
 //!
 //! Changes of what a connection watches come as control lines too, in the order applied:
-//! `:put:key:value`, `:update:key:old:new`, `:delete:key`. A change is a write that was applied,
-//! whoever sent it; also a `Delete` of a key that had no values. One that matches several watches
+//! `:put:key:value`, `:update:key:old:new`, `:delete:key`, `:set:key:value`, `:remove:key:value`. A
+//! change is a write that was applied, whoever sent it, also if it changed nothing, such as a `Delete`
+//! or a `Remove` of what was not there. One that matches several watches
 //! comes once. Their place among the replies counts: a `Get` after a `Watch` gives a snapshot, which
 //! contains every change that came before it and none that comes after. Changes are the only control
 //! lines that can be lost: a connection that does not keep up gets their number, `:missed:N`, before
 //! the next change. When a connection's input ends, its watches end.
+//!
+//! # Reading a prefix
+//!
+//! `GetPrefix` and `Keys` go from key to key, and other clients are served between two keys. So their
+//! reply is not the state of one moment:
+//!
+//! - A key that is there during the whole walk comes once. One that comes or goes meanwhile comes at
+//!   most once, with its list at that moment. The order of the keys is not promised.
+//! - Behind a `WatchPrefix` of the same prefix the reply is a snapshot *key by key*: the lines of a key
+//!   contain every change of it that came before them and none that comes after. Events come between
+//!   keys, never between the lines of one. A `:missed:N` meanwhile voids the snapshot.
+//! - The lines of one key are queued or dropped as a whole. A key whose lines are too long, a failure of the
+//!   store, or a shutdown ends the walk with its one `:error:LINE:...`; what came before stands.
+//! - The later lines of the connection wait for the end of the walk.
+//!
+//! Without the colon behind the word, the line is malformed: all keys are `GetPrefix:` and `Keys:`.
+//!
+//! A pipeline is not a transaction: between any two commands of one client, those of others may be
+//! applied.
 //!
 //! # Authentication
 //!

@@ -31,6 +31,20 @@ pub enum Event {
         /// The new value.
         new: Vec<u8>,
     },
+    /// The key's list became this one value.
+    Set {
+        /// The key written to.
+        key: Vec<u8>,
+        /// Its only value.
+        value: Vec<u8>,
+    },
+    /// The first value equal to this one was removed, if there was one.
+    Remove {
+        /// The key written to.
+        key: Vec<u8>,
+        /// The value looked for.
+        value: Vec<u8>,
+    },
     /// The key was removed, if it was there.
     Delete {
         /// The key removed.
@@ -67,6 +81,14 @@ impl Event {
                 old: old.to_vec(),
                 new: new.to_vec(),
             },
+            Write::Set { value, .. } => Event::Set {
+                key,
+                value: value.to_vec(),
+            },
+            Write::Remove { value, .. } => Event::Remove {
+                key,
+                value: value.to_vec(),
+            },
             Write::Delete { .. } => Event::Delete { key },
         }
     }
@@ -76,6 +98,8 @@ impl Event {
         match self {
             Event::Put { key, value } => Ok(Write::Put { key, value }),
             Event::Update { key, old, new } => Ok(Write::Update { key, old, new }),
+            Event::Set { key, value } => Ok(Write::Set { key, value }),
+            Event::Remove { key, value } => Ok(Write::Remove { key, value }),
             Event::Delete { key } => Ok(Write::Delete { key }),
             Event::Missed(changes) => Err(*changes),
         }
@@ -84,7 +108,9 @@ impl Event {
     /// The bytes of its key and values.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Event::Put { key, value } => key.len() + value.len(),
+            Event::Put { key, value } | Event::Set { key, value } | Event::Remove { key, value } => {
+                key.len() + value.len()
+            }
             Event::Update { key, old, new } => key.len() + old.len() + new.len(),
             Event::Delete { key } => key.len(),
             Event::Missed(_) => 0,

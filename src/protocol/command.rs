@@ -18,6 +18,16 @@ pub enum Command<'a> {
         /// Comes back in the reply. `None` is the bare word, which is answered like an empty token.
         token: Option<&'a [u8]>,
     },
+    /// `GetPrefix:prefix`: reads every key that begins so, with its values.
+    GetPrefix {
+        /// Empty for all keys. No `:`.
+        prefix: &'a [u8],
+    },
+    /// `Keys:prefix`: the same keys, each with the number of its values.
+    Keys {
+        /// Empty for all keys. No `:`.
+        prefix: &'a [u8],
+    },
     /// `Stats`: reads the server's counters.
     Stats,
     /// `Watch:key` or `WatchPrefix:prefix`: from now on, this connection gets an event for every change.
@@ -107,6 +117,21 @@ pub enum Write<'a> {
         /// May be empty, may hold colons.
         new: &'a [u8],
     },
+    /// `Set:key:value` makes this value the only one of the key's list, in one step.
+    Set {
+        /// Not empty; no `:`.
+        key: &'a [u8],
+        /// May be empty, may hold colons.
+        value: &'a [u8],
+    },
+    /// `Remove:key:value` removes the first value equal to value, if there is one. A key without values
+    /// is gone.
+    Remove {
+        /// Not empty; no `:`.
+        key: &'a [u8],
+        /// May be empty, may hold colons.
+        value: &'a [u8],
+    },
 }
 
 impl<'a> Command<'a> {
@@ -138,6 +163,12 @@ impl<'a> Command<'a> {
             Operation::Write(Write::Delete {
                 key: single_key(rest)?,
             })
+        } else if let Some(rest) = line.strip_prefix(b"Set:") {
+            let (key, value) = key_and_rest(rest)?;
+            Operation::Write(Write::Set { key, value })
+        } else if let Some(rest) = line.strip_prefix(b"Remove:") {
+            let (key, value) = key_and_rest(rest)?;
+            Operation::Write(Write::Remove { key, value })
         } else if let Some(rest) = line.strip_prefix(b"Sync") {
             return match rest {
                 [] => Ok(Command::Sync { token: None }),
@@ -159,12 +190,20 @@ impl<'a> Command<'a> {
         match word {
             b"Stats" if rest.is_none() => Ok(Command::Stats),
             b"Stats" => Err(ParseError::ExtraField),
+            b"GetPrefix" => Ok(Command::GetPrefix {
+                prefix: single_prefix(field?)?,
+            }),
+            b"Keys" => Ok(Command::Keys {
+                prefix: single_prefix(field?)?,
+            }),
             b"Watch" => Ok(Command::Watch(Topic::Key(single_key(field?)?))),
             b"Unwatch" => Ok(Command::Unwatch(Topic::Key(single_key(field?)?))),
             b"WatchPrefix" => Ok(Command::Watch(Topic::Prefix(single_prefix(field?)?))),
             b"UnwatchPrefix" => Ok(Command::Unwatch(Topic::Prefix(single_prefix(field?)?))),
             b"Auth" => Ok(Command::Auth { secret: field? }),
-            b"Put" | b"Get" | b"Delete" | b"Update" => Err(ParseError::MissingField),
+            b"Put" | b"Get" | b"Delete" | b"Update" | b"Set" | b"Remove" => {
+                Err(ParseError::MissingField)
+            }
             _ => Err(ParseError::UnknownCommand),
         }
     }
@@ -196,6 +235,8 @@ impl<'a> Command<'a> {
             }
             Command::Sync { token: None } => f("Sync", &[]),
             Command::Sync { token: Some(token) } => f("Sync", &[("token", token)]),
+            Command::GetPrefix { prefix } => f("GetPrefix", &[("prefix", prefix)]),
+            Command::Keys { prefix } => f("Keys", &[("prefix", prefix)]),
             Command::Stats => f("Stats", &[]),
             Command::Watch(Topic::Key(key)) => f("Watch", &[("key", key)]),
             Command::Watch(Topic::Prefix(prefix)) => f("WatchPrefix", &[("prefix", prefix)]),
@@ -220,7 +261,11 @@ impl<'a> Write<'a> {
     /// The key that is written.
     pub fn key(&self) -> &'a [u8] {
         match *self {
-            Write::Put { key, .. } | Write::Delete { key } | Write::Update { key, .. } => key,
+            Write::Put { key, .. }
+            | Write::Delete { key }
+            | Write::Update { key, .. }
+            | Write::Set { key, .. }
+            | Write::Remove { key, .. } => key,
         }
     }
 
@@ -234,6 +279,10 @@ impl<'a> Write<'a> {
                 ["Update", ":update"],
                 &[("key", key), ("old", old), ("new", new)],
             ),
+            Write::Set { key, value } => f(["Set", ":set"], &[("key", key), ("value", value)]),
+            Write::Remove { key, value } => {
+                f(["Remove", ":remove"], &[("key", key), ("value", value)])
+            }
         }
     }
 }
@@ -321,17 +370,18 @@ impl ParseError {
     fn message(self) -> &'static str {
         match self {
             ParseError::UnknownCommand => {
-                "no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, \
-                 Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth"
+                "no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+                 GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth"
             }
             ParseError::MissingField => {
                 "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-                 Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret"
+                 Update:key:old:new, Set:key:value, Remove:key:value, GetPrefix:prefix, Keys:prefix, \
+                 Watch:key, WatchPrefix:prefix and Auth:secret"
             }
             ParseError::EmptyKey => "the key is empty",
             ParseError::ExtraField => {
-                "a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
-                 nothing"
+                "a colon too many; Get, Delete and Watch take a key and GetPrefix, Keys and WatchPrefix a \
+                 prefix, which hold none, and Stats takes nothing"
             }
         }
     }

@@ -27,8 +27,10 @@ pub enum Code {
     Full,
     /// The connection has not sent the right secret.
     Unauthorized,
-    /// The store failed.
+    /// The store failed, and the command left nothing behind.
     Store,
+    /// The store failed, and the write may or may not have been applied.
+    Unconfirmed,
     /// The server is shutting down, or ends this connection because nothing moved on it.
     Closing,
     /// A code that this version does not know. The message begins with it: `CODE:message`.
@@ -38,13 +40,14 @@ pub enum Code {
 }
 
 impl Code {
-    const KNOWN: [(Code, &str); 7] = [
+    const KNOWN: [(Code, &str); 8] = [
         (Code::Unknown, "unknown"),
         (Code::Malformed, "malformed"),
         (Code::TooLong, "too-long"),
         (Code::Full, "full"),
         (Code::Unauthorized, "unauthorized"),
         (Code::Store, "store"),
+        (Code::Unconfirmed, "unconfirmed"),
         (Code::Closing, "closing"),
     ];
 
@@ -95,7 +98,8 @@ impl std::str::FromStr for Code {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reply<'a> {
-    /// `key:value`, one value of a `Get`.
+    /// `key:value`, one value of a `Get` or a `GetPrefix`; in the reply to `Keys`, the number of the
+    /// key's values.
     Value {
         /// The key that was read.
         key: &'a [u8],
@@ -127,7 +131,8 @@ pub enum Reply<'a> {
     /// `:watch:key` or `:watchprefix:prefix`, the reply to `Watch` and `WatchPrefix`: from here on,
     /// every change comes as a [`Change`](Self::Change).
     Watch(Topic<'a>),
-    /// `:put:key:value`, `:update:key:old:new` or `:delete:key`: a change of a watched key.
+    /// `:put:key:value`, `:update:key:old:new`, `:delete:key`, `:set:key:value` or
+    /// `:remove:key:value`: a change of a watched key.
     Change(Write<'a>),
     /// `:missed:N`: changes that this connection did not get, because it did not keep up.
     Missed(
@@ -188,6 +193,14 @@ impl<'a> Reply<'a> {
             })),
             b"delete" => Ok(Reply::Change(Write::Delete {
                 key: key(without_colon(rest))?,
+            })),
+            b"set" => Ok(Reply::Change(Write::Set {
+                key: key(field())?,
+                value: rest,
+            })),
+            b"remove" => Ok(Reply::Change(Write::Remove {
+                key: key(field())?,
+                value: rest,
             })),
             b"watch" => Ok(Reply::Watch(Topic::Key(key(without_colon(rest))?))),
             b"watchprefix" => {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Clock, Error, Stats,
-    protocol::{Code, Command, LineBlock, LineTooLong, Operation, Topic},
+    protocol::{Code, Command, LineBlock, LineTooLong, Operation, ParseError, Topic},
     shared::limits::Limits,
     watch::registry::WatchRegistry,
 };
@@ -205,6 +205,9 @@ impl<'a> Batch<'a> {
                 Ok(Command::Watch(topic)) => What::Watch(topic),
                 Ok(Command::Unwatch(topic)) => What::Unwatch(topic),
                 Ok(Command::Auth { .. }) => What::Authenticated,
+                Ok(Command::GetPrefix { .. } | Command::Keys { .. }) => {
+                    What::Refused(Rejection::Parse(ParseError::UnknownCommand))
+                }
                 Err(rejection) => What::Refused(rejection),
             };
             let waiting = Waiting {

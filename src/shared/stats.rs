@@ -88,6 +88,12 @@ counters! {
     updates,
     /// `Delete` commands.
     deletes,
+    /// `Set` commands.
+    sets,
+    /// `Remove` commands.
+    removes,
+    /// `GetPrefix` and `Keys` commands.
+    walks,
     /// `Sync` commands.
     syncs,
     /// `Stats` commands, this one included.
@@ -115,6 +121,8 @@ counters! {
     full_store,
     /// Writes that would have gone over [`max_values`](crate::Builder::max_values).
     full_values,
+    /// Writes that were answered `unconfirmed`.
+    unconfirmed,
     /// Connections that were closed because a line took longer than
     /// [`line_timeout`](crate::Builder::line_timeout).
     slow_lines,
@@ -164,6 +172,9 @@ impl Stats {
             Command::Operation(Operation::Write(Write::Put { .. })) => &mut self.puts,
             Command::Operation(Operation::Write(Write::Update { .. })) => &mut self.updates,
             Command::Operation(Operation::Write(Write::Delete { .. })) => &mut self.deletes,
+            Command::Operation(Operation::Write(Write::Set { .. })) => &mut self.sets,
+            Command::Operation(Operation::Write(Write::Remove { .. })) => &mut self.removes,
+            Command::GetPrefix { .. } | Command::Keys { .. } => &mut self.walks,
             Command::Sync { .. } => &mut self.syncs,
             Command::Stats => &mut self.stats,
             Command::Watch(_) => &mut self.watches,

@@ -88,11 +88,11 @@ impl Memory {
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
-        self.remove(key);
+        self.remove_key(key);
     }
 
     /// Gives the bytes that went.
-    fn remove(&mut self, key: &[u8]) -> usize {
+    fn remove_key(&mut self, key: &[u8]) -> usize {
         let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
             let (list, _) = found.remove();
@@ -137,6 +137,65 @@ impl Memory {
         Ok(bytes)
     }
 
+    /// Makes `value` the only one of the key's list.
+    pub fn set(&mut self, key: &[u8], value: &[u8]) {
+        // Without bounds it cannot fail.
+        let _ = self.try_set(key, value, Bounds::NONE);
+    }
+
+    /// Gives the bytes that went.
+    fn try_set(&mut self, key: &[u8], value: &[u8], bounds: Bounds) -> Result<usize, Full> {
+        let hash = hash_of(&self.hasher, key);
+        let Some(list) = self.lists.find_mut(hash, |list| list.key() == key) else {
+            return self.try_put(key, value, bounds).map(|()| 0);
+        };
+        let old = StoreSize {
+            keys: 1,
+            values: list.len as u64,
+            bytes: list.content_bytes as u64,
+        };
+        let new = StoreSize {
+            keys: 1,
+            values: 1,
+            bytes: (key.len() + value.len()) as u64,
+        };
+        let rest = self.size.charged() - old.charged();
+        if new.charged() > old.charged() && rest + new.charged() > bounds.size {
+            return Err(Full::Store);
+        }
+        *list = List::new(key, value);
+        self.size.values = self.size.values - old.values + 1;
+        self.size.bytes = self.size.bytes - old.bytes + new.bytes;
+        Ok(old.bytes as usize)
+    }
+
+    /// Removes the first value equal to `value`, if there is one. A key without values is gone.
+    pub fn remove(&mut self, key: &[u8], value: &[u8]) {
+        self.remove_value(key, value);
+    }
+
+    /// Gives the bytes that it may have gone through.
+    fn remove_value(&mut self, key: &[u8], value: &[u8]) -> usize {
+        let hash = hash_of(&self.hasher, key);
+        let Ok(mut found) = self.lists.find_entry(hash, |list| list.key() == key) else {
+            return 0;
+        };
+        let list = found.get_mut();
+        let bytes = list.bytes.len();
+        if let Some(place) = list.find(value) {
+            if list.len == 1 {
+                self.size.keys -= 1;
+                self.size.bytes -= key.len() as u64;
+                found.remove();
+            } else {
+                list.remove(place, value.len());
+            }
+            self.size.values -= 1;
+            self.size.bytes -= value.len() as u64;
+        }
+        bytes
+    }
+
     /// All keys with their values, in no order.
     ///
     /// ```
@@ -169,7 +228,9 @@ impl Memory {
             Operation::Write(Write::Put { key, value }) => {
                 self.try_put(key, value, bounds).map(|()| 0)
             }
-            Operation::Write(Write::Delete { key }) => Ok(self.remove(key)),
+            Operation::Write(Write::Delete { key }) => Ok(self.remove_key(key)),
+            Operation::Write(Write::Set { key, value }) => self.try_set(key, value, bounds),
+            Operation::Write(Write::Remove { key, value }) => Ok(self.remove_value(key, value)),
             Operation::Write(Write::Update { key, old, new }) => {
                 self.try_update(key, old, new, bounds)
             }
@@ -312,12 +373,24 @@ impl List {
             let start = place.start;
             self.bytes.drain(place);
             self.bytes.insert_from_slice(start, &field);
-            // Else a client could have short values take up the room of long ones.
-            if self.bytes.capacity() / SPARSE > self.bytes.len() {
-                self.bytes.shrink_to_fit();
-            }
+            self.shrink();
         }
         self.content_bytes = self.content_bytes - old + new.len();
+    }
+
+    /// Removes the value at this place, which has so many bytes. It is not the only one.
+    fn remove(&mut self, place: Range<usize>, value: usize) {
+        self.bytes.drain(place);
+        self.len -= 1;
+        self.content_bytes -= value;
+        self.shrink();
+    }
+
+    /// Else a client could have short values, or few, take up the room of long ones.
+    fn shrink(&mut self) {
+        if self.bytes.capacity() / SPARSE > self.bytes.len() {
+            self.bytes.shrink_to_fit();
+        }
     }
 }
 
