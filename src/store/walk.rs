@@ -10,7 +10,7 @@ use super::{Submission, batch::TurnGuard, turn::Turn};
 use crate::protocol::{Code, LineBlock};
 
 /// Bytes of a page from which on it is full.
-const PAGE_BYTES: usize = 16 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// Of a page that the store has lost.
 const NO_KEYS: &str = "the store gave no keys";
@@ -208,7 +208,7 @@ impl KeyPage {
         self.walk().map_or(b"", |walk| &walk.cursor)
     }
 
-    /// Whether the page has as much as it should: 16 KiB. A store that has more to say in one go may
+    /// Whether the page has as much as it should: 64 KiB. A store that has more to say in one go may
     /// push it all the same.
     pub fn is_full(&self) -> bool {
         self.0
