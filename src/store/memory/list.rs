@@ -121,7 +121,7 @@ fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from_ne_bytes(*length))
 }
 
-/// The values of one key, oldest first. Made by [`Memory::get`].
+/// The values of one key, oldest first. Made by [`Memory::get`](super::Memory::get).
 ///
 /// `Debug` shows how many there are, never what they are.
 ///
