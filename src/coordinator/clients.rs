@@ -7,7 +7,7 @@ use async_executor::Task;
 use super::Coordinator;
 use crate::{
     connection::{
-        self, AUTH_TIMEOUT, Transport,
+        self, AUTH_TIMEOUT, Admission, Transport,
         message::{FromConnection, InputEnd, Message},
         outbox::{Chunk, Chunks, Next, OutboxReceiver, OutboxSender, Size, Usage},
         peer::Peer,
@@ -57,6 +57,7 @@ impl Coordinator {
             transport,
             address,
             peer,
+            authenticated,
         } = incoming;
         let from = address;
         match self.limiter.admit(address, &self.server.limits) {
@@ -64,10 +65,15 @@ impl Coordinator {
                 self.stats.active += 1;
                 self.last_id += 1;
                 self.log.connected(self.last_id, from);
+                let admission = match authenticated {
+                    true => Admission::Authenticated,
+                    false => Admission::Admitted,
+                };
                 self.spawn_connection(
                     (transport, peer),
                     self.context.outbox(),
                     Place::Client { address },
+                    admission,
                 );
             }
             Err(limit) => {
@@ -84,7 +90,8 @@ impl Coordinator {
         if self.limiter.start_rejecting() {
             let (sender, receiver) = self.context.outbox();
             let outbox = (sender.clone(), receiver);
-            self.spawn_connection((transport, None), outbox, Place::None);
+            let connection = (transport, None);
+            self.spawn_connection(connection, outbox, Place::None, Admission::Rejected);
             self.send_error(&sender, 0, Code::Full, limit.message(), Next::Finish);
         }
     }
@@ -94,6 +101,7 @@ impl Coordinator {
         connection: (Box<dyn Transport>, Option<Arc<Peer>>),
         (outbox, receiver): (OutboxSender, OutboxReceiver),
         place: Place,
+        admission: Admission,
     ) {
         let entry = self.clients.vacant_entry();
         let task = connection::run(
@@ -101,7 +109,7 @@ impl Coordinator {
             entry.key(),
             receiver,
             self.context.clone(),
-            matches!(place, Place::Client { .. }),
+            admission,
         );
         entry.insert(ClientEntry {
             id: self.last_id,
