@@ -9,6 +9,7 @@ mod pipe;
 
 mod auth;
 mod counts;
+mod in_process;
 mod limits;
 mod listeners;
 mod shutdown;
