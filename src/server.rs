@@ -7,7 +7,7 @@
 mod config;
 mod handle;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use async_channel::Receiver;
 use async_executor::{Executor, Task};
@@ -22,8 +22,9 @@ use crate::{
     connection::epoll::Reactor,
     coordinator::Coordinator,
     listen::{
-        self,
+        AcceptLoop, StartAcceptLoop,
         incoming::{Incoming, IncomingSender},
+        start_accept_loop,
     },
     shared::{limits::Limits, log, state::ServerState},
     store::{Memory, Store},
@@ -35,33 +36,33 @@ use crate::{
 /// with an executor of its own inside; poll it wherever you like.
 ///
 /// ```
-/// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+/// use futures_lite::future;
+/// use keywire::{Client, Server};
 /// use std::time::Duration;
 ///
-/// let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
-/// let address = listener.local_addr()?;
-/// let mut server = keywire::Server::new();
-/// server.listen(listener);
-/// let handle = server.handle();
+/// future::block_on(async {
+///     let listener = keywire::bind("localhost:0").await?; // port 0: any free port
+///     let address = listener.local_addr()?;
+///     let server = Server::builder().listen(listener).build();
+///     let handle = server.handle();
 ///
-/// let client = async {
-///     let mut stream = async_net::TcpStream::connect(address).await?;
-///     stream.write_all(b"Put:user:alice\nGet:user\n").await?;
-///     stream.close().await?; // no more commands; the replies still come
-///     let mut replies = String::new();
-///     stream.read_to_string(&mut replies).await?;
-///     handle.shutdown(Duration::from_secs(1)).await;
-///     std::io::Result::Ok(replies)
-/// };
-/// let (store, replies) = future::block_on(future::zip(server.run(), client));
-/// assert_eq!(replies?, "user:alice\n");
-/// assert_eq!(store.get(b"user").len(), 1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+///     let work = async {
+///         let client = Client::connect(address).await?;
+///         client.put("user", "alice").await?;
+///         handle.shutdown(Duration::from_secs(1)).await;
+///         Ok::<(), keywire::Error>(())
+///     };
+///     let (store, worked) = future::zip(server.run(), work).await;
+///     worked?;
+///     assert_eq!(store.get(b"user").len(), 1);
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })
+/// # .unwrap();
 /// ```
 pub struct Server<S = Memory> {
     guard: RunGuard<S>,
     store: S,
-    accept_loops: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    accept_loops: Vec<AcceptLoop>,
 }
 
 impl Server {
@@ -78,6 +79,7 @@ impl Server {
             limits: Limits::default(),
             clock: Arc::new(SystemClock),
             store: Memory::new(),
+            listeners: Vec::new(),
         }
     }
 }
@@ -108,13 +110,15 @@ impl<S: Store> Server<S> {
         }
     }
 
-    /// Adds a listener. A server may have several, of different kinds, or none: clients can also be
-    /// brought in one by one, with [`Handle::attach`].
+    /// Adds a listener to a server that is built already, as [`Builder::listen`] does before that.
     pub fn listen(&mut self, listener: impl Listener) -> &mut Self {
-        let (sender, state) = (self.guard.sender.clone(), self.guard.state.clone());
-        let accept_loop = listen::accept_loop(listener, sender, state);
-        self.accept_loops.push(Box::pin(accept_loop));
+        self.start(start_accept_loop(listener));
         self
+    }
+
+    fn start(&mut self, start: StartAcceptLoop) {
+        let (sender, state) = (self.guard.sender.clone(), self.guard.state.clone());
+        self.accept_loops.push(start(sender, state));
     }
 
     /// A handle to watch the server, bring clients in and shut it down.

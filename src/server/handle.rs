@@ -67,11 +67,12 @@ impl Handle {
     ///
     /// ```
     /// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+    /// use keywire::async_net::unix::UnixStream;
     ///
     /// let server = keywire::Server::new();
     /// let handle = server.handle();
     /// let client = async {
-    ///     let (ours, mut theirs) = async_net::unix::UnixStream::pair()?;
+    ///     let (ours, mut theirs) = UnixStream::pair()?;
     ///     handle.attach(ours).await?;
     ///     theirs.write_all(b"Sync:hello\n").await?;
     ///     let mut reply = [0; 14];

@@ -294,10 +294,11 @@ fn many_before_the_run_wait_for_it_or_for_the_end() {
 fn hundreds_may_come_at_once() {
     const CLIENTS: u64 = 300;
     let server = TestServer::start(Server::new());
+    let handle = server.handle.clone();
     let executor = smol::LocalExecutor::new();
     let tasks: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let handle = &server.handle;
+            let handle = &handle;
             executor.spawn(async move {
                 let client = handle.client().await.unwrap();
                 client.put("k", number.to_string()).await.unwrap();
