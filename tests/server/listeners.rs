@@ -263,7 +263,7 @@ fn listeners_may_be_set_up_with_the_builder() {
         .listen(second)
         .max_values(1)
         .build();
-    let server = TestServer::start(server);
+    let _server = TestServer::start(server);
     Client::connect(one).end_with("Put:k:v\n");
     let mut client = Client::connect(two);
     client.send("Put:k:w\nGet:k\n");
