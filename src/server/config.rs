@@ -217,7 +217,8 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// The secret that a client has to send, as `Auth:secret`, before anything else. Default: none.
+    /// The secret that a client has to send, as `Auth:secret`, before anything else. Default: none. A
+    /// client [in the process](crate::Handle::client) needs none.
     ///
     /// Before a connection has authenticated, the server holds at most 2 KiB of what it sends, applies
     /// nothing, and answers each other line with `unauthorized` after a second. After the third such

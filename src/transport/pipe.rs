@@ -92,17 +92,20 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_a_bounded_number_of_bytes() {
+    fn it_holds_a_bounded_number_of_bytes_each_way() {
         let (mut near, mut far) = Pipe::pair();
-        let bytes = vec![1; 2 * PIPE_BYTES];
-        let mut held = 0;
-        while let Poll::Ready(Ok(n)) = write(&mut near, &bytes) {
-            held += n;
+        for _ in 0..2 {
+            let bytes = vec![1; 2 * PIPE_BYTES];
+            let mut held = 0;
+            while let Poll::Ready(Ok(n)) = write(&mut near, &bytes) {
+                held += n;
+            }
+            assert_eq!(held, PIPE_BYTES);
+            assert!(matches!(read(&mut far, &mut [0; 10]), Poll::Ready(Ok(10))));
+            assert!(matches!(write(&mut near, &bytes), Poll::Ready(Ok(10))));
+            assert!(write(&mut near, &bytes).is_pending());
+            std::mem::swap(&mut near, &mut far);
         }
-        assert_eq!(held, PIPE_BYTES);
-        assert!(matches!(read(&mut far, &mut [0; 10]), Poll::Ready(Ok(10))));
-        assert!(matches!(write(&mut near, &bytes), Poll::Ready(Ok(10))));
-        assert!(write(&mut near, &bytes).is_pending());
     }
 
     #[test]

@@ -256,6 +256,23 @@ fn before_the_run_it_waits() {
     assert_eq!(server.shut_down().get(b"k").len(), 1);
 }
 
+#[test]
+fn if_the_run_begins_with_a_shutdown_its_calls_are_refused() {
+    let server = Server::new();
+    let handle = server.handle();
+    let client = future::block_on(handle.client()).unwrap();
+    let mut put = pin!(client.put("k", "v"));
+    for _ in 0..2 {
+        assert!(future::block_on(future::poll_once(put.as_mut())).is_none());
+    }
+    let mut shutdown = pin!(handle.shutdown(SECOND));
+    assert!(future::block_on(future::poll_once(shutdown.as_mut())).is_none());
+    let (store, put) = future::block_on(future::zip(server.run(), put));
+    future::block_on(shutdown);
+    assert_eq!(code(put), Code::Closing);
+    assert_eq!(store.iter().count(), 0);
+}
+
 /// The queue of incoming connections is bounded, so that one too many waits until the server takes
 /// the first. A call that is dropped meanwhile leaves nothing.
 #[test]
@@ -295,7 +312,7 @@ fn hundreds_may_come_at_once() {
     const CLIENTS: u64 = 300;
     let server = TestServer::start(Server::new());
     let handle = server.handle.clone();
-    let executor = smol::LocalExecutor::new();
+    let executor = smol::Executor::new();
     let tasks: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let handle = &handle;
