@@ -135,8 +135,8 @@ impl Handle {
     ///
     /// - Before the run, the client can be made already, and its calls wait until the server runs. It
     ///   takes a place in the queue of [`attach`](Self::attach), which holds 64: do not await the 65th in
-    ///   the task that would run the server afterwards. To make more, clone one: clones share a
-    ///   connection.
+    ///   the task that would run the server afterwards. Clones of a client share its connection, and so
+    ///   its place.
     /// - At shutdown, calls under way are answered, or fail with [`Error::Refused`] or
     ///   [`Error::Unconfirmed`] and the code `closing`, as for every client.
     /// - When the server is gone, or its run is dropped, calls and watchers fail with
