@@ -97,7 +97,7 @@
 //! # Where to read more
 //!
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
-//! - [`Client`], [`Pipeline`], [`Watcher`]: the client.
+//! - [`Client`], [`Pipeline`], [`Watcher`], [`Walk`]: the client.
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
@@ -130,7 +130,7 @@ pub mod tls;
 mod transport;
 mod watch;
 
-pub use client::{Client, Event, Outcome, Pipeline, Watcher};
+pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
 pub use clock::Clock;
 pub use error::Error;
 pub use listen::{Listener, tcp::bind};

@@ -94,7 +94,7 @@ impl Event {
     }
 
     /// `Err` is the number of changes missed.
-    fn as_write(&self) -> Result<Write<'_>, u64> {
+    pub(super) fn as_write(&self) -> Result<Write<'_>, u64> {
         match self {
             Event::Put { key, value } => Ok(Write::Put { key, value }),
             Event::Update { key, old, new } => Ok(Write::Update { key, old, new }),
@@ -108,9 +108,9 @@ impl Event {
     /// The bytes of its key and values.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Event::Put { key, value } | Event::Set { key, value } | Event::Remove { key, value } => {
-                key.len() + value.len()
-            }
+            Event::Put { key, value }
+            | Event::Set { key, value }
+            | Event::Remove { key, value } => key.len() + value.len(),
             Event::Update { key, old, new } => key.len() + old.len() + new.len(),
             Event::Delete { key } => key.len(),
             Event::Missed(_) => 0,
