@@ -83,12 +83,12 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// # Nothing moves while nobody waits
 ///
 /// There is no task and no thread behind a client, and it needs no particular executor. A task that
-/// awaits a call, or the next event of a [`Watcher`], moves the bytes for all. So the client makes
+/// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for all. So the client makes
 /// progress only while some task awaits one of these. Meanwhile nothing is sent or read: events stay
 /// with the server, and a connection that has ended is noticed at the next call. A future of a call
 /// that is created and not polled sends nothing.
 ///
-/// The connection is closed when the last clone and the last watcher are dropped.
+/// The connection is closed when the last clone, watcher and walk are dropped.
 ///
 /// # What a response guarantees
 ///
@@ -98,6 +98,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// - A write that returned `Ok` is applied (and on disk, if the store is durable).
 /// - An absent key is an empty list. A reply that the server dropped is [`Error::RepliesDropped`].
 /// - An `:error:` of the server is [`Error::Refused`], returned by the very command that was refused.
+///   It is [`Error::Unconfirmed`] if the server does not know whether it applied the command.
 /// - Keys and values that no line can carry are [`Error::InvalidArgument`], and then nothing was
 ///   sent. A key is not empty; a key and an `old` hold no colon; nothing holds an LF; nothing but an
 ///   `old` ends in a CR.
@@ -106,8 +107,10 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// Requests are sent in the order in which they were made, a long [`Pipeline`] as one of them. Up to
 /// 256 calls wait to be sent, and up to 4,096 commands are in flight on one connection; further
-/// callers wait. The reply to one `get` may have 64 MiB, as much as a server sends by default; a
-/// longer one ends the connection.
+/// callers wait. The reply to one `get`, and the values of one key of a walk, may have 64 MiB, as much
+/// as a server sends by default; more ends the connection. A walk of any length takes bounded memory,
+/// and later calls wait for it: see [`Walk`]. A [snapshot](Self::get_and_watch_prefix) has no bound but
+/// the data.
 ///
 /// # Cancel safety
 ///

@@ -37,6 +37,28 @@ fn threads_share_a_connection() {
 }
 
 #[test]
+fn a_list_is_set_and_its_values_removed() {
+    let server = TestServer::start(Server::new());
+    future::block_on(async {
+        let client = connect(&server).await;
+        let outcomes = client
+            .pipeline()
+            .put("k", "a")
+            .put("k", "b")
+            .set("k", "c:d");
+        let outcomes = outcomes.put("k", "e").get("k").remove("k", "c:d").get("k");
+        let outcomes = outcomes.send().await.unwrap();
+        assert_eq!(outcomes[4].as_ref().unwrap(), &[&b"c:d"[..], b"e"]);
+        assert_eq!(outcomes[6].as_ref().unwrap(), &[b"e"]);
+        client.remove("k", "not there").await.unwrap();
+        client.remove("k", "e").await.unwrap();
+        assert!(client.get("k").await.unwrap().is_empty());
+        client.set("k", "").await.unwrap();
+        assert_eq!(client.get("k").await.unwrap(), [b""]);
+    });
+}
+
+#[test]
 fn whatever_a_line_can_carry_comes_back_as_it_was() {
     let server = TestServer::start(Server::new());
     future::block_on(async {
