@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, Wake, Waker},
+    thread,
     time::Duration,
 };
 
@@ -12,7 +13,10 @@ use futures_lite::{Stream, StreamExt as _, future};
 use keywire::{Client, Error, Walk, protocol::Code};
 
 use super::with_fences;
-use crate::common::scripted::{ScriptedServer, answering, poll, silent};
+use crate::common::{
+    DEADLINE,
+    scripted::{ScriptedServer, answering, poll, silent},
+};
 
 type Entry = (Vec<u8>, Vec<Vec<u8>>);
 
@@ -299,6 +303,49 @@ fn a_paused_walk_is_read_though_writing_fails() {
         poll(call.as_mut()),
         Poll::Ready(Err(Error::Disconnected(Some(_))))
     ));
+}
+
+/// Nobody waits for a wake-up that does not come, whoever drives, stops and goes on.
+#[test]
+fn threads_share_a_connection_with_walks() {
+    const KEYS: usize = 5_000;
+    let (client, _server) = answering();
+    future::block_on(async {
+        let puts = (0..KEYS).fold(client.pipeline(), |puts, key| {
+            puts.put(format!("key{key}"), "1")
+        });
+        puts.send().await.unwrap();
+        client.put("k", "v").await.unwrap();
+    });
+    let client = client.with_timeout(DEADLINE);
+    thread::scope(|scope| {
+        for number in 0..2 {
+            let client = &client;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let walk = client.keys("key");
+                    if round % 4 == number {
+                        // Dropped in the middle, when it is full or not.
+                        let some = future::block_on(walk.take(round * 250).count());
+                        assert_eq!(some, round * 250);
+                        continue;
+                    }
+                    let slow = walk.then(|found| async {
+                        if found.as_ref().is_ok_and(|(key, _)| key.ends_with(b"00")) {
+                            thread::yield_now();
+                        }
+                        found.unwrap()
+                    });
+                    assert_eq!(future::block_on(slow.count()), KEYS);
+                }
+            });
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    assert_eq!(future::block_on(client.get("k")).unwrap(), [b"v"]);
+                }
+            });
+        }
+    });
 }
 
 #[test]
