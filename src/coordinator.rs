@@ -44,7 +44,7 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{Change, Store, StoreSize, turn::Turn},
+    store::{Change, Store, turn::Turn},
     watch::registry::WatchRegistry,
 };
 use clients::ClientEntry;
@@ -89,6 +89,8 @@ pub(crate) struct Coordinator {
     unblocked: Vec<Box<Turn>>,
     /// What the store brings in from elsewhere.
     changes: Option<Pin<Box<dyn Stream<Item = Change> + Send>>>,
+    /// What the store does beside. Dropping it ends that.
+    _store_work: Option<Task<()>>,
     /// Ended turns and emptied buffers, for the next round.
     turns: Vec<Box<Turn>>,
     reply_buffers: Vec<Vec<u8>>,
@@ -148,6 +150,7 @@ impl Coordinator {
             returned: Vec::new(),
             unblocked: Vec::new(),
             changes: None,
+            _store_work: None,
             turns: Vec::new(),
             reply_buffers: Vec::new(),
             server,
@@ -171,6 +174,14 @@ impl Coordinator {
     }
 
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
+        let work = store.work(self.server.clock.clone()).map(|work| {
+            let clock = self.server.clock.clone();
+            self.executor.spawn(async move {
+                let work = std::pin::pin!(work);
+                clock::deferrable(&clock, work).await;
+            })
+        });
+        self._store_work = work;
         self.changes = store.changes().map(|changes| Box::pin(changes) as _);
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
@@ -269,10 +280,18 @@ impl Coordinator {
         }
     }
 
-    fn count_store(&mut self, size: StoreSize) {
+    fn count_store<S: Store>(&mut self, store: &S) {
+        let (size, disk) = (store.size(), store.disk_stats());
         let stats = &mut self.stats;
         (stats.keys, stats.values, stats.bytes) = (size.keys, size.values, size.bytes);
         stats.size = size.charged();
+        stats.commits = disk.commits;
+        stats.commit_writes = disk.writes;
+        stats.commit_last_us = disk.last_commit;
+        stats.commit_longest_us = disk.longest_commit;
+        stats.disk_bytes = disk.bytes;
+        stats.log_commits = disk.log_commits;
+        stats.refusing = disk.refusing;
     }
 
     fn publish(&mut self) {

@@ -126,18 +126,27 @@
 
 mod answer;
 mod batch;
-mod memory;
+#[cfg(feature = "disk")]
+#[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
+pub mod disk;
+pub(crate) mod memory;
 mod overflow;
 pub(crate) mod rejection;
 pub(crate) mod timer;
 pub(crate) mod turn;
 pub(crate) mod walk;
 
-use std::future::{self, Future};
+use std::{
+    future::{self, Future},
+    sync::Arc,
+};
 
 use futures_lite::{Stream, stream};
 
 pub(crate) use batch::TurnGuard;
+#[cfg(feature = "disk")]
+#[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
+pub use disk::Disk;
 pub use {
     answer::Answer,
     batch::Batch,
@@ -145,7 +154,10 @@ pub use {
     walk::KeyPage,
 };
 
-use crate::protocol::{Command, Operation, Write};
+use crate::{
+    Clock,
+    protocol::{Command, Operation, Write},
+};
 
 /// How much a store holds. See [`Store::size`].
 ///
@@ -189,6 +201,26 @@ impl StoreSize {
     }
 }
 
+/// The counters of a store on a disk. See [`Store::disk_stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskStats {
+    /// Commits since the start.
+    pub commits: u64,
+    /// Writes in them.
+    pub writes: u64,
+    /// Microseconds that the last commit took.
+    pub last_commit: u64,
+    /// The longest of them.
+    pub longest_commit: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Commits that are not in a snapshot yet.
+    pub log_commits: u64,
+    /// 1 if the store refuses writes, because the disk has failed.
+    pub refusing: u64,
+}
+
 /// What a store returns: the answer, or a future of it.
 #[derive(Debug)]
 pub enum Submission<T, F> {
@@ -214,8 +246,9 @@ pub enum Order {
     /// The commands of one key take effect in the order submitted, also if their batches complete in
     /// another. The server releases the answers of each key in that order.
     PerKey,
-    /// All commands take effect in the order submitted: there is one history. Watchers are told of changes in
-    /// that order.
+    /// All commands take effect in the order submitted: there is one history. The server releases the answers
+    /// of batches that were [`Pending`](Submission::Pending) in that order. A batch that is done at once shows
+    /// nothing of those that are pending.
     Total,
 }
 
@@ -313,6 +346,19 @@ pub trait Store: Send + 'static {
     /// every `Get` that does not.
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
         None::<stream::Pending<Change>>
+    }
+
+    /// Work that goes on beside the server, on its executor, from the start of the run to its end. By
+    /// default there is none. A shutdown drops it after [`close`](Store::close).
+    fn work(&mut self, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let _ = clock;
+        None::<future::Ready<()>>
+    }
+
+    /// Counters of a store that keeps its values on a disk, for the server's counters. It is asked as
+    /// often as [`size`](Store::size).
+    fn disk_stats(&self) -> DiskStats {
+        DiskStats::default()
     }
 
     /// How much the store holds, for the server's counters. It is asked after every round, so it should

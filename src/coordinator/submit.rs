@@ -4,10 +4,9 @@ use std::{collections::HashSet, future::Future};
 
 use async_channel::Sender;
 
-use super::{Coordinator, key_order::ALL_WRITES, turns::Round};
+use super::{Coordinator, key_order::PENDING, turns::Round};
 use crate::{
     clock,
-    protocol::Operation,
     store::{
         Batch, KeyPage, Order, Store, Submission, TurnGuard,
         rejection::Rejection,
@@ -29,6 +28,9 @@ impl Coordinator {
         let mut is_blocked = false;
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
+            if S::ORDER == Order::Total {
+                return true;
+            }
             let key = order.hash(operation.key());
             if S::ORDER == Order::None && !keys.contains(&key) {
                 let is_free = order.is_free(key);
@@ -39,9 +41,6 @@ impl Coordinator {
                 is_blocked = !is_free;
             }
             keys.insert(key);
-            if S::ORDER == Order::Total && matches!(operation, Operation::Write(_)) {
-                keys.insert(ALL_WRITES);
-            }
             true
         });
         if !asked {
@@ -58,8 +57,10 @@ impl Coordinator {
         client.at_store = true;
         client.watcher = turn.progress.watcher;
         turn.progress.watched = true;
-        self.key_order
-            .enter(turn.client, keys.into_iter().collect());
+        if S::ORDER != Order::Total {
+            self.key_order
+                .enter(turn.client, keys.into_iter().collect());
+        }
         if S::ORDER == Order::None {
             turn = self.wait_for_keys(turn)?;
         }
@@ -98,6 +99,9 @@ impl Coordinator {
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
+                if S::ORDER == Order::Total {
+                    self.key_order.enter(key, vec![PENDING]);
+                }
                 self.wait_for_store::<S>(key, async { batch.await.into_turn() });
                 None
             }

@@ -7,7 +7,7 @@ use crate::{
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
     protocol::{Command, Topic, push_watch},
     store::{
-        Order, Store, StoreSize,
+        Order, Store,
         rejection::Rejection,
         timer::{EVENTS_PER_WORK, RoundTimer},
         turn::{Progress, Turn, TurnState},
@@ -76,7 +76,7 @@ impl Coordinator {
                 self.run_turn(turn, store, &mut round);
             }
         }
-        self.count_store(store.size());
+        self.count_store(store);
         let (events, notified) = self.watches.take_events();
         // Before the replies: a client that has its reply finds the command counted.
         self.publish();
@@ -166,7 +166,7 @@ impl Coordinator {
             }
             match turn.progress.state {
                 TurnState::AtControlLine => {
-                    self.answer_control_line(&mut turn, round.turns.len(), store.size());
+                    self.answer_control_line(&mut turn, round.turns.len(), store);
                 }
                 // That was a page. What follows it comes next.
                 TurnState::Done if turn.walk.is_some() => turn.progress.state = TurnState::Running,
@@ -208,7 +208,7 @@ impl Coordinator {
         });
     }
 
-    fn answer_control_line(&mut self, turn: &mut Turn, round_turn: usize, size: StoreSize) {
+    fn answer_control_line<S: Store>(&mut self, turn: &mut Turn, round_turn: usize, store: &S) {
         let client = turn.client;
         let Some((command, progress)) = turn.take_control_line() else {
             return;
@@ -217,7 +217,7 @@ impl Coordinator {
         match command {
             Command::Stats => {
                 self.stats.add(&mut progress.stats);
-                self.count_store(size);
+                self.count_store(store);
                 self.stats.watching = self.watches.watching();
                 let mut stats = self.stats;
                 // This line.

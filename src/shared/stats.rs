@@ -150,6 +150,20 @@ counters! {
     bytes,
     /// What [`max_store`](crate::Builder::max_store) bounds.
     size,
+    /// Commits of the store, if it keeps its values on a disk.
+    commits,
+    /// Writes in these commits.
+    commit_writes,
+    /// Microseconds that the last commit took.
+    commit_last_us,
+    /// Microseconds that the longest commit took.
+    commit_longest_us,
+    /// Bytes that the store has on the disk.
+    disk_bytes,
+    /// Commits that are not in a snapshot yet.
+    log_commits,
+    /// 1 if the store refuses writes, because its disk has failed.
+    refusing,
 }
 
 /// Makes the part of the counters that a turn counts by itself.

@@ -5,6 +5,7 @@ use std::fmt;
 use memchr::memchr;
 
 use super::{
+    memory::Full,
     overflow::ReplyAction,
     rejection::Rejection,
     timer::BYTES_PER_WORK,
@@ -43,6 +44,15 @@ impl<'a> Answer<'a> {
     pub fn done(self) {
         self.progress.timer.add_unknown();
         self.done_after(0);
+    }
+
+    /// What [`Memory`](super::Memory) has done.
+    pub(super) fn written(self, bytes: Result<usize, Full>) {
+        match bytes {
+            Ok(bytes) => self.done_after(bytes),
+            Err(Full::Store) => self.store_full(),
+            Err(Full::Values) => self.values_full(),
+        }
     }
 
     /// Like [`done`](Self::done), of a write that went through so many bytes and did little else.
@@ -105,6 +115,16 @@ impl<'a> Answer<'a> {
         self.progress.answered = true;
         self.progress.timer.add_unknown();
         self.progress.refuse(rejection);
+    }
+
+    /// A key is longer than the store can keep. It left nothing behind.
+    ///
+    /// The client sees `:error:LINE:too-long:` and the reason.
+    pub fn key_too_long(self, max: usize) {
+        self.progress.answered = true;
+        self.progress.timer.add_unknown();
+        let message = format!("the key is longer than {max} bytes");
+        self.progress.push_error(Code::TooLong, message);
     }
 
     /// It failed, and left nothing behind.

@@ -86,6 +86,15 @@ impl Batch {
         }
     }
 
+    /// Takes back all answers, so that [`each`](Self::each), [`fail`](Self::fail) or
+    /// [`unconfirmed`](Self::unconfirmed) goes over the same commands once more. For a store that finds out
+    /// later that what it did has failed. (It needs an [`Order`](super::Order) that is not `Immediate`.)
+    pub fn retract(&mut self) {
+        if let Some(turn) = self.0.turn_mut() {
+            turn.retract();
+        }
+    }
+
     /// Answers every command: it failed, and left nothing behind.
     ///
     /// The client sees `:error:LINE:store:` and the reason, on one line. It must hold nothing that a
@@ -153,7 +162,7 @@ impl Turn {
         self.progress.refresh_status();
         if let Some(asked) = self.progress.asked {
             // A store that did not read what was asked may stop anywhere, but not before the first.
-            if asked.read || self.progress.cursor.offset == asked.start {
+            if asked.read || self.progress.cursor.offset == asked.start.offset {
                 self.fail_lines();
             }
         }

@@ -10,6 +10,8 @@ use std::{
 pub use list::Values;
 
 use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission};
+#[cfg(feature = "disk")]
+use crate::protocol::Command;
 use crate::protocol::{Operation, Write};
 use list::List;
 use tables::Tables;
@@ -39,6 +41,8 @@ pub struct Memory {
     /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
+    /// The commit that writes belong to, if the store is durable.
+    commit: u64,
 }
 
 impl Memory {
@@ -64,12 +68,16 @@ impl Memory {
         if more.keys > 0 {
             more.bytes += key.len() as u64;
         }
-        let values = list.as_ref().map_or(0, |list| list.len);
+        let values = list.as_ref().map_or(0, |list| list.len as usize);
         bounds.check(values, self.size, more)?;
         match list {
-            Some(list) => list.push(value),
+            Some(list) => {
+                list.push(value);
+                list.commit = self.commit;
+            }
             None => {
-                let list = List::new(key, value);
+                let mut list = List::new(key, value);
+                list.commit = self.commit;
                 let hasher = &self.hasher;
                 self.lists.insert(hash, list, |key| hash_of(hasher, key));
             }
@@ -100,9 +108,9 @@ impl Memory {
             return 0;
         };
         self.size.keys -= 1;
-        self.size.values -= list.len as u64;
-        self.size.bytes -= list.content_bytes as u64;
-        list.content_bytes
+        self.size.values -= u64::from(list.len);
+        self.size.bytes -= list.content_bytes() as u64;
+        list.content_bytes()
     }
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
@@ -134,6 +142,7 @@ impl Memory {
             bounds.check(0, self.size, more)?;
         }
         list.replace(place, old.len(), new);
+        list.commit = self.commit;
         self.size.bytes = self.size.bytes - old.len() as u64 + new.len() as u64;
         Ok(bytes)
     }
@@ -152,8 +161,8 @@ impl Memory {
         };
         let old = StoreSize {
             keys: 1,
-            values: list.len as u64,
-            bytes: list.content_bytes as u64,
+            values: list.len.into(),
+            bytes: list.content_bytes() as u64,
         };
         let new = StoreSize {
             keys: 1,
@@ -165,6 +174,7 @@ impl Memory {
             return Err(Full::Store);
         }
         *list = List::new(key, value);
+        list.commit = self.commit;
         self.size.values = self.size.values - old.values + 1;
         self.size.bytes = self.size.bytes - old.bytes + new.bytes;
         Ok(old.bytes as usize)
@@ -187,6 +197,7 @@ impl Memory {
                 self.remove_key(key);
             } else {
                 list.remove(place, value.len());
+                list.commit = self.commit;
                 self.size.values -= 1;
                 self.size.bytes -= value.len() as u64;
             }
@@ -235,77 +246,29 @@ impl Memory {
         answer: Answer<'_>,
         limits: MemoryLimits,
     ) {
-        let bytes = match operation {
-            Operation::Get { key } => return answer.values_at_once(self.get(key)),
-            Operation::Write(Write::Put { key, value }) => {
-                self.try_put(key, value, limits).map(|()| 0)
-            }
-            Operation::Write(Write::Delete { key }) => Ok(self.remove_key(key)),
-            Operation::Write(Write::Update { key, old, new }) => {
-                self.try_update(key, old, new, limits)
-            }
-            Operation::Write(Write::Set { key, value }) => self.try_set(key, value, limits),
-            Operation::Write(Write::Remove { key, value }) => Ok(self.remove_value(key, value)),
-        };
-        match bytes {
-            Ok(bytes) => answer.done_after(bytes),
-            Err(Full::Store) => answer.store_full(),
-            Err(Full::Values) => answer.values_full(),
+        match operation {
+            Operation::Get { key } => answer.values_at_once(self.get(key)),
+            Operation::Write(write) => answer.written(self.write(write, limits)),
+        }
+    }
+
+    /// Gives the bytes that it may have gone through.
+    pub(super) fn write(&mut self, write: Write<'_>, limits: MemoryLimits) -> Result<usize, Full> {
+        match write {
+            Write::Put { key, value } => self.try_put(key, value, limits).map(|()| 0),
+            Write::Delete { key } => Ok(self.remove_key(key)),
+            Write::Update { key, old, new } => self.try_update(key, old, new, limits),
+            Write::Set { key, value } => self.try_set(key, value, limits),
+            Write::Remove { key, value } => Ok(self.remove_value(key, value)),
         }
     }
 }
 
-/// What may be held. Made by [`Memory::limits`].
-#[derive(Clone, Copy, Debug)]
-pub struct MemoryLimits {
-    size: u64,
-    values: usize,
-}
-
-/// Keys that are looked at for a page of a walk. Meanwhile all clients wait.
-const PAGE_KEYS: usize = 4096;
-
-/// The limit that a write would exceed.
-enum Full {
-    Store,
-    Values,
-}
-
-impl MemoryLimits {
-    const NONE: Self = Self {
-        size: u64::MAX,
-        values: usize::MAX,
-    };
-
-    /// Whether so much more may be held, of a key with so many values.
-    fn check(self, values: usize, size: StoreSize, more: StoreSize) -> Result<(), Full> {
-        if values >= self.values && more.values > 0 {
-            Err(Full::Values)
-        } else if size.charged() + more.charged() > self.size {
-            Err(Full::Store)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Store for Memory {
-    const ORDER: Order = Order::Immediate;
-
-    fn submit(
-        &mut self,
-        mut batch: Batch,
-    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
-        let limits = self.limits(&batch);
-        batch.each(|operation, answer| self.apply_at_once(operation, answer, limits));
-        batch.done()
-    }
-
-    /// Keys come in the order of their hashes, so tables may be split between two pages.
-    fn keys(
-        &mut self,
-        mut page: KeyPage,
-    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+/// For stores that keep their values here.
+impl Memory {
+    /// Fills a page of keys. They come in the order of their hashes, so tables may be split between two
+    /// pages.
+    pub(super) fn fill(&self, page: &mut KeyPage) {
         let mut from = page.cursor().try_into().map_or(0, u64::from_be_bytes);
         let mut visited = 0;
         let mut found = Vec::new();
@@ -327,20 +290,136 @@ impl Store for Memory {
                 // Keys of the same hash come in the same page.
                 if page.is_full() && hash > from {
                     page.set_next(&hash.to_be_bytes());
-                    return page.done();
+                    return;
                 }
                 from = hash;
                 page.push(key);
             }
             let Some(next) = last.checked_add(1) else {
-                return page.done();
+                return;
             };
             from = next;
             if page.is_full() || visited >= PAGE_KEYS {
                 page.set_next(&from.to_be_bytes());
-                return page.done();
+                return;
             }
         }
+    }
+}
+
+/// For a durable store.
+#[cfg(feature = "disk")]
+impl Memory {
+    /// Writes belong to this commit from here on.
+    pub(super) fn set_commit(&mut self, commit: u64) {
+        self.commit = commit;
+    }
+
+    /// The values of a key, and the commit that changed it last; 0 if it has none.
+    pub(super) fn get_with_commit(&self, key: &[u8]) -> (Values<'_>, u64) {
+        let hash = hash_of(&self.hasher, key);
+        match self.lists.find(hash, key) {
+            Some(list) => (list.iter(), list.commit),
+            None => (Values::default(), 0),
+        }
+    }
+
+    /// Applies a write that was in bounds once.
+    pub(super) fn load(&mut self, write: Write<'_>) {
+        // Without bounds it cannot fail.
+        let _ = self.write(write, MemoryLimits::NONE);
+    }
+
+    /// The lists of keys as the lines that make them, by the hashes of the keys from this one on. It stops
+    /// behind so many bytes, or after a table.
+    pub(super) fn snapshot(&self, from: u64, bytes: usize) -> SnapshotPart {
+        let (lists, last) = self.lists.part(from);
+        let with_hash = lists.map(|list| (hash_of(&self.hasher, list.key()), list));
+        let mut lists: Vec<_> = with_hash.filter(|&(hash, _)| hash >= from).collect();
+        lists.sort_unstable_by_key(|&(hash, _)| hash);
+        let mut lines = Vec::new();
+        let mut before = from;
+        for (hash, list) in lists {
+            // Keys of the same hash belong together.
+            if lines.len() >= bytes && hash > before {
+                let next = Some(hash);
+                return SnapshotPart { lines, next };
+            }
+            before = hash;
+            let key = list.key();
+            for (index, value) in list.iter().enumerate() {
+                let write = match index {
+                    0 => Write::Set { key, value },
+                    _ => Write::Put { key, value },
+                };
+                Command::from(write).encode(&mut lines);
+            }
+        }
+        let next = last.checked_add(1);
+        SnapshotPart { lines, next }
+    }
+}
+
+/// The lists of some keys.
+#[cfg(feature = "disk")]
+pub(super) struct SnapshotPart {
+    pub(super) lines: Vec<u8>,
+    /// The hash with which the next part begins.
+    pub(super) next: Option<u64>,
+}
+
+/// What may be held. Made by [`Memory::limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimits {
+    size: u64,
+    values: usize,
+}
+
+/// Keys that are looked at for a page of a walk. Meanwhile all clients wait.
+const PAGE_KEYS: usize = 4096;
+
+/// The limit that a write would exceed.
+pub(super) enum Full {
+    Store,
+    Values,
+}
+
+impl MemoryLimits {
+    const NONE: Self = Self {
+        size: u64::MAX,
+        values: usize::MAX,
+    };
+
+    /// Whether so much more may be held, of a key with so many values.
+    fn check(self, values: usize, size: StoreSize, more: StoreSize) -> Result<(), Full> {
+        if values >= self.values.min(u32::MAX as usize) && more.values > 0 {
+            Err(Full::Values)
+        } else if size.charged() + more.charged() > self.size {
+            Err(Full::Store)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Store for Memory {
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let limits = self.limits(&batch);
+        batch.each(|operation, answer| self.apply_at_once(operation, answer, limits));
+        batch.done()
+    }
+
+    fn keys(
+        &mut self,
+        mut page: KeyPage,
+    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+        self.fill(&mut page);
+        page.done()
     }
 
     fn size(&self) -> StoreSize {

@@ -90,8 +90,11 @@ pub(crate) struct AppliedWrite {
 /// What a store was asked that may not answer at once.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// The part of the block that was asked.
-    pub(super) start: usize,
+    /// Where the turn stood, with the lines and the lines of replies dropped in it.
+    pub(super) start: Cursor,
+    lines: usize,
+    dropped: u64,
+    /// Where the part of the block ends that was asked.
     end: usize,
     /// Where the last write in it begins.
     last_write: Option<usize>,
@@ -231,13 +234,33 @@ impl Turn {
         }
         if end > start {
             progress.asked = Some(Asked {
-                start,
+                start: progress.cursor,
+                lines: progress.lines,
+                dropped: progress.dropped,
                 end,
                 last_write,
                 read: false,
             });
         }
         gets + writes > 0
+    }
+
+    /// Takes all answers back, to go over what was asked once more. There were no replies before it.
+    pub(super) fn retract(&mut self) {
+        let progress = &mut self.progress;
+        if let Some(asked) = &mut progress.asked {
+            // All of what was answered is answered again.
+            asked.end = progress.cursor.offset.max(asked.start.offset);
+            asked.read = true;
+            progress.cursor = asked.start;
+            progress.lines = asked.lines;
+            progress.dropped = asked.dropped;
+            progress.replies.clear();
+            progress.usage = Usage::default();
+            progress.stats = TurnStats::default();
+            progress.applied.clear();
+            progress.state = TurnState::Running;
+        }
     }
 
     /// The operations that were asked.

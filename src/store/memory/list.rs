@@ -10,9 +10,11 @@ use smallvec::SmallVec;
 /// values there are; and that run is the table's own where the key and its values are short.
 pub(super) struct List {
     /// The number of values.
-    pub(super) len: usize,
-    /// Bytes of the key and the values, without the lengths before them.
-    pub(super) content_bytes: usize,
+    pub(super) len: u32,
+    /// The number of fields whose length takes more than a byte.
+    long_fields: u32,
+    /// The commit that changed it last, if the store is durable.
+    pub(super) commit: u64,
     pub(super) bytes: SmallVec<[u8; INLINE]>,
 }
 
@@ -30,7 +32,8 @@ impl List {
         push_field(&mut bytes, key);
         let mut list = Self {
             len: 0,
-            content_bytes: key.len(),
+            long_fields: is_long(key.len()),
+            commit: 0,
             bytes,
         };
         list.push(value);
@@ -44,12 +47,18 @@ impl List {
     pub(super) fn push(&mut self, value: &[u8]) {
         push_field(&mut self.bytes, value);
         self.len += 1;
-        self.content_bytes += value.len();
+        self.long_fields += is_long(value.len());
+    }
+
+    /// Bytes of the key and the values, without the lengths before them.
+    pub(super) fn content_bytes(&self) -> usize {
+        let long = self.long_fields as usize * size_of::<usize>();
+        self.bytes.len() - self.len as usize - 1 - long
     }
 
     pub(super) fn iter(&self) -> Values<'_> {
         Values {
-            len: self.len,
+            len: self.len as usize,
             rest: split_field(&self.bytes).map_or(b"", |(_, values)| values),
         }
     }
@@ -77,14 +86,14 @@ impl List {
             self.bytes.insert_from_slice(start, &field);
             self.shrink();
         }
-        self.content_bytes = self.content_bytes - old + new.len();
+        self.long_fields = self.long_fields - is_long(old) + is_long(new.len());
     }
 
     /// Removes the value at this place, which has so many bytes. It is not the only one.
     pub(super) fn remove(&mut self, place: Range<usize>, value: usize) {
         self.bytes.drain(place);
         self.len -= 1;
-        self.content_bytes -= value;
+        self.long_fields -= is_long(value);
         self.shrink();
     }
 
@@ -99,6 +108,11 @@ impl List {
 /// A field is its length, in one byte where it is less than this, and its bytes. This byte says
 /// that the length follows whole.
 const LONG: u8 = u8::MAX;
+
+/// 1 if the length of a field of so many bytes follows whole.
+fn is_long(bytes: usize) -> u32 {
+    u32::from(bytes >= LONG.into())
+}
 
 fn push_field(bytes: &mut SmallVec<[u8; INLINE]>, field: &[u8]) {
     match u8::try_from(field.len()) {

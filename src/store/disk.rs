@@ -1,0 +1,243 @@
+//! A durable store: all values in memory, all writes on a disk.
+//!
+//! In: batches. Out: the same batches, when the commits that they depend on are on the disk.
+//!
+//! ```text
+//! submit ──> state: memory, and the lines of the commit that is being gathered
+//!               │ take (committer.rs)
+//!               v
+//!            engine: log (a row a commit), snapshot (a row for many keys)
+//! ```
+//!
+//! # What is on the disk
+//!
+//! An [`Engine`] keeps numbered rows in a few *spaces*, and writes rows into several of them as one atomic
+//! step. A row of a **log** is a commit: its writes, as the lines that clients send. A row of a
+//! **snapshot** holds the lists of many keys, as `Set` and `Put` lines, and the number of the last commit
+//! that is in them.
+//!
+//! There are two logs and two snapshots. When the log is as long as the data, a new snapshot is begun, and
+//! the other log. Each commit then carries a part of the snapshot along, so nobody waits for it. When it is
+//! complete, the other snapshot and the other log are cleared.
+//!
+//! At a start, the snapshot that is complete is read, then the logs. A write of a log is left out if the
+//! list of its key holds a later commit already. A key that was gone when the snapshot came to it is not in
+//! the snapshot; its writes are applied from the first one in the log. That ends the same: what they make
+//! of an empty list is always a part of what they made of the list that was there, so it is empty when
+//! that one was.
+
+mod committer;
+mod engine;
+mod fjall;
+mod state;
+
+use std::{fmt, future::Future, io, path::Path, sync::Arc, time::Duration};
+
+pub use self::fjall::Fjall;
+pub use engine::{Engine, Row, Space};
+
+use super::{Batch, DiskStats, KeyPage, Order, Store, StoreSize, Submission};
+use crate::{Clock, Error};
+use committer::Committer;
+use state::Shared;
+
+/// When a commit is on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// Before any of its writes is answered.
+    #[default]
+    Always,
+    /// So much later, at most. Writes are answered as soon as they are applied in memory, and a crash may
+    /// take back those of this time.
+    Within(Duration),
+}
+
+/// Sets up a [`Disk`]. Made by [`Disk::builder`].
+#[derive(Clone, Copy, Debug)]
+pub struct DiskBuilder {
+    sync: Sync,
+    min_log: u64,
+    engine_memory: u64,
+}
+
+impl DiskBuilder {
+    /// When a commit is on the disk. Default: [`Sync::Always`].
+    #[must_use]
+    pub fn sync(self, sync: Sync) -> Self {
+        Self { sync, ..self }
+    }
+
+    /// Bytes that the log has at least when a snapshot is begun. It also has as many as the data. Default:
+    /// 64 MiB.
+    #[must_use]
+    pub fn min_log(self, bytes: u64) -> Self {
+        Self {
+            min_log: bytes,
+            ..self
+        }
+    }
+
+    /// Bytes of memory that the engine takes for its own buffers and caches, about. Default: 16 MiB;
+    /// minimum: 2 MiB.
+    #[must_use]
+    pub fn engine_memory(self, bytes: u64) -> Self {
+        Self {
+            engine_memory: bytes,
+            ..self
+        }
+    }
+
+    /// Opens the directory, or makes it, and loads all values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] if another process has the directory open, if it is none of this store's or of a
+    /// newer version's, if it can't be read or written, or if it is damaged. Nothing is changed then.
+    pub async fn open(self, directory: impl AsRef<Path>) -> Result<Disk, Error> {
+        let directory = directory.as_ref();
+        let engine = Fjall::open(directory, self.engine_memory).await;
+        let place = |error: io::Error| Error::store(format!("{}: {error}", directory.display()));
+        self.open_engine(engine.map_err(place)?)
+            .await
+            .map_err(place)
+    }
+
+    /// Loads all values of an engine of your own.
+    ///
+    /// # Errors
+    ///
+    /// Those of the engine, and [`io::ErrorKind::InvalidData`] if its rows are not those of this store.
+    pub async fn open_engine<E: Engine>(self, engine: E) -> io::Result<Disk<E>> {
+        let (committer, shared) = Committer::open(engine, self).await?;
+        Ok(Disk {
+            shared,
+            committer: Some(committer),
+        })
+    }
+}
+
+/// A store that keeps its values on a disk.
+///
+/// All values are in memory as well, so reads cost what they cost with [`Memory`](super::Memory), and memory bounds the
+/// data. A write is answered when its commit is on the disk. Meanwhile the next commit is gathered, from all
+/// clients. A client that reads only what is on the disk does not wait.
+///
+/// ```
+/// use futures_lite::future;
+/// use keywire::{Server, store::Disk};
+/// use std::time::Duration;
+///
+/// # let directory = std::env::temp_dir().join(format!("keywire-doc-{}", std::process::id()));
+/// future::block_on(async {
+///     for values in 1..=2 {
+///         let server = Server::builder().store(Disk::open(&directory).await?).build();
+///         let handle = server.handle();
+///         let work = async {
+///             let client = handle.client().await?;
+///             client.put("user", "alice").await?; // it is on the disk
+///             assert_eq!(client.get("user").await?.len(), values);
+///             handle.shutdown(Duration::from_secs(1)).await;
+///             Ok::<(), keywire::Error>(())
+///         };
+///         future::zip(server.run(), work).await.1?;
+///     }
+///     # std::fs::remove_dir_all(&directory).unwrap();
+///     Ok::<(), keywire::Error>(())
+/// })?;
+/// # Ok::<(), keywire::Error>(())
+/// ```
+///
+/// # What is promised
+///
+/// With [`Sync::Always`], what a client was answered, or a watcher was told, survives a crash of the
+/// process and a loss of power. Keys may have up to 65,535 bytes; longer ones are `too-long`.
+///
+/// # When the disk fails
+///
+/// The writes of a commit that could not be written are answered `unconfirmed`: nobody knows what the disk
+/// will show after a restart. The values in memory are read from the disk anew. From then on the store
+/// serves reads and refuses writes, until it is opened again.
+///
+/// # Threads
+///
+/// Calls that block run on threads of the crate `blocking`. The engine has two threads of its own.
+///
+/// Values are in memory: `Debug` shows the number of keys, never keys or values.
+pub struct Disk<E = Fjall> {
+    shared: Arc<Shared>,
+    /// There until the server runs.
+    committer: Option<Committer<E>>,
+}
+
+impl Disk {
+    /// A store with every option at its default.
+    #[must_use]
+    pub fn builder() -> DiskBuilder {
+        DiskBuilder {
+            sync: Sync::Always,
+            min_log: 64 << 20,
+            engine_memory: 16 << 20,
+        }
+    }
+
+    /// Opens the directory, or makes it, with every option at its default.
+    ///
+    /// # Errors
+    ///
+    /// See [`DiskBuilder::open`].
+    pub async fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::builder().open(directory).await
+    }
+}
+
+impl<E: Engine> Store for Disk<E> {
+    const ORDER: Order = Order::Total;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let applied = self.shared.apply(&mut batch);
+        if applied == Ok(None) {
+            return Submission::Done(batch);
+        }
+        let shared = self.shared.clone();
+        Submission::Pending(async move {
+            shared.settle(&mut batch, applied).await;
+            batch
+        })
+    }
+
+    fn keys(
+        &mut self,
+        page: KeyPage,
+    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+        self.shared.keys(page).done()
+    }
+
+    fn work(&mut self, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.committer.take().map(|committer| committer.run(clock))
+    }
+
+    fn disk_stats(&self) -> DiskStats {
+        self.shared.state().stats
+    }
+
+    fn size(&self) -> StoreSize {
+        self.shared.state().memory.size()
+    }
+
+    async fn close(&mut self) {
+        self.shared.flush().await;
+    }
+}
+
+impl<E> fmt::Debug for Disk<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state();
+        f.debug_struct("Disk")
+            .field("keys", &state.memory.size().keys)
+            .field("stats", &state.stats)
+            .finish()
+    }
+}
