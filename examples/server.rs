@@ -1,9 +1,10 @@
-//! The server, to be run: keeps values in memory, serves TCP or a Unix socket, on smol.
+//! The server, to be run: keeps values in memory or on a disk, serves TCP or a Unix socket, on smol.
 //!
 //! ```text
 //! cargo run --release --example server
 //! cargo run --release --example server -- --listen unix:/tmp/keywire.sock --threads 2 --stats 1
 //! cargo run --release --example server -- --listen localhost:9999 --listen unix:/tmp/keywire.sock
+//! cargo run --release --features disk --example server -- --data DIR
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 
@@ -13,6 +14,8 @@
 
 #[path = "common/address.rs"]
 mod address;
+#[path = "server/data.rs"]
+mod data;
 #[path = "server/descriptors.rs"]
 mod descriptors;
 #[path = "server/listen.rs"]
@@ -41,7 +44,7 @@ use std::{
 
 use clap::Parser as _;
 use futures_lite::{StreamExt as _, future};
-use keywire::{Builder, Handle, Secret, Server};
+use keywire::{Builder, Handle, Secret, Server, store::Store};
 use listen::Bound;
 use options::Options;
 use output::{Output, Printer};
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match serve(&options, &output) {
+    let code = match data::serve(&options, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.err.line(format_args!("error: {error}"));
@@ -66,7 +69,12 @@ fn main() -> ExitCode {
     code
 }
 
-fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+fn serve<S: Store>(
+    options: &Options,
+    output: &Output,
+    store: S,
+    values: String,
+) -> Result<(), Box<dyn Error>> {
     descriptors::check(options.listen.len())?;
     let secret = match &options.secret_file {
         Some(file) => Some(read_secret(file, &output.err)?),
@@ -74,9 +82,9 @@ fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
     };
     let tls = tls::config(options)?;
     let guarded = secret.is_some() || options.open;
-    let heading = heading(options);
+    let heading = heading(options, &values);
 
-    let mut server = limited(options, secret).build();
+    let mut server = limited(options, secret).store(store).build();
     let handle = server.handle();
     let mut addresses = Vec::new();
     // Removed when this function ends, whether it has served or not.
@@ -165,7 +173,7 @@ fn read_secret(file: &Path, err: &Printer) -> Result<Secret, keywire::Error> {
 }
 
 /// What kind of server it is, for the line that says where it listens.
-fn heading(options: &Options) -> String {
+fn heading(options: &Options, values: &str) -> String {
     let tls = match (&options.tls_cert, &options.tls_client_ca) {
         (None, _) => "",
         (Some(_), None) => " TLS,",
@@ -175,7 +183,7 @@ fn heading(options: &Options) -> String {
         Some(_) => ", for those who know the secret",
         None => "",
     };
-    format!("{tls} values in memory{secret}")
+    format!("{tls} {values}{secret}")
 }
 
 async fn report(every: Option<Duration>, handle: &Handle, out: &Printer) {

@@ -21,6 +21,14 @@ pub(crate) struct Options {
     /// unix:PATH. May be given more than once
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
     pub(crate) listen: Vec<Address>,
+    /// Keep the values in this directory, too: what is answered survives a crash. Without it, the values
+    /// are gone when the server ends
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// When a write is on the disk: always, before it is answered; or at most so many seconds later, and a
+    /// crash may take back that much
+    #[arg(long, value_name = "always|SECONDS", default_value = "always", value_parser = delay, allow_negative_numbers = true)]
+    pub(crate) sync: Delay,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     pub(crate) threads: usize,
@@ -90,6 +98,10 @@ pub(crate) struct Options {
     pub(crate) tls_client_ca: Option<PathBuf>,
 }
 
+/// How much later than its answer a write is on the disk; `None` is before.
+#[derive(Clone, Copy)]
+pub(crate) struct Delay(pub(crate) Option<Duration>);
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum OnOverflow {
     /// Drop the reply and count it
@@ -145,6 +157,13 @@ fn some_bytes(text: &str) -> Result<usize, String> {
         Ok(number @ 1..) => Ok(number),
         Ok(_) => Err("it has to be at least 1".into()),
         Err(_) => Err("it is more than this machine can address".into()),
+    }
+}
+
+fn delay(text: &str) -> Result<Delay, String> {
+    match text {
+        "always" => Ok(Delay(None)),
+        _ => seconds(text).map(|time| Delay(Some(time))),
     }
 }
 

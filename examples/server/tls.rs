@@ -1,6 +1,6 @@
 //! TLS around whatever listens. What is built without it says how to build with it.
 
-use keywire::{Listener, Server};
+use keywire::{Listener, Server, store::Store};
 
 use crate::options::Options;
 
@@ -35,7 +35,11 @@ pub(crate) fn config(options: &Options) -> Result<Option<Config>, &'static str> 
     }
 }
 
-pub(crate) fn listen(server: &mut Server, listener: impl Listener, config: Option<Config>) {
+pub(crate) fn listen<S: Store>(
+    server: &mut Server<S>,
+    listener: impl Listener,
+    config: Option<Config>,
+) {
     match config {
         #[cfg(feature = "tls")]
         Some(config) => server.listen(keywire::tls::TlsListener::new(listener, config)),

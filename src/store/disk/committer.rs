@@ -267,6 +267,8 @@ async fn load(engine: &mut impl Engine) -> io::Result<Loaded> {
         let rows = engine.read(Space::Log(log), 0).await?;
         *first = rows.first().map(|(number, _)| *number);
     }
+    // What a log changes is not of the snapshot any more, so no later write of that key is left out.
+    loaded.memory.set_commit(0);
     // The older one first. An empty one is older than any.
     let order = if first[0] <= first[1] { [0, 1] } else { [1, 0] };
     for log in order {
@@ -274,7 +276,6 @@ async fn load(engine: &mut impl Engine) -> io::Result<Loaded> {
             loaded.last = loaded.last.max(commit);
             loaded.logs[log].bytes += lines.len() as u64;
             loaded.logs[log].commits += 1;
-            loaded.memory.set_commit(commit);
             writes(lines, |write| {
                 if loaded.memory.get_with_commit(write.key()).1 < commit {
                     loaded.memory.load(write);

@@ -1,0 +1,54 @@
+//! Where the values are: in memory, or on a disk as well. What is built without the disk says how to
+//! build with it.
+
+use std::error::Error;
+
+use crate::{options::Options, output::Output};
+
+/// Says where the values are, and serves.
+#[cfg(feature = "disk")]
+pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+    use std::time::{Duration, Instant};
+
+    use futures_lite::future;
+    use keywire::store::{
+        Disk, Memory,
+        disk::{DiskBuilder, Sync},
+    };
+
+    let Some(directory) = &options.data else {
+        return crate::serve(options, output, Memory::new(), "values in memory".into());
+    };
+    let place = directory.display();
+    let sync = match options.sync.0 {
+        Some(time) => Sync::Within(time),
+        None => Sync::Always,
+    };
+    let builder: DiskBuilder = Disk::builder().sync(sync);
+    let began = Instant::now();
+    let slow = async {
+        smol::Timer::after(Duration::from_secs(1)).await;
+        output.out.line(format_args!("loading {place} ..."));
+        future::pending().await
+    };
+    let store = smol::block_on(future::or(builder.open(directory), slow))?;
+    let sync = match sync {
+        Sync::Always => String::new(),
+        Sync::Within(time) => format!(", at most {time:?} later"),
+    };
+    let took = began.elapsed().as_secs_f64();
+    let values = format!("values in {place}{sync} (loaded in {took:.1} s)");
+    crate::serve(options, output, store, values)
+}
+
+#[cfg(not(feature = "disk"))]
+pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+    use keywire::store::Memory;
+
+    if options.data.is_some() {
+        return Err("this server was built without the disk; \
+                    cargo build --release --features disk --example server builds it with"
+            .into());
+    }
+    crate::serve(options, output, Memory::new(), "values in memory".into())
+}
