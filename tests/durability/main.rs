@@ -1,0 +1,8 @@
+//! The store on a disk: what it promises when processes are killed, disks fail and files are damaged.
+
+// They want processes and signals of this system.
+#![cfg(target_os = "linux")]
+
+mod crash;
+mod model;
+mod process;
