@@ -19,6 +19,9 @@ use crate::{
 const CLIENTS: usize = 4;
 const RUNS: u64 = 300;
 
+/// Rounds in one directory.
+const ROUNDS: usize = 25;
+
 type Histories = Arc<Vec<Mutex<History>>>;
 
 #[test]
@@ -28,24 +31,26 @@ fn what_was_acknowledged_survives_kills() {
     let runs = number("RUNS").unwrap_or(RUNS);
     eprintln!("SEED={seed} RUNS={runs}");
     let mut rng = Rng::with_seed(seed);
-    let directory = match env::var("BELOW") {
-        Ok(parent) => Directory::below(&parent),
-        Err(_) => Directory::in_memory(),
-    };
-    let histories = (0..CLIENTS).map(|client| Mutex::new(History::new(client)));
-    let histories: Histories = Arc::new(histories.collect());
-    let (mut unacknowledged, mut survived) = (0, 0);
+    let (mut writes, mut unacknowledged, mut survived) = (0, 0, 0);
     let began = Instant::now();
-    for _ in 0..runs {
-        let (lost, kept) = round(&mut rng, &directory, &histories);
-        unacknowledged += lost;
-        survived += kept;
+    for first in (0..runs).step_by(ROUNDS) {
+        let directory = match env::var("BELOW") {
+            Ok(parent) => Directory::below(&parent),
+            Err(_) => Directory::in_memory(),
+        };
+        let histories = (0..CLIENTS).map(|client| Mutex::new(History::new(client)));
+        let histories: Histories = Arc::new(histories.collect());
+        for _ in first..runs.min(first + ROUNDS as u64) {
+            let (lost, kept) = round(&mut rng, &directory, &histories);
+            unacknowledged += lost;
+            survived += kept;
+        }
+        let written = histories.iter().map(|each| each.lock().unwrap().next());
+        writes += written.sum::<usize>();
     }
-    let writes: usize = histories.iter().map(|each| each.lock().unwrap().next()).sum();
-    eprintln!(
-        "{runs} rounds, {writes} writes in {:.1} s; not acknowledged: {unacknowledged}, of these survived: {survived}",
-        began.elapsed().as_secs_f64()
-    );
+    let took = began.elapsed().as_secs_f64();
+    eprintln!("{runs} rounds, {writes} writes in {took:.1} s");
+    eprintln!("not acknowledged: {unacknowledged}, of these survived: {survived}");
 }
 
 /// A start, a check of what is there, and a kill under load.
