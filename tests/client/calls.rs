@@ -9,7 +9,7 @@ use futures_lite::future;
 use keywire::{
     Error, Server,
     protocol::{Code, Operation, Write},
-    store::{Batch, Store},
+    store::{Batch, Order, Store, Submission},
 };
 
 use super::connect;
@@ -114,23 +114,25 @@ fn a_refusal_belongs_to_the_command_that_caused_it() {
     });
 }
 
-/// Fails every command on the key `bad`.
+/// Fails every command on the key `bad`, and does not know what became of a Put to `lost`.
 #[derive(Debug)]
 struct Picky;
 
 impl Store for Picky {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            match operation {
-                Operation::Get { key: b"bad" } => batch.fail(&Error::store("no:\nsuch luck")),
-                Operation::Write(Write::Put { key: b"bad", .. }) => {
-                    batch.fail(&Error::store("read only"))
-                }
-                Operation::Get { .. } => batch.values([&b"fine"[..]].into_iter()),
-                _ => batch.done(),
-            }
-        }
-        Ok(())
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.each(|operation, answer| match operation {
+            Operation::Get { key: b"bad" } => answer.fail("no:\nsuch luck"),
+            Operation::Write(Write::Put { key: b"bad", .. }) => answer.fail("read only"),
+            Operation::Write(Write::Put { key: b"lost", .. }) => answer.unconfirmed("gone"),
+            Operation::Get { .. } => answer.values([&b"fine"[..]].into_iter()),
+            Operation::Write(_) => answer.done(),
+        });
+        batch.done()
     }
 }
 
@@ -145,19 +147,27 @@ fn a_failing_store_is_told_of_in_its_own_words() {
             .put("good", "1")
             .put("bad", "1")
             .get("bad")
+            .put("lost", "1")
             .get("good");
         let outcomes = outcomes.send().await.unwrap();
         let said: Vec<_> = outcomes
             .into_iter()
-            .map(|outcome| outcome.map_or_else(|error| error.to_string(), |_| "ok".into()))
+            .map(|outcome| {
+                outcome.map_or_else(
+                    |error| (error.to_string(), error.may_be_applied()),
+                    |_| ("ok".into(), false),
+                )
+            })
             .collect();
+        let said: Vec<_> = said.iter().map(|(text, may)| (&**text, *may)).collect();
         assert_eq!(
             said,
             [
-                "ok",
-                "the server refused (store): read only",
-                "the server refused (store): no: such luck",
-                "ok"
+                ("ok", false),
+                ("the server refused (store): read only", false),
+                ("the server refused (store): no: such luck", false),
+                ("the server refused (unconfirmed): gone", true),
+                ("ok", false),
             ]
         );
     });
