@@ -103,19 +103,19 @@ fn a_round_that_ends_early_does_nothing_twice() {
 /// for no other, whatever stands between them, and whether or not the store says that it never waits.
 #[test]
 fn a_short_command_does_not_wait_for_all_long_ones() {
-    let short = (Duration::from_micros(600), 4);
-    let long = (Duration::from_millis(4), 1);
+    // A batch of a store that may wait is measured by itself, so a round may end with a whole one.
+    let short = (Duration::from_micros(600), [4, 7]);
+    let long = (Duration::from_millis(4), [1, 1]);
     for (time, most_before) in [short, long] {
         for between in ["", "Stats\n", "bad\n"] {
-            for before in [
+            let before = [
                 updates_before_get::<true>(time, between),
                 updates_before_get::<false>(time, between),
-            ] {
-                assert!(
-                    before <= most_before,
-                    "{between:?}, {time:?} each: {before} came before"
-                );
-            }
+            ];
+            assert!(
+                before[0] <= most_before[0] && before[1] <= most_before[1],
+                "{between:?}, {time:?} each: {before:?} came before"
+            );
         }
     }
 }
