@@ -330,7 +330,7 @@ impl<O: Keeps> Store for LateStore<O> {
                 Outcome::Unconfirmed => batch.unconfirmed("on purpose"),
                 Outcome::NoAnswer => {}
                 Outcome::Drop => {
-                    drop(batch);
+                    drop((leaves, batch));
                     return pending().await;
                 }
                 Outcome::Panic => panic!("a panic on purpose"),
@@ -364,7 +364,7 @@ impl<O: Keeps> Store for LateStore<O> {
                 }
                 Outcome::NoAnswer => {}
                 Outcome::Drop => {
-                    drop(page);
+                    drop((leaves, page));
                     return pending().await;
                 }
                 Outcome::Panic | Outcome::PanicAt(_) => panic!("a panic on purpose"),

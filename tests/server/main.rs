@@ -8,6 +8,7 @@ mod common;
 mod pipe;
 
 mod auth;
+mod changes;
 mod counts;
 mod limits;
 mod listeners;

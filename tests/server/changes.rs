@@ -1,0 +1,161 @@
+//! Changes that were made elsewhere: the store brings them in, and watchers are told.
+
+use keywire::{Server, protocol::Write, store::Change};
+
+use crate::common::{
+    late_store::{LateStore, NoOrder, Outcome, StoreControl},
+    local::LocalServer,
+};
+
+fn late() -> (LocalServer<LateStore<NoOrder>>, StoreControl) {
+    let (store, control) = LateStore::new();
+    let server = Server::builder().store(store).build();
+    (LocalServer::new(server), control)
+}
+
+fn put(key: &[u8]) -> Change {
+    Change::from(Write::Put { key, value: b"v" })
+}
+
+#[test]
+fn watchers_are_told_of_changes_made_elsewhere() {
+    let (mut server, control) = late();
+    let (mut one, mut all) = (server.connect(), server.connect());
+    let mut unconcerned = server.connect();
+    one.send("Watch:k\n");
+    all.send("WatchPrefix:\nWatch:k\n");
+    unconcerned.send("Sync\n");
+    server.run();
+    control.tell(put(b"k"));
+    control.tell(Change::from(Write::Delete { key: b"other" }));
+    let (key, old, new) = (&b"k"[..], &b""[..], &b"a:b"[..]);
+    control.tell(Change::from(Write::Update { key, old, new }));
+    control.tell(Change::from(Write::Set { key, value: b"" }));
+    control.tell(Change::from(Write::Remove { key, value: b"x" }));
+    server.run();
+    let events = ":update:k::a:b\n:set:k:\n:remove:k:x\n";
+    assert_eq!(one.received(), format!(":watch:k\n:put:k:v\n{events}"));
+    assert_eq!(
+        all.received(),
+        format!(":watchprefix:\n:watch:k\n:put:k:v\n:delete:other\n{events}")
+    );
+    assert_eq!(unconcerned.received(), ":sync:0:\n");
+    let stats = server.stats();
+    assert_eq!((stats.events, stats.puts, stats.commands), (9, 0, 4));
+}
+
+#[test]
+fn a_watcher_whose_batch_is_with_the_store_is_told_at_once() {
+    let (mut server, control) = late();
+    let mut watcher = server.connect();
+    watcher.send("Watch:k\nGet:x\nSync\n");
+    server.run();
+    control.tell(put(b"k"));
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\n:put:k:v\n");
+    control.end("Get:x", Outcome::Apply);
+    control.tell(put(b"k"));
+    server.run();
+    let received = watcher.received();
+    let either = [":sync:0:\n:put:k:v\n", ":put:k:v\n:sync:0:\n"];
+    assert!(either.contains(&&*received), "{received}");
+}
+
+/// The store tells of the change before it answers a Get that shows it.
+#[test]
+fn a_change_is_told_before_the_get_that_shows_it() {
+    let (mut server, control) = late();
+    let mut watcher = server.connect();
+    watcher.send("Watch:k\nGet:k\n");
+    server.run();
+    control.tell(put(b"k"));
+    control.put("k", "v");
+    control.end("Get:k", Outcome::Apply);
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\n:put:k:v\nk:v\n");
+}
+
+/// Many at once, and all the while clients are served.
+#[test]
+fn many_changes_are_told_in_their_order() {
+    let (mut server, control) = late();
+    control.answer_at_once(true);
+    let (mut watcher, mut writer) = (server.connect(), server.connect());
+    watcher.send("WatchPrefix:k\n");
+    server.run();
+    assert_eq!(watcher.received(), ":watchprefix:k\n");
+    let mut expected = String::new();
+    for n in 0..1000 {
+        let key = format!("k{n}");
+        control.tell(put(key.as_bytes()));
+        expected += &format!(":put:{key}:v\n");
+    }
+    writer.send("Put:w:1\nSync\n");
+    server.run();
+    assert_eq!(watcher.received(), expected);
+    assert_eq!(writer.received(), ":sync:0:\n");
+}
+
+#[test]
+fn changes_that_were_missed_are_said_to_every_watcher() {
+    let (mut server, control) = late();
+    let (mut one, mut other) = (server.connect(), server.connect());
+    let mut unconcerned = server.connect();
+    one.send("Watch:a\n");
+    other.send("WatchPrefix:b\n");
+    unconcerned.send("Sync\n");
+    server.run();
+    control.tell(Change::missed());
+    server.run();
+    control.tell(put(b"a"));
+    // No line can carry these.
+    control.tell(put(b"a:b"));
+    let (key, value) = (&b"a"[..], &b"1\n2"[..]);
+    control.tell(Change::from(Write::Put { key, value }));
+    control.tell(put(b"b"));
+    server.run();
+    assert_eq!(
+        one.received(),
+        ":watch:a\n:missed:0\n:put:a:v\n:missed:0\n:missed:0\n"
+    );
+    assert_eq!(
+        other.received(),
+        ":watchprefix:b\n:missed:0\n:missed:0\n:missed:0\n:put:b:v\n"
+    );
+    assert_eq!(unconcerned.received(), ":sync:0:\n");
+    assert_eq!(server.stats().missed, 0);
+}
+
+/// Its outbox is full: it is told once there is room.
+#[test]
+fn a_watcher_without_room_is_told_later_that_it_missed_something() {
+    let (store, control) = LateStore::<NoOrder>::new();
+    let server = Server::builder().outbox_bytes(30).store(store);
+    let mut server = LocalServer::new(server.build());
+    let mut watcher = server.connect_with(1);
+    watcher.send("Watch:k\n");
+    server.run();
+    for _ in 0..3 {
+        control.tell(put(b"k"));
+    }
+    server.run();
+    control.tell(Change::missed());
+    server.run();
+    let received = watcher.receive_all(&mut server);
+    assert!(received.starts_with(":watch:k\n:put:k:v\n"), "{received}");
+    assert!(received.contains(":missed:"), "{received}");
+}
+
+#[test]
+fn changes_do_not_hold_up_a_shutdown() {
+    let (mut server, control) = late();
+    let mut watcher = server.connect();
+    watcher.send("Watch:k\n");
+    server.run();
+    control.tell(put(b"k"));
+    server.run();
+    drop(watcher);
+    server.run();
+    server.shut_down();
+    assert!(control.is_closed());
+}
