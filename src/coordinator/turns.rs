@@ -181,7 +181,11 @@ impl Coordinator {
     }
 
     /// The turn is over for this round.
-    fn end_turn(&mut self, turn: Box<Turn>, round: &mut Round) {
+    fn end_turn(&mut self, mut turn: Box<Turn>, round: &mut Round) {
+        if turn.walk.is_some() && turn.progress.state == TurnState::Done {
+            // That was a page. What follows it comes next.
+            turn.progress.state = TurnState::Running;
+        }
         round.bytes += turn.progress.replies.len();
         round.turns.push(turn);
     }

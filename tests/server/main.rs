@@ -15,4 +15,5 @@ mod listeners;
 mod shutdown;
 mod slow_store;
 mod store;
+mod walks;
 mod wire;
