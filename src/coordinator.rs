@@ -79,7 +79,7 @@ pub(crate) struct Coordinator {
     from_store: Sender<Box<Turn>>,
     returned_turns: Pin<Box<Receiver<Box<Turn>>>>,
     returned: Vec<Box<Turn>>,
-    /// Turns that have waited for their keys, and can be submitted.
+    /// Turns that have waited for their keys: to be submitted, or to be released.
     unblocked: Vec<Box<Turn>>,
     /// What the store brings in from elsewhere.
     changes: Option<Pin<Box<dyn Stream<Item = Change> + Send>>>,

@@ -369,32 +369,41 @@ impl Coordinator {
         }
     }
 
-    /// A turn has waited for its keys, and can be submitted.
-    fn on_unblocked<S: Store>(&mut self, turn: Box<Turn>, store: &mut S, round: &mut Round) {
-        if let Some(client) = self.clients.get(turn.client) {
-            if let Some(watcher) = client.watcher {
-                self.watches.set_turn(watcher, round.turns.len());
-            }
-            if let Some(turn) = self.submit(turn, store, round) {
-                self.end_turn(turn, round);
-            }
+    /// A turn has waited for its keys: to be submitted, or to be released.
+    fn on_unblocked<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
+        let Some(client) = self.clients.get(turn.client) else {
+            return;
+        };
+        // Its input may have ended meanwhile, and its watches with it.
+        turn.progress.watcher = client.watcher;
+        if let Some(watcher) = client.watcher {
+            self.watches.set_turn(watcher, round.turns.len());
+        }
+        let turn = match S::ORDER {
+            Order::None => self.submit(turn, store, round),
+            _ => Some(self.release(turn, round)),
+        };
+        if let Some(turn) = turn {
+            self.end_turn(turn, round);
         }
     }
 
     /// The store is done with a batch. Gives it back if its answers may be released.
     fn complete<S: Store>(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Option<Box<Turn>> {
         turn.fail_unanswered();
-        let key = turn.client;
         if S::ORDER != Order::None {
             turn = self.wait_for_keys(turn)?;
         }
-        let unblocked = match S::ORDER {
-            Order::None => &mut self.unblocked,
-            _ => &mut self.returned,
-        };
-        self.key_order.leave(key, |turn| unblocked.push(turn));
+        Some(self.release(turn, round))
+    }
+
+    /// The answers of a batch are released, and other batches may have waited for that.
+    fn release(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Box<Turn> {
+        let unblocked = &mut self.unblocked;
+        self.key_order
+            .leave(turn.client, |turn| unblocked.push(turn));
         self.collect(&mut turn, round);
-        Some(turn)
+        turn
     }
 
     /// Gives the turn back if it is the first of all its keys.

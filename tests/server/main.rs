@@ -10,6 +10,7 @@ mod pipe;
 mod auth;
 mod changes;
 mod counts;
+mod key_order;
 mod limits;
 mod listeners;
 mod shutdown;
