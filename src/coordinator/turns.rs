@@ -203,9 +203,9 @@ impl Coordinator {
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
             let key = order.hash(operation.key());
-            if S::ORDER == Order::None && !keys.contains(&key) {
+            if S::ORDER != Order::Total && !keys.contains(&key) {
                 let is_free = order.is_free(key);
-                // What is behind a key that is not free would hold up others meanwhile.
+                // What is in a batch with a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
                     return false;
                 }

@@ -205,6 +205,7 @@ fn keys_are_released_apart_unless_all_writes_have_one_order() {
 #[test]
 fn a_stuck_key_holds_up_nobody_else() {
     stuck::<NoOrder>();
+    stuck::<PerKey>();
 }
 
 fn stuck<O: Keeps>() {
