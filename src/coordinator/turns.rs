@@ -218,7 +218,9 @@ impl Coordinator {
             true
         });
         if !asked {
+            turn.progress.timer = round.timer;
             turn.answer_lines();
+            round.timer = turn.progress.timer;
             self.collect(&mut turn, round);
             return Some(turn);
         }
@@ -248,10 +250,9 @@ impl Coordinator {
     ) -> Option<Box<Turn>> {
         let is_immediate = S::ORDER == Order::Immediate;
         let (key, offset) = (turn.client, turn.progress.cursor.offset);
-        turn.progress.timer = match is_immediate {
-            true => round.timer,
-            false => RoundTimer::start(self.server.clock.now()),
-        };
+        if is_immediate {
+            turn.progress.timer = round.timer;
+        }
         let guard = TurnGuard::new(turn, self.lost_turns::<S>());
         match store.submit(Batch::new(guard)) {
             Submission::Done(batch) if is_immediate => {

@@ -75,7 +75,7 @@ impl Batch {
             return;
         };
         if progress.asked.is_some() {
-            progress.refresh_status();
+            progress.resume();
         }
         while let Some(operation) = progress.next_operation(block) {
             progress.answered = false;
@@ -148,7 +148,7 @@ impl Turn {
         let Self {
             block, progress, ..
         } = self;
-        progress.refresh_status();
+        progress.resume();
         // A store that did not read what was asked may stop anywhere, but not before the first.
         if progress
             .asked

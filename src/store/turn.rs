@@ -336,6 +336,12 @@ impl Progress {
         None
     }
 
+    /// Answers are at hand, any time after the batch was submitted.
+    pub(super) fn resume(&mut self) {
+        self.refresh_status();
+        self.timer = RoundTimer::start(self.clock.now());
+    }
+
     fn next_line<'b>(&mut self, block: &'b LineBlock) -> Option<Result<&'b [u8], LineTooLong>> {
         let line = block.line_at(&mut self.cursor.offset);
         if line.is_some() {
@@ -380,9 +386,12 @@ impl Progress {
         } else if self.applied.len() >= WATCHED_WRITES {
             return true;
         }
-        self.timer.add(1);
-        if let Some(since_last) = self.timer.read(&*self.clock) {
-            self.time += since_last;
+        // What the store has read is bounded, and would be asked for again if it were left out.
+        if self.asked.is_none_or(|asked| !asked.read) {
+            self.timer.add(1);
+            if let Some(since_last) = self.timer.read(&*self.clock) {
+                self.time += since_last;
+            }
         }
         if self.timer.is_over() || self.lines >= TURN_LINES || self.replies.len() >= TURN_BYTES {
             self.state = TurnState::QuotaUsed;
