@@ -5,7 +5,7 @@ use std::{fmt, future::Ready};
 use async_channel::Sender;
 
 use super::{Submission, answer::Answer, turn::Turn};
-use crate::protocol::Operation;
+use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
 ///
@@ -149,6 +149,16 @@ impl Turn {
             block, progress, ..
         } = self;
         progress.resume();
+        if !progress.answered {
+            // The store has panicked between the command and its answer, or within the answer.
+            progress.replies.truncate(progress.usage.all.bytes);
+            let line = block.line_at(&mut progress.line_offset.clone());
+            if let Some(Ok(Command::Operation(operation))) =
+                line.and_then(Result::ok).map(Command::parse)
+            {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+            }
+        }
         // A store that did not read what was asked may stop anywhere, but not before the first.
         if progress
             .asked

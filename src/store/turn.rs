@@ -155,7 +155,7 @@ impl Turn {
                 asked: None,
                 walk_line: None,
                 line_offset: 0,
-                answered: false,
+                answered: true,
                 lines: 0,
             },
         }

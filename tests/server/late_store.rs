@@ -212,6 +212,69 @@ fn a_batch_that_is_lost_has_its_end() {
     }
 }
 
+/// What was answered before the panic stands, and the command at which it came is not left out.
+#[test]
+fn a_panic_between_two_answers_leaves_no_command_without_one() {
+    for answered in 0..4 {
+        let (mut server, control) = late();
+        let (mut client, mut watcher) = (server.connect(), server.connect());
+        watcher.send("Watch:k\n");
+        client.send("Put:k:1\nSync:1\nGet:k\nPut:k:2\nSync:2\nGet:k\n");
+        server.run();
+        control.end("Put:k:1", Outcome::PanicAt(answered));
+        server.run();
+        let replies = ["", "k:1\n", "", "k:1\nk:2\n"];
+        let codes = ["unconfirmed", "store", "unconfirmed", "store"];
+        let mut expected = String::new();
+        for (at, line) in [1, 3, 4, 6].into_iter().enumerate() {
+            expected += &match at < answered {
+                true => replies[at].to_owned(),
+                false => format!(":error:{line}:{}:the store gave no answer\n", codes[at]),
+            };
+            expected += match at {
+                0 => ":sync:0:1\n",
+                2 => ":sync:0:2\n",
+                _ => "",
+            };
+        }
+        assert_eq!(client.received(), expected, "{answered} answered");
+        let events = [":put:k:1\n", "", ":put:k:2\n", ""];
+        let told = events[..answered].concat();
+        assert_eq!(watcher.received(), format!(":watch:k\n{told}"));
+    }
+}
+
+/// Its future panics in the middle of the values of a `Get`.
+struct HalfAnAnswer;
+
+impl Store for HalfAnAnswer {
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        Submission::Pending(async move {
+            let values = [&b"1"[..], b"2"];
+            let panics = values.into_iter().inspect(|value| assert_ne!(*value, b"2"));
+            let mut panics = Some(panics);
+            batch.each(|_, answer| match panics.take() {
+                Some(values) => answer.values(values),
+                None => answer.done(),
+            });
+            batch
+        })
+    }
+}
+
+#[test]
+fn half_an_answer_is_none() {
+    let server = Server::builder().store(HalfAnAnswer).build();
+    let (output, _) = converse(server, [&b"Get:k\nSync\n"[..]]);
+    assert_eq!(
+        String::from_utf8(output).unwrap(),
+        ":error:1:store:the store gave no answer\n:sync:0:\n"
+    );
+}
+
 #[test]
 fn limits_hold_for_a_late_store_and_a_refused_write_leaves_nothing() {
     let (store, control) = LateStore::<NoOrder>::new();
