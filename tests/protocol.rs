@@ -152,7 +152,7 @@ fn what_a_newer_server_may_say_is_read() {
         b":sync",
         b":other:1",
         b":\xff",
-        b":set:k:v",
+        b":sets:k:v",
     ] {
         let reply = Reply::parse(line).unwrap();
         assert_eq!(reply, Reply::Other(&line[1..]), "{line:?}");

@@ -147,7 +147,11 @@ impl StoreControl {
     /// The first lines of all that is with the store, in the order submitted.
     pub fn in_flight(&self) -> Vec<String> {
         let state = lock(&self.0);
-        state.in_flight.iter().map(|it| it.lines[0].clone()).collect()
+        state
+            .in_flight
+            .iter()
+            .map(|it| it.lines[0].clone())
+            .collect()
     }
 
     /// The lines of every batch and page that was submitted, also those that have ended.
@@ -218,11 +222,7 @@ impl Drop for Leaves {
 }
 
 impl<O: Keeps> LateStore<O> {
-    fn enter(
-        &self,
-        lines: Vec<String>,
-        keys: BTreeSet<Vec<u8>>,
-    ) -> (Leaves, Receiver<Outcome>) {
+    fn enter(&self, lines: Vec<String>, keys: BTreeSet<Vec<u8>>) -> (Leaves, Receiver<Outcome>) {
         let (end, ended) = async_channel::bounded(1);
         let mut state = lock(&self.state);
         if O::ORDER == Order::None {

@@ -206,7 +206,10 @@ fn a_batch_that_is_lost_has_its_end() {
             server.run();
             assert_eq!(other.received(), "a:2\n".repeat(round + 1));
         }
-        assert_eq!(watcher.received(), ":watchprefix:\n".to_owned() + &":put:a:2\n".repeat(3));
+        assert_eq!(
+            watcher.received(),
+            ":watchprefix:\n".to_owned() + &":put:a:2\n".repeat(3)
+        );
         assert_eq!(server.stats().unconfirmed, 6);
         assert_eq!(control.in_flight().len(), 0);
     }
@@ -283,7 +286,9 @@ fn limits_hold_for_a_late_store_and_a_refused_write_leaves_nothing() {
     let (mut client, mut watcher) = (server.connect(), server.connect());
     watcher.send("WatchPrefix:\n");
     let long = "x".repeat(300);
-    client.send(format!("Put:k:1\nPut:k:2\nPut:k:3\nPut:l:{long}\nGet:k\nGet:l\n"));
+    client.send(format!(
+        "Put:k:1\nPut:k:2\nPut:k:3\nPut:l:{long}\nGet:k\nGet:l\n"
+    ));
     server.run();
     control.end("Put:k:1", Outcome::Apply);
     server.run();
@@ -294,7 +299,10 @@ fn limits_hold_for_a_late_store_and_a_refused_write_leaves_nothing() {
     );
     assert_eq!(watcher.received(), ":watchprefix:\n:put:k:1\n:put:k:2\n");
     let stats = server.stats();
-    assert_eq!((stats.full_values, stats.full_store, stats.values), (1, 1, 2));
+    assert_eq!(
+        (stats.full_values, stats.full_store, stats.values),
+        (1, 1, 2)
+    );
 }
 
 /// It has sent all that it will. The writes are applied, and the replies go out before the end.
@@ -305,7 +313,10 @@ fn a_client_that_ends_its_input_has_its_replies() {
     client.send("Put:k:1\nGet:k\n");
     client.half_close();
     server.run();
-    assert_eq!((server.stats().active, client.is_disconnected()), (1, false));
+    assert_eq!(
+        (server.stats().active, client.is_disconnected()),
+        (1, false)
+    );
     control.end("Put:k:1", Outcome::Apply);
     server.run();
     assert_eq!(client.received(), "k:1\n");
@@ -362,7 +373,10 @@ fn a_watcher_may_end_while_its_batch_waits() {
         assert_eq!(watcher.receive_all(&mut server), ":watch:k\n");
         watcher.send(lines);
         server.run();
-        assert_eq!(control.in_flight().contains(&lines[..10].to_owned()), !waits_for_key);
+        assert_eq!(
+            control.in_flight().contains(&lines[..10].to_owned()),
+            !waits_for_key
+        );
         control.answer_at_once(true);
         for _ in 0..3 {
             writer.send("Put:k:1\n".repeat(5));

@@ -32,7 +32,8 @@ fn all_keys_come_once_and_whole_however_small_the_pages_are() {
         control.put("other", "x");
         control.put("k07", "2");
         let mut client = server.connect();
-        client.send("GetPrefix:k\nSync:1\nKeys:k\nSync:2\nKeys:k07\nGetPrefix:none\nKeys:\nSync:3\n");
+        client
+            .send("GetPrefix:k\nSync:1\nKeys:k\nSync:2\nKeys:k07\nGetPrefix:none\nKeys:\nSync:3\n");
         let values: String = names
             .iter()
             .map(|name| match *name {
