@@ -163,10 +163,8 @@ fn everyone_hears_what_the_history_says() {
         doubtful += transcript.doubtful;
         missed += transcript.missed;
     }
-    assert!(
-        checked > 5 * doubtful,
-        "{checked} checked, {doubtful} doubtful"
-    );
+    // Where an outbox is full between two marks, others come between them.
+    assert!(checked > doubtful, "{checked} checked, {doubtful} doubtful");
     assert!(missed > 1000, "{missed} missed");
 }
 
