@@ -11,6 +11,7 @@ mod auth;
 mod changes;
 mod counts;
 mod key_order;
+mod late_clients;
 mod late_store;
 mod limits;
 mod listeners;
