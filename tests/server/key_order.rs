@@ -31,7 +31,7 @@ fn a_store_without_an_order_gets_one_batch_of_a_key() {
     for (n, client) in clients.iter_mut().enumerate() {
         client.send(format!("Set:k:{n}\nGet:k\n"));
     }
-    for n in 0..10 {
+    for (n, client) in clients.iter_mut().enumerate() {
         server.run();
         assert_eq!(control.in_flight(), [format!("Set:k:{n}")]);
         // One of them fails, which is no reason for the next to wait.
@@ -41,7 +41,7 @@ fn a_store_without_an_order_gets_one_batch_of_a_key() {
         };
         control.end_all(outcome);
         server.run();
-        let received = clients[n].received();
+        let received = client.received();
         match reply {
             Some(reply) => {
                 assert_eq!(received, reply);
@@ -151,6 +151,22 @@ fn reverse<O: Keeps>() {
 fn answers_of_a_key_are_released_in_the_order_submitted() {
     reverse::<PerKey>();
     reverse::<Total>();
+}
+
+/// Also if they are there at once.
+#[test]
+fn an_answer_that_is_there_at_once_waits_for_its_key() {
+    let (mut server, control) = late::<PerKey>();
+    let (mut first, mut second) = (server.connect(), server.connect());
+    first.send("Put:k:1\n");
+    server.run();
+    control.answer_at_once(true);
+    second.send("Put:j:1\nGet:j\nGet:k\nSync\n");
+    server.run();
+    assert_eq!(second.received(), "j:1\n");
+    control.end("Put:k:1", Outcome::Apply);
+    server.run();
+    assert_eq!(second.received(), "k:1\n:sync:0:\n");
 }
 
 /// What waits for its release has its answers; what stands behind it in the pipeline is not touched.
