@@ -12,13 +12,14 @@
 //! those that watch (`run_turns.rs`, `send_events.rs`). Nothing here waits for a socket: outboxes are
 //! only ever sent to with `try_send`.
 
+mod changes;
 mod clients;
 mod key_order;
 mod send_events;
 mod turn_queue;
 mod turns;
 
-use std::{pin::Pin, sync::Arc, task::Poll, time::Instant};
+use std::{pin::Pin, sync::Arc, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -37,9 +38,10 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{Change, Store, StoreSize, turn::Turn},
+    store::{FromStore, Store, StoreSize, turn::Turn},
     watch::registry::WatchRegistry,
 };
+use changes::ChangeStream;
 use clients::ClientEntry;
 use key_order::KeyOrder;
 use turn_queue::TurnQueue;
@@ -75,14 +77,14 @@ pub(crate) struct Coordinator {
     shutting_down: bool,
     limits: Arc<Limits>,
     key_order: KeyOrder,
-    /// Where turns come back from the store, and those that have come.
-    from_store: Sender<Box<Turn>>,
-    returned_turns: Pin<Box<Receiver<Box<Turn>>>>,
-    returned: Vec<Box<Turn>>,
+    /// Where turns come back from the store, and changes come in; and those that have come.
+    from_store: Sender<FromStore>,
+    store_output: Pin<Box<Receiver<FromStore>>>,
+    returned: Vec<FromStore>,
     /// Turns that have waited for their keys: to be submitted, or to be released.
     unblocked: Vec<Box<Turn>>,
-    /// What the store brings in from elsewhere.
-    changes: Option<Pin<Box<dyn Stream<Item = Change> + Send>>>,
+    /// What the store brings in from elsewhere, if it does.
+    changes: Option<Arc<ChangeStream>>,
     /// Ended turns and emptied buffers, for the next round.
     turns: Vec<Box<Turn>>,
     reply_buffers: Vec<Vec<u8>>,
@@ -91,8 +93,7 @@ pub(crate) struct Coordinator {
 enum Input {
     Stop,
     Incoming(Incoming),
-    Returned(Box<Turn>),
-    Change(Change),
+    FromStore(FromStore),
     Message(FromConnection),
 }
 
@@ -107,7 +108,7 @@ impl Coordinator {
         // Not bounded by itself: a connection has at most one message of each kind under way.
         let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
         // Nor is this: a client has at most one turn with the store.
-        let (from_store, returned_turns) = async_channel::unbounded();
+        let (from_store, store_output) = async_channel::unbounded();
         let stop_requested = {
             let server = server.clone();
             async move { server.stop_requested().await }
@@ -138,7 +139,7 @@ impl Coordinator {
             limits: Arc::new(server.limits.clone()),
             key_order: KeyOrder::default(),
             from_store,
-            returned_turns: Box::pin(returned_turns),
+            store_output: Box::pin(store_output),
             returned: Vec::new(),
             unblocked: Vec::new(),
             changes: None,
@@ -165,7 +166,7 @@ impl Coordinator {
     }
 
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
-        self.changes = store.changes().map(|changes| Box::pin(changes) as _);
+        self.changes = store.changes().map(|it| Arc::new(ChangeStream::new(it)));
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
@@ -190,16 +191,14 @@ impl Coordinator {
         }
         let stop = self.stop.as_mut().map(|()| Input::Stop);
         let incoming = self.incoming.as_mut().map(Input::Incoming);
-        let returned = self.returned_turns.as_mut().map(Input::Returned);
-        let changes = stream::poll_fn(|cx| match &mut self.changes {
-            Some(changes) => changes
-                .as_mut()
-                .poll_next(cx)
-                .map(|change| change.map(Input::Change)),
-            None => Poll::Pending,
+        let from_store = stream::poll_fn(|cx| {
+            if let Some(changes) = &self.changes {
+                changes.poll(cx, &self.from_store);
+            }
+            self.store_output.as_mut().poll_next(cx)
         });
+        let from_store = from_store.map(Input::FromStore);
         let messages = self.messages.as_mut().map(Input::Message);
-        let from_store = stream::or(returned, changes);
         let mut inputs = stream::or(stop, stream::or(incoming, stream::or(from_store, messages)));
         match idle {
             true => inputs.next().await,
@@ -210,9 +209,9 @@ impl Coordinator {
     /// One more input, if it is there.
     fn try_next_input(&self) -> Option<Input> {
         let incoming = self.incoming.try_recv().map(Input::Incoming);
-        let returned = || self.returned_turns.try_recv().map(Input::Returned);
+        let from_store = || self.store_output.try_recv().map(Input::FromStore);
         let message = || self.messages.try_recv().map(Input::Message);
-        let input = incoming.or_else(|_| returned()).or_else(|_| message());
+        let input = incoming.or_else(|_| from_store()).or_else(|_| message());
         input.ok()
     }
 
@@ -220,8 +219,7 @@ impl Coordinator {
         match input {
             Input::Stop => self.shut_down(),
             Input::Incoming(incoming) => self.add_client(incoming),
-            Input::Returned(turn) => self.returned.push(turn),
-            Input::Change(change) => self.on_change(&change),
+            Input::FromStore(it) => self.returned.push(it),
             Input::Message(message) => self.on_message(message),
         }
     }
@@ -245,21 +243,6 @@ impl Coordinator {
         self.reactor.poll_all_events();
         for (_, client) in &self.clients {
             client.outbox.announce_shutdown();
-        }
-    }
-
-    /// A change that was made elsewhere.
-    fn on_change(&mut self, change: &Change) {
-        match change.write() {
-            Some(write) => {
-                // No round is under way.
-                self.watches.publish(write, |_| 0, &mut self.stats);
-            }
-            None => {
-                for client in self.watches.miss_all() {
-                    self.send_missed_count(client);
-                }
-            }
         }
     }
 

@@ -137,7 +137,7 @@ use std::future::{self, Future};
 
 use futures_lite::{Stream, stream};
 
-pub(crate) use batch::TurnGuard;
+pub(crate) use batch::{FromStore, TurnGuard};
 pub use {
     answer::Answer,
     batch::Batch,

@@ -10,7 +10,7 @@ use crate::{
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
     protocol::{Command, Operation, Topic, push_watch},
     store::{
-        Batch, KeyPage, Order, Store, StoreSize, Submission, TurnGuard,
+        Batch, FromStore, KeyPage, Order, Store, StoreSize, Submission, TurnGuard,
         rejection::Rejection,
         timer::{EVENTS_PER_WORK, RoundTimer},
         turn::{Progress, Turn, TurnState},
@@ -42,6 +42,19 @@ pub(super) struct Round {
     timer: RoundTimer,
 }
 
+impl Round {
+    pub(super) fn reply_bytes(&self, turn: usize) -> usize {
+        reply_bytes(&self.turns, turn)
+    }
+}
+
+/// Bytes of the replies of this turn; none if there is no such turn.
+fn reply_bytes(turns: &[Box<Turn>], turn: usize) -> usize {
+    turns
+        .get(turn)
+        .map_or(0, |turn| turn.progress.replies.len())
+}
+
 impl Coordinator {
     /// Whether there is nothing for a round to do.
     pub(super) fn is_idle(&self) -> bool {
@@ -63,10 +76,8 @@ impl Coordinator {
         self.stats.uptime = began - self.started;
         // A Stats in this round is answered with the counters of now, not of the last round.
         self.stats.accept_errors = self.server.accept_errors();
-        if S::ORDER != Order::Immediate {
-            for turn in std::mem::take(&mut self.returned) {
-                self.on_returned(turn, store, &mut round);
-            }
+        if !self.returned.is_empty() || S::ORDER != Order::Immediate {
+            self.take_store_output(store, &mut round);
             for turn in std::mem::take(&mut self.unblocked) {
                 self.on_unblocked(turn, store, &mut round);
             }
@@ -268,7 +279,14 @@ impl Coordinator {
             }
             Submission::Done(batch) => {
                 round.timer.add_unknown();
-                self.complete::<S>(batch.into_turn()?, round)
+                let turn = batch.into_turn()?;
+                if let Some(changes) = &self.changes {
+                    // Changes may have been made known meanwhile. They come first.
+                    changes.send_turn(turn, &self.from_store);
+                    self.end_watcher_turn(key);
+                    return None;
+                }
+                self.complete::<S>(turn, round)
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
@@ -317,7 +335,7 @@ impl Coordinator {
     }
 
     /// Where turns come back that the store has lost. One that does not wait can't lose any.
-    fn lost_turns<S: Store>(&self) -> Option<Sender<Box<Turn>>> {
+    fn lost_turns<S: Store>(&self) -> Option<Sender<FromStore>> {
         (S::ORDER != Order::Immediate).then(|| self.from_store.clone())
     }
 
@@ -337,17 +355,47 @@ impl Coordinator {
             return;
         };
         client.at_store = true;
-        if let Some(watcher) = client.watcher {
-            self.watches.end_turn(watcher);
-        }
         let (from_store, clock) = (self.from_store.clone(), self.server.clock.clone());
+        let changes = self.changes.clone();
         client.store_task = Some(self.executor.spawn(async move {
             let turn = std::pin::pin!(turn);
             if let Some(turn) = clock::deferrable(&clock, turn).await {
-                // This fails only if the coordinator is gone.
-                let _ = from_store.try_send(turn);
+                match changes {
+                    Some(changes) => changes.send_turn(turn, &from_store),
+                    // This fails only if the coordinator is gone.
+                    None => drop(from_store.try_send(FromStore::Turn(turn))),
+                }
             }
         }));
+        self.end_watcher_turn(key);
+    }
+
+    /// The client has no turn in this round any more.
+    fn end_watcher_turn(&mut self, key: usize) {
+        let client = self.clients.get(key);
+        if let Some(watcher) = client.and_then(|client| client.watcher) {
+            self.watches.end_turn(watcher);
+        }
+    }
+
+    /// What has come from the store, in its order.
+    fn take_store_output<S: Store>(&mut self, store: &mut S, round: &mut Round) {
+        let mut returned = std::mem::take(&mut self.returned).into_iter();
+        while let Some(it) = returned.next() {
+            match it {
+                FromStore::Turn(turn) => self.on_returned(turn, store, round),
+                FromStore::Change(change) => {
+                    let is_first = self.watches.is_quiet() && round.turns.is_empty();
+                    if change.write().is_none() && !is_first {
+                        // It is told at once, and so not before what the round has to tell.
+                        self.returned.push(FromStore::Change(change));
+                        self.returned.extend(returned);
+                        return;
+                    }
+                    self.on_change(&change, round);
+                }
+            }
+        }
     }
 
     /// A turn has come back from the store.
@@ -430,9 +478,7 @@ impl Coordinator {
         turn.drain_applied(|write, replies| {
             let offset = |turn| match turn == own {
                 true => replies,
-                false => turns
-                    .get(turn)
-                    .map_or(0, |turn: &Box<Turn>| turn.progress.replies.len()),
+                false => reply_bytes(turns, turn),
             };
             let (look_ups, events) = watches.publish(write, offset, stats);
             timer.add(look_ups + events / EVENTS_PER_WORK);

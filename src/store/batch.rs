@@ -4,7 +4,7 @@ use std::{fmt, future::Ready};
 
 use async_channel::Sender;
 
-use super::{Submission, answer::Answer, turn::Turn};
+use super::{Change, Submission, answer::Answer, turn::Turn};
 use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
@@ -176,11 +176,18 @@ impl Turn {
 pub(crate) struct TurnGuard {
     /// There until it is taken back.
     turn: Option<Box<Turn>>,
-    lost: Option<Sender<Box<Turn>>>,
+    lost: Option<Sender<FromStore>>,
+}
+
+/// What the coordinator gets from a store, in this order.
+pub(crate) enum FromStore {
+    /// It is back, or was lost.
+    Turn(Box<Turn>),
+    Change(Change),
 }
 
 impl TurnGuard {
-    pub(crate) fn new(turn: Box<Turn>, lost: Option<Sender<Box<Turn>>>) -> Self {
+    pub(crate) fn new(turn: Box<Turn>, lost: Option<Sender<FromStore>>) -> Self {
         Self {
             turn: Some(turn),
             lost,
@@ -204,7 +211,7 @@ impl Drop for TurnGuard {
     fn drop(&mut self) {
         if let (Some(turn), Some(lost)) = (self.turn.take(), &self.lost) {
             // This fails only if the server is gone.
-            let _ = lost.try_send(turn);
+            let _ = lost.try_send(FromStore::Turn(turn));
         }
     }
 }

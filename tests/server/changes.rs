@@ -1,8 +1,17 @@
 //! Changes that were made elsewhere: the store brings them in, and watchers are told.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use keywire::{Server, protocol::Write, store::Change};
+use async_channel::{Receiver, Sender};
+use futures_lite::Stream;
+use keywire::{
+    Server,
+    protocol::Write,
+    store::{Batch, Change, Store, Submission},
+};
 
 use crate::common::{
     late_store::{LateStore, NoOrder, Outcome, StoreControl},
@@ -179,4 +188,77 @@ fn changes_do_not_hold_up_a_shutdown() {
     server.run();
     server.shut_down();
     assert!(control.is_closed());
+}
+
+/// A store that makes its changes and answers known in one order: each batch tells of a change, in its
+/// future or at once, and its Gets show it.
+struct Mirror {
+    at_once: bool,
+    changes: (Sender<Change>, Receiver<Change>),
+    version: Arc<Mutex<usize>>,
+}
+
+impl Store for Mirror {
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let (change, version) = (self.changes.0.clone(), self.version.clone());
+        let answer = move |batch: &mut Batch| {
+            let mut version = version.lock().unwrap();
+            *version += 1;
+            let value = version.to_string();
+            let (key, value) = (&b"k"[..], value.as_bytes());
+            let told = change.try_send(Change::from(Write::Set { key, value }));
+            told.unwrap();
+            batch.each(|_, answer| answer.values([value].into_iter()));
+        };
+        if self.at_once {
+            answer(&mut batch);
+            return Submission::Done(batch);
+        }
+        Submission::Pending(async move {
+            answer(&mut batch);
+            batch
+        })
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        Some(self.changes.1.clone())
+    }
+}
+
+#[test]
+fn a_get_shows_what_was_told_before_it_and_no_more() {
+    mirror(true);
+    mirror(false);
+}
+
+fn mirror(at_once: bool) {
+    let store = Mirror {
+        at_once,
+        changes: async_channel::unbounded(),
+        version: Arc::default(),
+    };
+    let server = Server::builder().store(store).build();
+    let mut server = LocalServer::new(server);
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("Watch:k\n");
+    }
+    server.run();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(format!("Get:{n}\n"));
+    }
+    server.run();
+    for (n, client) in clients.iter_mut().enumerate() {
+        let mut expected = ":watch:k\n".to_owned();
+        for version in 1..=5 {
+            expected += &format!(":set:k:{version}\n");
+            if version == n + 1 {
+                expected += &format!("{n}:{version}\n");
+            }
+        }
+        assert_eq!(client.received(), expected, "client {n}");
+    }
 }
