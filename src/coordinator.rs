@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | `Input::Stop` | a handle that asks for a shutdown | the server's state | [`Coordinator::shut_down`] |
 //! | `Input::Incoming` | an accept loop or a handle | `incoming`, bounded | `clients.rs`: admitted or rejected |
+//! | `Input::FromStore` | a store that waits | `store_output` | `turns.rs`: turns that are back are released, changes are told |
 //! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines and `OutboxReady` to the queue of turns, the rest to the client table |
 //!
 //! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)):

@@ -368,7 +368,10 @@ impl Progress {
         if self.state != TurnState::Running || self.walk_line.is_some_and(|walk| walk.ended) {
             return true;
         }
+        let mut is_timed = true;
         if let Some(asked) = &self.asked {
+            // What the store has read is bounded, and would be asked for again if it were left out.
+            is_timed = !asked.read;
             if self.cursor.offset >= asked.end {
                 if block.is_end(self.cursor.offset) {
                     self.state = TurnState::Done;
@@ -386,8 +389,7 @@ impl Progress {
         } else if self.applied.len() >= WATCHED_WRITES {
             return true;
         }
-        // What the store has read is bounded, and would be asked for again if it were left out.
-        if self.asked.is_none_or(|asked| !asked.read) {
+        if is_timed {
             self.timer.add(1);
             if let Some(since_last) = self.timer.read(&*self.clock) {
                 self.time += since_last;
