@@ -29,7 +29,10 @@
 pub mod changes {}
 // Its links need the feature `disk`.
 #[cfg_attr(feature = "disk", doc = include_str!("guide/durability.md"))]
-#[cfg_attr(not(feature = "disk"), doc = "Durability: this page comes with the feature `disk`.")]
+#[cfg_attr(
+    not(feature = "disk"),
+    doc = "Durability: this page comes with the feature `disk`."
+)]
 pub mod durability {}
 // Its code needs tokio and async-std; examples/runtimes compiles it.
 #[cfg_attr(not(doctest), doc = include_str!("guide/embedding.md"))]
