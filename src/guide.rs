@@ -14,6 +14,7 @@
 //!
 //! - [`tools`]: the example programs, their options and exit codes.
 //! - [`limits`]: each limit, its default, and what happens at it.
+//! - [`durability`]: values on a disk: what survives, how it is kept, what happens when the disk fails.
 //! - [`tls`]: encryption, certificates, and a first try with `openssl`.
 //! - [`threats`]: what an attacker can do, and which limit prevents it.
 //! - [`trouble`]: what misbehaving clients cost, as measured.
@@ -26,6 +27,13 @@
 
 #[doc = include_str!("guide/changes.md")]
 pub mod changes {}
+// Its links need the feature `disk`.
+#[cfg_attr(feature = "disk", doc = include_str!("guide/durability.md"))]
+#[cfg_attr(
+    not(feature = "disk"),
+    doc = "Durability: this page comes with the feature `disk`."
+)]
+pub mod durability {}
 // Its code needs tokio and async-std; examples/runtimes compiles it.
 #[cfg_attr(not(doctest), doc = include_str!("guide/embedding.md"))]
 pub mod embedding {}

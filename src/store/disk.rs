@@ -36,7 +36,7 @@ use std::{fmt, future::Future, io, path::Path, sync::Arc, time::Duration};
 pub use self::fjall::Fjall;
 pub use engine::{Engine, Row, Space};
 
-use super::{Batch, DiskStats, KeyPage, Order, Store, StoreSize, Submission};
+use super::{Batch, DiskStats, KeyPage, Memory, Order, Store, StoreSize, Submission};
 use crate::{Clock, Error};
 use committer::Committer;
 use state::Shared;
@@ -118,7 +118,7 @@ impl DiskBuilder {
 
 /// A store that keeps its values on a disk.
 ///
-/// All values are in memory as well, so reads cost what they cost with [`Memory`](super::Memory), and memory bounds the
+/// All values are in memory as well, so reads cost what they cost with [`Memory`], and memory bounds the
 /// data. A write is answered when its commit is on the disk. Meanwhile the next commit is gathered, from all
 /// clients. A client that reads only what is on the disk does not wait.
 ///
@@ -187,6 +187,25 @@ impl Disk {
     /// See [`DiskBuilder::open`].
     pub async fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
         Self::builder().open(directory).await
+    }
+}
+
+impl<E> Disk<E> {
+    /// Reads the values without a server, such as before or after its run.
+    ///
+    /// ```
+    /// # use futures_lite::future;
+    /// # use keywire::{protocol::Operation, store::Disk};
+    /// # let directory = std::env::temp_dir().join(format!("keywire-doc-values-{}", std::process::id()));
+    /// let disk = future::block_on(Disk::open(&directory))?;
+    /// assert_eq!(disk.with_values(|memory| memory.iter().count()), 0);
+    /// # std::fs::remove_dir_all(&directory).unwrap();
+    /// # Ok::<(), keywire::Error>(())
+    /// ```
+    ///
+    /// While a server runs on the store, it waits for `read` to return.
+    pub fn with_values<T>(&self, read: impl FnOnce(&Memory) -> T) -> T {
+        read(&self.shared.state().memory)
     }
 }
 
