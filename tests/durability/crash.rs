@@ -38,7 +38,8 @@ fn what_was_acknowledged_survives_kills() {
             Ok(parent) => Directory::below(&parent),
             Err(_) => Directory::in_memory(),
         };
-        let histories = (0..CLIENTS).map(|client| Mutex::new(History::new(client)));
+        let length = [120, 10_000][rng.usize(..2)];
+        let histories = (0..CLIENTS).map(|client| Mutex::new(History::new(client, length)));
         let histories: Histories = Arc::new(histories.collect());
         for _ in first..runs.min(first + ROUNDS as u64) {
             let (lost, kept) = round(&mut rng, &directory, &histories);
@@ -147,8 +148,8 @@ fn burst(history: &Mutex<History>, rng: &mut Rng) -> (String, usize, (usize, Vec
             lines += &line;
             expected.1.extend(values);
         } else {
-            let (line, refused) = history.write(rng);
-            lines += &line;
+            let (write, refused) = history.write(rng);
+            lines += &history.line(&write);
             expected.0 += usize::from(refused);
         }
     }

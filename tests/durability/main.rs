@@ -4,5 +4,8 @@
 #![cfg(target_os = "linux")]
 
 mod crash;
+mod engine;
 mod model;
 mod process;
+mod simulated;
+mod world;

@@ -30,6 +30,8 @@ type State = Vec<Vec<String>>;
 /// The writes of a client since the last start, in the order sent.
 pub(crate) struct History {
     client: usize,
+    /// Bytes of most values.
+    length: usize,
     /// The number of the first one. Each value begins with the number of the write that brought it.
     first: usize,
     writes: Vec<Write>,
@@ -45,10 +47,11 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn new(client: usize) -> Self {
+    pub(crate) fn new(client: usize, length: usize) -> Self {
         let state = vec![Vec::new(); KEYS];
         Self {
             client,
+            length,
             first: 0,
             writes: Vec::new(),
             base: state.clone(),
@@ -68,13 +71,18 @@ impl History {
         self.first + self.writes.len()
     }
 
-    /// A random write, as a line, and whether it will be refused.
-    pub(crate) fn write(&mut self, rng: &mut Rng) -> (String, bool) {
+    /// A random write, and whether it will be refused.
+    pub(crate) fn write(&mut self, rng: &mut Rng) -> (Write, bool) {
         let write = self.choose(rng);
-        let line = self.line(&write);
         let refused = !apply(&mut self.now, &write);
-        self.writes.push(write);
-        (line, refused)
+        self.writes.push(write.clone());
+        (write, refused)
+    }
+
+    /// The writes from this number on were refused, all of them.
+    pub(crate) fn refuse_from(&mut self, number: usize) {
+        self.writes.truncate(number - self.first);
+        assert!(self.durable <= self.writes.len(), "refused what was acknowledged");
     }
 
     fn choose(&self, rng: &mut Rng) -> Write {
@@ -84,9 +92,10 @@ impl History {
         } else {
             rng.usize(..3)
         };
-        let length = match rng.u8(..40) {
-            0 => rng.usize(..6000),
-            _ => rng.usize(..120),
+        // What hardly changes is most of the data, so that a snapshot takes several commits.
+        let length = match key {
+            ..3 => rng.usize(..100.min(self.length)),
+            _ => rng.usize(..self.length),
         };
         let new = format!("{}.{}.{}", self.client, self.next(), "x".repeat(length));
         let old = match self.now[key].len() {
@@ -103,7 +112,7 @@ impl History {
         }
     }
 
-    fn line(&self, write: &Write) -> String {
+    pub(crate) fn line(&self, write: &Write) -> String {
         let name = |key: &usize| Self::key(self.client, *key);
         match write {
             Write::Put(key, value) => format!("Put:{}:{value}\n", name(key)),
