@@ -229,9 +229,16 @@ impl<E: Engine> Store for Disk<E> {
 
     fn keys(
         &mut self,
-        page: KeyPage,
+        mut page: KeyPage,
     ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
-        self.shared.keys(page).done()
+        let Some(commit) = self.shared.keys(&mut page) else {
+            return Submission::Done(page);
+        };
+        let shared = self.shared.clone();
+        Submission::Pending(async move {
+            shared.settle_keys(&mut page, commit).await;
+            page
+        })
     }
 
     fn work(&mut self, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()> + Send + 'static> {

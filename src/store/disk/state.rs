@@ -147,14 +147,31 @@ impl Shared {
         self.state().values != Values::Awaited
     }
 
-    pub(super) fn keys(&self, mut page: KeyPage) -> KeyPage {
+    /// Fills a page. Gives the commit that it has to wait for, since a key is missing that a crash could bring
+    /// back. (A key that a crash could take back is waited for when it is read.)
+    pub(super) fn keys(&self, page: &mut KeyPage) -> Option<u64> {
         let state = self.state();
         match &state.values {
-            Values::There => state.memory.fill(&mut page),
+            Values::There => state.memory.fill(page),
             Values::Awaited => page.fail("the values are being read anew"),
             Values::Lost(reason) => page.fail(reason),
         }
-        page
+        let removed = state.removed.iter();
+        let missing = removed.filter(|(key, _)| key.starts_with(page.prefix()));
+        let awaited = missing.map(|(_, commit)| *commit).max()?;
+        (state.sync == Sync::Always && awaited > state.durable).then_some(awaited)
+    }
+
+    /// Waits for this commit.
+    pub(super) async fn settle_keys(&self, page: &mut KeyPage, commit: u64) {
+        loop {
+            let settled = self.settled.listen();
+            match self.outcome(commit) {
+                None => settled.await,
+                Some(Ok(())) => return,
+                Some(Err(fault)) => return page.fail(fault),
+            }
+        }
     }
 
     /// Waits until everything is on the disk, or nothing more will be.
