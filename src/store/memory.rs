@@ -310,6 +310,14 @@ impl Memory {
 /// For a durable store.
 #[cfg(feature = "disk")]
 impl Memory {
+    /// An empty store that has keys in the same order.
+    pub(super) fn into_empty(self) -> Self {
+        Self {
+            hasher: self.hasher,
+            ..Self::new()
+        }
+    }
+
     /// Writes belong to this commit from here on.
     pub(super) fn set_commit(&mut self, commit: u64) {
         self.commit = commit;

@@ -61,7 +61,7 @@ impl<E: Engine> Committer<E> {
         options: DiskBuilder,
     ) -> io::Result<(Self, Arc<Shared>)> {
         check_format(&mut engine).await?;
-        let loaded = load(&mut engine).await?;
+        let loaded = load(&mut engine, Memory::new()).await?;
         // What a snapshot that was not completed has left behind, and what the last one has replaced.
         engine.clear(Space::Snapshot(1 - loaded.snapshot)).await?;
         let stats = DiskStats {
@@ -89,8 +89,10 @@ impl<E: Engine> Committer<E> {
         loop {
             gather(&self.shared, self.sync, &*clock).await;
             if let Err(error) = self.commit(&*clock).await {
-                self.shared.on_fault(&error);
-                let memory = load(&mut self.engine).await.map(|loaded| loaded.memory);
+                let empty = self.shared.on_fault(&error);
+                let memory = load(&mut self.engine, empty)
+                    .await
+                    .map(|loaded| loaded.memory);
                 self.shared.on_values(memory);
                 return;
             }
@@ -241,14 +243,14 @@ struct Loaded {
 }
 
 /// Reads the snapshot that is complete, and what the logs say came later.
-async fn load(engine: &mut impl Engine) -> io::Result<Loaded> {
+async fn load(engine: &mut impl Engine, memory: Memory) -> io::Result<Loaded> {
     let meta = engine.read(Space::Meta, SNAPSHOT_ROW).await?;
     let snapshot = match meta.first() {
         Some((SNAPSHOT_ROW, value)) => usize::from(value.first() == Some(&1)),
         _ => 0,
     };
     let mut loaded = Loaded {
-        memory: Memory::new(),
+        memory,
         last: 0,
         snapshot,
         log: 0,

@@ -231,8 +231,9 @@ impl Shared {
         self.settled.notify(usize::MAX);
     }
 
-    /// A commit has failed. The values in memory are worth nothing from here on.
-    pub(super) fn on_fault(&self, error: &io::Error) {
+    /// A commit has failed. The values in memory are worth nothing from here on. Gives an empty memory for
+    /// those that are read anew; it has the order of keys that walks under way go by.
+    pub(super) fn on_fault(&self, error: &io::Error) -> Memory {
         let mut state = self.state();
         state.fault = Some(format!("the disk has failed: {error}").into());
         state.stats.refusing = 1;
@@ -242,8 +243,8 @@ impl Shared {
         state.values = Values::Awaited;
         let memory = std::mem::take(&mut state.memory);
         drop(state);
-        drop(memory);
         self.settled.notify(usize::MAX);
+        memory.into_empty()
     }
 
     /// The values have been read anew.
