@@ -26,8 +26,12 @@ struct State {
     visible: Rows,
     is_open: bool,
     has_failed: bool,
-    /// Calls since the start.
+    /// Writes wait, and the one that waits fails then.
+    is_held: bool,
+    fails_held: bool,
+    /// Calls since the start, and the number of the one that fails.
     calls: u64,
+    fails_at: u64,
 }
 
 #[derive(Clone)]
@@ -57,11 +61,11 @@ impl Medium {
         state.is_open = true;
         state.calls = 0;
         state.has_failed = false;
+        state.fails_at = fails_at;
         drop(state);
         SimulatedEngine {
             medium: self.clone(),
             rng,
-            fails_at,
         }
     }
 
@@ -78,9 +82,32 @@ impl Medium {
         state.visible = state.durable.clone();
     }
 
+    /// Lets no write come to an end from here on, or all of them.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state().is_held = held;
+    }
+
+    /// Lets the next call fail.
+    pub(crate) fn fail(&self) {
+        let mut state = self.state();
+        state.fails_at = state.calls + 1;
+    }
+
+    /// Lets the write that is held fail.
+    pub(crate) fn fail_held(&self) {
+        self.state().fails_held = true;
+    }
+
     /// Whether a call has failed since it was opened.
     pub(crate) fn has_failed(&self) -> bool {
         self.state().has_failed
+    }
+
+    fn fail_now(&self) -> bool {
+        let mut state = self.state();
+        let fails = std::mem::take(&mut state.fails_held);
+        state.has_failed |= fails;
+        fails
     }
 
     /// How many rows there are.
@@ -107,7 +134,6 @@ impl Change {
 pub(crate) struct SimulatedEngine {
     medium: Medium,
     rng: Rng,
-    fails_at: u64,
 }
 
 impl SimulatedEngine {
@@ -115,7 +141,7 @@ impl SimulatedEngine {
     fn is_faulty(&mut self) -> bool {
         let mut state = self.medium.state();
         state.calls += 1;
-        let fails = state.calls == self.fails_at;
+        let fails = state.calls == state.fails_at;
         state.has_failed |= fails;
         fails
     }
@@ -148,6 +174,10 @@ impl Engine for SimulatedEngine {
         }
         self.medium.state().unsynced.push(change.clone());
         if sync {
+            while self.medium.state().is_held {
+                pause(1).await;
+            }
+            let fails = fails || self.medium.fail_now();
             pause(self.steps()).await;
             if fails {
                 return Err(io::Error::other("sync"));

@@ -7,5 +7,6 @@ mod crash;
 mod engine;
 mod model;
 mod process;
+mod shown;
 mod simulated;
 mod world;
