@@ -4,7 +4,9 @@
 #![cfg(target_os = "linux")]
 
 mod crash;
+mod directory;
 mod engine;
+mod faults;
 mod model;
 mod process;
 mod shown;

@@ -101,7 +101,8 @@ fn is_foreign(directory: &Path) -> io::Result<bool> {
 
 fn to_io(error: ::fjall::Error) -> io::Error {
     match error {
-        ::fjall::Error::Io(error) => error,
+        ::fjall::Error::Io(error) | ::fjall::Error::Storage(::fjall::LsmError::Io(error)) => error,
+        ::fjall::Error::Poisoned => io::Error::other("an earlier write of the engine has failed"),
         ::fjall::Error::Locked => {
             io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open")
         }

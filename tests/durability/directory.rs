@@ -1,0 +1,194 @@
+//! Directories that can't be opened, and one that an older version has written.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crate::process::{Directory, Lists, Process, server};
+
+/// What a server says that does not start. It has changed no file.
+#[track_caller]
+fn refused(directory: &Path) -> String {
+    let before = contents(directory);
+    let output = run(&mut server(directory, &[]));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    let line = error.strip_prefix("error: ").expect(&error);
+    assert_eq!(line.lines().count(), 1, "{error}");
+    assert!(line.contains(&directory.display().to_string()), "{error}");
+    assert!(contents(directory) == before, "it has changed: {error}");
+    line.trim().to_owned()
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut contents = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            contents.extend(self::contents(&path));
+        } else {
+            contents.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    contents.sort();
+    contents
+}
+
+#[test]
+fn a_second_server_is_refused() {
+    let directory = Directory::in_memory();
+    let process = Process::start(directory.path(), &[]);
+    let mut connection = process.connect();
+    connection.ask("Put:a:1\n");
+    let error = refused(directory.path());
+    assert!(error.contains("another process has it open"), "{error}");
+    assert_eq!(connection.ask("Put:a:2\nGet:a\n"), ["a:1", "a:2"]);
+}
+
+#[test]
+fn a_directory_of_others_is_refused() {
+    let directory = Directory::in_memory();
+    fs::create_dir(directory.path()).unwrap();
+    fs::write(directory.path().join("letter"), "Dear").unwrap();
+    let error = refused(directory.path());
+    assert!(error.contains("holds no store of keywire"), "{error}");
+    fs::write(directory.path().join("version"), "1.0").unwrap();
+    refused(directory.path());
+}
+
+#[test]
+fn a_database_of_others_is_refused() {
+    let directory = Directory::in_memory();
+    let options = fjall::KeyspaceCreateOptions::default;
+    {
+        let database = fjall::Database::builder(directory.path()).open().unwrap();
+        let keyspace = database.keyspace("theirs", options).unwrap();
+        keyspace.insert("a", "1").unwrap();
+    }
+    let output = run(&mut server(directory.path(), &[]));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("holds no store of keywire"), "{error}");
+    let database = fjall::Database::builder(directory.path()).open().unwrap();
+    let names = database.list_keyspace_names();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let keyspace = database.keyspace("theirs", options).unwrap();
+    assert_eq!(keyspace.get("a").unwrap().unwrap().as_ref(), b"1");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = Directory::in_memory();
+    let process = Process::start(directory.path(), &[]);
+    process.connect().ask("Put:a:1\n");
+    process.stop();
+    let format = |format: &str| {
+        let database = fjall::Database::builder(directory.path()).open().unwrap();
+        let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default);
+        meta.unwrap().insert(0_u64.to_be_bytes(), format).unwrap();
+        database.persist(fjall::PersistMode::SyncAll).unwrap();
+    };
+    format("keywire 2");
+    let output = run(&mut server(directory.path(), &[]));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("newer version (keywire 2)"), "{error}");
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1));
+    format("keywire 1");
+    let process = Process::start(directory.path(), &[]);
+    assert_eq!(process.connect().ask("Get:a\n"), ["a:1"]);
+}
+
+#[test]
+fn a_place_that_is_no_directory_is_refused() {
+    let directory = Directory::in_memory();
+    fs::write(directory.path(), "a file").unwrap();
+    refused(directory.path());
+    fs::remove_file(directory.path()).unwrap();
+    // Nobody can write there, not even root.
+    refused(Path::new("/proc/keywire"));
+}
+
+/// A server that was killed while it made its directory has left nothing that hinders the next one.
+#[test]
+fn a_directory_that_was_only_begun_is_made_anew() {
+    for files in [&["lock"][..], &["lock", "0.jnl"], &["lock", "0.jnl", "version"]] {
+        let directory = Directory::in_memory();
+        fs::create_dir_all(directory.path().join("keyspaces")).unwrap();
+        for file in files {
+            let file = fs::File::create(directory.path().join(file)).unwrap();
+            file.set_len(0).unwrap();
+        }
+        let process = Process::start(directory.path(), &[]);
+        assert_eq!(process.connect().ask("Put:a:1\nGet:a\n"), ["a:1"]);
+    }
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("keywire-1.tar.gz")
+}
+
+/// What is in the fixture: the writes that made it, and the lists.
+fn written() -> (Vec<String>, Lists) {
+    let mut lines = Vec::new();
+    let mut lists = Lists::new();
+    for number in 0..900 {
+        let (key, value) = (format!("key{}", number % 300), format!("{number}.{}", "x".repeat(3_000)));
+        let list: &mut Vec<String> = lists.entry(key.clone()).or_default();
+        if number % 7 == 0 {
+            lines.push(format!("Delete:{key}\n"));
+            list.clear();
+        } else if number % 7 == 1 && !list.is_empty() {
+            lines.push(format!("Update:{key}:{}:{number}\n", list[0]));
+            list[0] = number.to_string();
+        } else {
+            lines.push(format!("Put:{key}:{value}\n"));
+            list.push(value);
+        }
+    }
+    lists.retain(|_, list| !list.is_empty());
+    (lines, lists)
+}
+
+/// Makes the fixture of this version. It is done once for each format, by hand.
+#[test]
+#[ignore = "the fixture is made once"]
+fn make_fixture() {
+    let directory = Directory::in_memory();
+    let options = ["min_log=100000", "engine_memory=2097152"];
+    for restart in [false, true] {
+        let process = Process::start(directory.path(), &options);
+        if !restart {
+            let mut connection = process.connect();
+            for lines in written().0.chunks(10) {
+                connection.ask(&lines.concat());
+            }
+        }
+        // The second time only cuts off what the engine has allotted.
+        process.kill();
+    }
+    let mut tar = Command::new("tar");
+    let tar = tar.arg("-czf").arg(fixture()).arg("-C").arg(directory.path()).arg(".");
+    assert!(tar.status().unwrap().success());
+}
+
+#[test]
+fn what_the_first_version_wrote_is_read() {
+    let directory = Directory::in_memory();
+    fs::create_dir(directory.path()).unwrap();
+    let mut tar = Command::new("tar");
+    let tar = tar.arg("-xzf").arg(fixture()).arg("-C").arg(directory.path());
+    assert!(tar.status().unwrap().success());
+    for _ in 0..2 {
+        let process = Process::start(directory.path(), &["min_log=1"]);
+        let mut connection = process.connect();
+        assert!(connection.lists() == written().1);
+        connection.ask("Put:new:1\nDelete:new\n");
+        process.stop();
+    }
+}
