@@ -1,7 +1,8 @@
 //! The rows in an LSM tree, by the crate fjall.
 
 use std::{
-    io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -44,16 +45,18 @@ impl Fjall {
     }
 
     fn open_blocking(directory: &PathBuf, memory: u64) -> io::Result<Self> {
-        if is_foreign(directory)? {
-            return Err(io::Error::other(
-                "the directory is not empty, and holds no store of keywire",
-            ));
+        if is_foreign(directory)? && !remove_begun(directory)? {
+            return Err(no_store());
         }
         let database = Database::builder(directory)
             .worker_threads(THREADS)
             .cache_size(memory / 4)
             .open()
             .map_err(to_io)?;
+        let names = database.list_keyspace_names();
+        if !names.is_empty() && !names.iter().any(|name| &**name == "meta") {
+            return Err(no_store());
+        }
         let space = |name: &str| {
             let options = || KeyspaceCreateOptions::default().max_memtable_size(memory / 4);
             database.keyspace(name, options).map_err(to_io)
@@ -90,12 +93,72 @@ impl Fjall {
     }
 }
 
-/// Whether there is something that fjall did not write.
+fn no_store() -> io::Error {
+    io::Error::other("the directory is not empty, and holds no store of keywire")
+}
+
+/// Whether there is something, and it is not what fjall has made.
 fn is_foreign(directory: &Path) -> io::Result<bool> {
-    match std::fs::read_dir(directory) {
-        Ok(mut entries) => Ok(entries.next().is_some() && !directory.join("version").try_exists()?),
+    match fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_some() && !is_complete(directory)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// fjall writes this file when it has made all others.
+fn is_complete(directory: &Path) -> io::Result<bool> {
+    match fs::metadata(directory.join("version")) {
+        Ok(version) => Ok(version.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what stands in fjall's way if it was ended while it made the directory. Gives whether the
+/// directory is of that kind: it has files of fjall's names, and nothing is in them.
+// The feature wants Rust 1.90, the rest of the crate an older one.
+#[allow(clippy::incompatible_msrv)]
+fn remove_begun(directory: &Path) -> io::Result<bool> {
+    let Ok(lock) = fs::File::open(directory.join("lock")) else {
+        return Ok(false);
+    };
+    // Another process may be making it just now.
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::Error(error) => error,
+        fs::TryLockError::WouldBlock => to_io(::fjall::Error::Locked),
+    })?;
+    let mut begun = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        let is_empty = match entry.file_name().to_str() {
+            Some("keyspaces") => fs::read_dir(&path)?.next().is_none(),
+            Some("0.jnl" | "version") => {
+                begun.push(path.clone());
+                is_zeros(&path)?
+            }
+            Some("lock") => entry.metadata()?.len() == 0,
+            _ => false,
+        };
+        if !is_empty {
+            return is_complete(directory);
+        }
+    }
+    begun.into_iter().try_for_each(fs::remove_file)?;
+    Ok(true)
+}
+
+/// fjall allots the space of a file before it writes there.
+fn is_zeros(file: &Path) -> io::Result<bool> {
+    let mut file = fs::File::open(file)?;
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(true),
+            n if piece[..n].iter().any(|&byte| byte != 0) => return Ok(false),
+            _ => {}
+        }
     }
 }
 
