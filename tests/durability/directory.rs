@@ -177,17 +177,23 @@ fn make_fixture() {
     assert!(tar.status().unwrap().success());
 }
 
-#[test]
-fn what_the_first_version_wrote_is_read() {
+/// The directory that the first version wrote, and its lists.
+pub(crate) fn unpacked() -> (Directory, Lists) {
     let directory = Directory::in_memory();
     fs::create_dir(directory.path()).unwrap();
     let mut tar = Command::new("tar");
     let tar = tar.arg("-xzf").arg(fixture()).arg("-C").arg(directory.path());
     assert!(tar.status().unwrap().success());
+    (directory, written().1)
+}
+
+#[test]
+fn what_the_first_version_wrote_is_read() {
+    let (directory, lists) = unpacked();
     for _ in 0..2 {
         let process = Process::start(directory.path(), &["min_log=1"]);
         let mut connection = process.connect();
-        assert!(connection.lists() == written().1);
+        assert!(connection.lists() == lists);
         connection.ask("Put:new:1\nDelete:new\n");
         process.stop();
     }

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod crash;
+mod damage;
 mod directory;
 mod engine;
 mod faults;
