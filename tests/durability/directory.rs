@@ -133,8 +133,8 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("keywire-1.tar.gz")
 }
 
-/// What is in the fixture: the writes that made it, and the lists.
-fn written() -> (Vec<String>, Lists) {
+/// What is in the fixture: the writes that made it, and the lists. Calls `f` with the lists after each.
+pub(crate) fn written(mut f: impl FnMut(&Lists)) -> (Vec<String>, Lists) {
     let mut lines = Vec::new();
     let mut lists = Lists::new();
     for number in 0..900 {
@@ -150,8 +150,11 @@ fn written() -> (Vec<String>, Lists) {
             lines.push(format!("Put:{key}:{value}\n"));
             list.push(value);
         }
+        if list.is_empty() {
+            lists.remove(&key);
+        }
+        f(&lists);
     }
-    lists.retain(|_, list| !list.is_empty());
     (lines, lists)
 }
 
@@ -165,7 +168,7 @@ fn make_fixture() {
         let process = Process::start(directory.path(), &options);
         if !restart {
             let mut connection = process.connect();
-            for lines in written().0.chunks(10) {
+            for lines in written(|_| {}).0.chunks(10) {
                 connection.ask(&lines.concat());
             }
         }
@@ -184,7 +187,7 @@ pub(crate) fn unpacked() -> (Directory, Lists) {
     let mut tar = Command::new("tar");
     let tar = tar.arg("-xzf").arg(fixture()).arg("-C").arg(directory.path());
     assert!(tar.status().unwrap().success());
-    (directory, written().1)
+    (directory, written(|_| {}).1)
 }
 
 #[test]

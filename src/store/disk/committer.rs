@@ -146,7 +146,7 @@ impl<E: Engine> Committer<E> {
             rows.push(Row {
                 space: Space::Meta,
                 number: SNAPSHOT_ROW,
-                value: vec![(1 - self.snapshot) as u8],
+                value: snapshot_row(1 - self.snapshot, self.next.as_ref().map_or(0, |next| next.row)),
             });
         }
         let log = &mut self.logs[self.log];
@@ -242,12 +242,27 @@ struct Loaded {
     logs: [Log; 2],
 }
 
-/// Reads the snapshot that is complete, and what the logs say came later.
+/// The row that says which snapshot is complete, and how many rows it has.
+fn snapshot_row(snapshot: usize, rows: u64) -> Vec<u8> {
+    let mut value = vec![snapshot as u8];
+    value.extend_from_slice(&rows.to_be_bytes());
+    value
+}
+
+fn parse_snapshot_row(value: &[u8]) -> Option<(usize, u64)> {
+    let (&snapshot, rows) = value.split_first()?;
+    let rows = u64::from_be_bytes(rows.try_into().ok()?);
+    (snapshot <= 1).then_some((snapshot.into(), rows))
+}
+
+/// Reads the snapshot that is complete, and what the logs say came later. No row may be missing.
 async fn load(engine: &mut impl Engine, memory: Memory) -> io::Result<Loaded> {
     let meta = engine.read(Space::Meta, SNAPSHOT_ROW).await?;
-    let snapshot = match meta.first() {
-        Some((SNAPSHOT_ROW, value)) => usize::from(value.first() == Some(&1)),
-        _ => 0,
+    let (snapshot, snapshot_rows) = match meta.first() {
+        Some((SNAPSHOT_ROW, value)) => {
+            parse_snapshot_row(value).ok_or_else(|| damaged(SNAPSHOT_ROW, Space::Meta))?
+        }
+        _ => (0, 0),
     };
     let mut loaded = Loaded {
         memory,
@@ -256,14 +271,29 @@ async fn load(engine: &mut impl Engine, memory: Memory) -> io::Result<Loaded> {
         log: 0,
         logs: [Log::default(); 2],
     };
-    each_row(engine, Space::Snapshot(snapshot), |_, value| {
-        let (commit, lines) = value.split_first_chunk()?;
-        let commit = u64::from_be_bytes(*commit);
-        loaded.last = loaded.last.max(commit);
-        loaded.memory.set_commit(commit);
-        writes(lines, |write| loaded.memory.load(write))
-    })
-    .await?;
+    let mut rows = 0;
+    // The logs have all commits from this one on.
+    let mut begin = 1;
+    if snapshot_rows > 0 {
+        each_row(engine, Space::Snapshot(snapshot), |row, value| {
+            let (commit, lines) = value.split_first_chunk()?;
+            let commit = u64::from_be_bytes(*commit);
+            if row == 0 {
+                begin = commit;
+            }
+            if row != rows || commit < loaded.last {
+                return None;
+            }
+            rows += 1;
+            loaded.last = commit;
+            loaded.memory.set_commit(commit);
+            writes(lines, |write| loaded.memory.load(write))
+        })
+        .await?;
+    }
+    if rows != snapshot_rows {
+        return Err(damaged(rows, Space::Snapshot(snapshot)));
+    }
     let mut first = [None; 2];
     for (log, first) in first.iter_mut().enumerate() {
         let rows = engine.read(Space::Log(log), 0).await?;
@@ -273,8 +303,17 @@ async fn load(engine: &mut impl Engine, memory: Memory) -> io::Result<Loaded> {
     loaded.memory.set_commit(0);
     // The older one first. An empty one is older than any.
     let order = if first[0] <= first[1] { [0, 1] } else { [1, 0] };
+    let oldest = first[order[0]].or(first[order[1]]);
+    if oldest.is_some_and(|oldest| oldest > begin) || (oldest.is_none() && rows > 0) {
+        return Err(damaged(begin, Space::Log(order[0])));
+    }
+    let mut next = oldest;
     for log in order {
         each_row(engine, Space::Log(log), |commit, lines| {
+            if next != Some(commit) {
+                return None;
+            }
+            next = Some(commit.checked_add(1)?);
             loaded.last = loaded.last.max(commit);
             loaded.logs[log].bytes += lines.len() as u64;
             loaded.logs[log].commits += 1;
@@ -290,6 +329,11 @@ async fn load(engine: &mut impl Engine, memory: Memory) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
+fn damaged(row: u64, space: Space) -> io::Error {
+    let message = format!("row {row} of {space:?} is missing or damaged; restore a copy");
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
 /// Calls `f` with each row of a space. It gives `None` for one that is damaged.
 async fn each_row(
     engine: &mut impl Engine,
@@ -303,10 +347,7 @@ async fn each_row(
             return Ok(());
         };
         for (number, value) in rows {
-            f(number, &value).ok_or_else(|| {
-                let message = format!("row {number} of {space:?} is damaged; restore a copy");
-                io::Error::new(io::ErrorKind::InvalidData, message)
-            })?;
+            f(number, &value).ok_or_else(|| damaged(number, space))?;
         }
         from = last.saturating_add(1);
         future::yield_now().await;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
+    panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -41,7 +42,15 @@ impl Fjall {
     /// Opens the directory, or makes it.
     pub(super) async fn open(directory: &Path, memory: u64) -> io::Result<Self> {
         let directory = directory.to_path_buf();
-        unblock(move || Self::open_blocking(&directory, memory.max(MIN_MEMORY))).await
+        unblock(move || {
+            // It panics over some damage.
+            let open = || Self::open_blocking(&directory, memory.max(MIN_MEMORY));
+            catch_unwind(open).unwrap_or_else(|_| {
+                let message = "a file is damaged; restore a copy";
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
+            })
+        })
+        .await
     }
 
     fn open_blocking(directory: &PathBuf, memory: u64) -> io::Result<Self> {
