@@ -70,8 +70,11 @@ fn round(rng: &mut Rng, directory: &Directory, histories: &Histories) -> (usize,
     let result = settle(histories, &process.connect().lists());
     let mut threads = Vec::new();
     for client in 0..CLIENTS {
-        let (address, histories, rng) = (process.address().to_owned(), histories.clone(), rng.fork());
-        threads.push(thread::spawn(move || write(&address, &histories[client], rng)));
+        let (address, histories, rng) =
+            (process.address().to_owned(), histories.clone(), rng.fork());
+        threads.push(thread::spawn(move || {
+            write(&address, &histories[client], rng)
+        }));
     }
     let (address, others, seed) = (process.address().to_owned(), histories.clone(), rng.fork());
     threads.push(thread::spawn(move || read(&address, &others, seed)));

@@ -51,7 +51,9 @@ fn a_torn_end_is_cut_off() {
     // A commit that has no end yet looks like the beginning of any.
     for length in [1, 7, 13, 14, 40, 100] {
         let copy = directory.copy();
-        let mut file = fs::OpenOptions::new().append(true).open(copy.path().join("0.jnl"));
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(copy.path().join("0.jnl"));
         file.as_mut().unwrap().write_all(&data[..length]).unwrap();
         let lists = read(&copy).unwrap();
         assert!(lists == states[WRITES], "{length}");
@@ -69,7 +71,9 @@ fn a_log_that_ends_early_is_what_it_was_then() {
     let mut before = 0;
     for cut in (0..length).step_by(257) {
         let copy = directory.copy();
-        let file = fs::OpenOptions::new().write(true).open(copy.path().join("0.jnl"));
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(copy.path().join("0.jnl"));
         file.unwrap().set_len(cut).unwrap();
         let lists = read(&copy).unwrap();
         let writes = states.iter().position(|state| *state == lists);
@@ -88,7 +92,13 @@ fn hash(lists: &Lists) -> u64 {
 
 /// Flips a byte here and there, and gives how often it was found, did no harm, or was taken for a torn
 /// end.
-fn flip(base: &Directory, last: &Lists, states: &HashSet<u64>, log: bool, places: u64) -> (u32, u32, u32) {
+fn flip(
+    base: &Directory,
+    last: &Lists,
+    states: &HashSet<u64>,
+    log: bool,
+    places: u64,
+) -> (u32, u32, u32) {
     let (mut found, mut harmless, mut torn) = (0, 0, 0);
     for (file, length) in base.files() {
         let is_log = file.extension().is_some_and(|end| end == "jnl");
@@ -105,7 +115,10 @@ fn flip(base: &Directory, last: &Lists, states: &HashSet<u64>, log: bool, places
             match read(&copy) {
                 Err(error) => {
                     found += 1;
-                    let said = error.contains(&format!("error: the store failed: {}: ", copy.path().display()));
+                    let said = error.contains(&format!(
+                        "error: the store failed: {}: ",
+                        copy.path().display()
+                    ));
                     assert!(said, "{} {offset}: {error}", name.display());
                 }
                 Ok(lists) if lists == *last => harmless += 1,

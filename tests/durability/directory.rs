@@ -117,7 +117,11 @@ fn a_place_that_is_no_directory_is_refused() {
 /// A server that was killed while it made its directory has left nothing that hinders the next one.
 #[test]
 fn a_directory_that_was_only_begun_is_made_anew() {
-    for files in [&["lock"][..], &["lock", "0.jnl"], &["lock", "0.jnl", "version"]] {
+    for files in [
+        &["lock"][..],
+        &["lock", "0.jnl"],
+        &["lock", "0.jnl", "version"],
+    ] {
         let directory = Directory::in_memory();
         fs::create_dir_all(directory.path().join("keyspaces")).unwrap();
         for file in files {
@@ -138,7 +142,10 @@ pub(crate) fn written(mut f: impl FnMut(&Lists)) -> (Vec<String>, Lists) {
     let mut lines = Vec::new();
     let mut lists = Lists::new();
     for number in 0..900 {
-        let (key, value) = (format!("key{}", number % 300), format!("{number}.{}", "x".repeat(3_000)));
+        let (key, value) = (
+            format!("key{}", number % 300),
+            format!("{number}.{}", "x".repeat(3_000)),
+        );
         let list: &mut Vec<String> = lists.entry(key.clone()).or_default();
         if number % 7 == 0 {
             lines.push(format!("Delete:{key}\n"));
@@ -176,7 +183,12 @@ fn make_fixture() {
         process.kill();
     }
     let mut tar = Command::new("tar");
-    let tar = tar.arg("-czf").arg(fixture()).arg("-C").arg(directory.path()).arg(".");
+    let tar = tar
+        .arg("-czf")
+        .arg(fixture())
+        .arg("-C")
+        .arg(directory.path())
+        .arg(".");
     assert!(tar.status().unwrap().success());
 }
 
@@ -185,7 +197,11 @@ pub(crate) fn unpacked() -> (Directory, Lists) {
     let directory = Directory::in_memory();
     fs::create_dir(directory.path()).unwrap();
     let mut tar = Command::new("tar");
-    let tar = tar.arg("-xzf").arg(fixture()).arg("-C").arg(directory.path());
+    let tar = tar
+        .arg("-xzf")
+        .arg(fixture())
+        .arg("-C")
+        .arg(directory.path());
     assert!(tar.status().unwrap().success());
     (directory, written(|_| {}).1)
 }

@@ -110,6 +110,34 @@ impl Medium {
         fails
     }
 
+    /// The same, and closed.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::default();
+        copy.state().durable = self.state().durable.clone();
+        copy.state().visible = self.state().durable.clone();
+        copy
+    }
+
+    pub(crate) fn row_numbers(&self, space: Space) -> Vec<u64> {
+        let state = self.state();
+        let rows = state.durable.get(&space);
+        rows.map_or(Vec::new(), |rows| rows.keys().copied().collect())
+    }
+
+    pub(crate) fn row(&self, space: Space, number: u64) -> Vec<u8> {
+        self.state().durable[&space][&number].clone()
+    }
+
+    pub(crate) fn last_row(&self, space: Space) -> Option<u64> {
+        self.row_numbers(space).pop()
+    }
+
+    /// Loses a row.
+    pub(crate) fn remove(&self, space: Space, row: u64) {
+        let mut state = self.state();
+        state.visible.get_mut(&space).unwrap().remove(&row);
+    }
+
     /// How many rows there are.
     pub(crate) fn rows(&self, space: Space) -> usize {
         self.state().durable.get(&space).map_or(0, BTreeMap::len)
@@ -121,7 +149,9 @@ impl Change {
         match self {
             Change::Write(written) => {
                 for row in written {
-                    rows.entry(row.space).or_default().insert(row.number, row.value);
+                    rows.entry(row.space)
+                        .or_default()
+                        .insert(row.number, row.value);
                 }
             }
             Change::Clear(space) => {
@@ -215,7 +245,9 @@ impl Engine for SimulatedEngine {
             return Ok(Vec::new());
         };
         let rows = rows.range(from..).take(self.rng.usize(1..20));
-        Ok(rows.map(|(number, value)| (*number, value.clone())).collect())
+        Ok(rows
+            .map(|(number, value)| (*number, value.clone()))
+            .collect())
     }
 
     fn bytes(&self) -> u64 {

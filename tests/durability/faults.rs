@@ -13,7 +13,9 @@ const BEFORE: usize = 50;
 const WRITES: usize = 60;
 
 fn can_trace() -> bool {
-    let strace = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).status();
+    let strace = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "true"])
+        .status();
     let can = strace.is_ok_and(|status| status.success());
     if !can {
         eprintln!("NOT TESTED: failing system calls, since strace is missing or may not trace");
@@ -50,7 +52,10 @@ enum Outcome {
 /// honest about it. strace's filter may be the files that are in the directory at first.
 fn survives(wrapper: &[&str], only_its_files: bool) -> Outcome {
     let (directory, mut lists) = filled();
-    let files = directory.files().into_iter().map(|(file, _)| file.display().to_string());
+    let files = directory
+        .files()
+        .into_iter()
+        .map(|(file, _)| file.display().to_string());
     let files: Vec<String> = files.collect();
     let only = files.iter().flat_map(|file| ["-P", file.as_str()]);
     let only = only.filter(|_| only_its_files);
@@ -134,12 +139,19 @@ fn compare(found: &Lists, expected: &Lists, about: &[&str]) {
             .map(|(key, list)| (key.clone(), list.iter().map(short).collect()))
             .collect()
     };
-    let missing = expected.iter().filter(|(key, list)| found.get(*key) != Some(list));
+    let missing = expected
+        .iter()
+        .filter(|(key, list)| found.get(*key) != Some(list));
     let more = found.keys().filter(|key| !expected.contains_key(*key));
     // A write that was not confirmed, of a key of its own.
     let more: Vec<_> = more.filter(|key| !key.starts_with('n')).collect();
     let wrong = missing.count() > 0 || !more.is_empty();
-    assert!(!wrong, "{about:?}\n{:?}\n{:?}", sizes(found), sizes(expected));
+    assert!(
+        !wrong,
+        "{about:?}\n{:?}\n{:?}",
+        sizes(found),
+        sizes(expected)
+    );
 }
 
 /// Lets a thread's call of each of these numbers fail.
@@ -149,7 +161,17 @@ fn try_calls(call: &str, error: &str, numbers: impl Iterator<Item = u32>) -> Vec
         let inject = format!("inject={call}:error={error}:when={number}");
         // What is written elsewhere is not of the disk.
         let only_its_files = call.contains("write");
-        let command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let command = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+        ];
         survives(&command, only_its_files)
     });
     let outcomes: Vec<_> = outcomes.collect();

@@ -10,6 +10,8 @@ mod engine;
 mod faults;
 mod model;
 mod process;
+mod reopen;
 mod shown;
 mod simulated;
+mod space;
 mod world;

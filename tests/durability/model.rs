@@ -82,7 +82,10 @@ impl History {
     /// The writes from this number on were refused, all of them.
     pub(crate) fn refuse_from(&mut self, number: usize) {
         self.writes.truncate(number - self.first);
-        assert!(self.durable <= self.writes.len(), "refused what was acknowledged");
+        assert!(
+            self.durable <= self.writes.len(),
+            "refused what was acknowledged"
+        );
     }
 
     fn choose(&self, rng: &mut Rng) -> Write {
@@ -202,7 +205,10 @@ impl History {
             apply(&mut state, write);
         }
         for key in (0..KEYS).filter(|&key| state[key] != found[key]) {
-            eprintln!("key {key}\n  {:?} acknowledged\n  {:?} found", state[key], found[key]);
+            eprintln!(
+                "key {key}\n  {:?} acknowledged\n  {:?} found",
+                state[key], found[key]
+            );
         }
         for (index, write) in self.writes.iter().enumerate().skip(self.durable) {
             eprintln!("not acknowledged {}: {write:?}", self.first + index);

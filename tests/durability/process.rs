@@ -32,7 +32,11 @@ impl Directory {
     pub(crate) fn in_memory() -> Self {
         let memory = "/dev/shm";
         let there = Path::new(memory).is_dir();
-        Self::below(if there { memory } else { env!("CARGO_TARGET_TMPDIR") })
+        Self::below(if there {
+            memory
+        } else {
+            env!("CARGO_TARGET_TMPDIR")
+        })
     }
 
     pub(crate) fn below(parent: &str) -> Self {

@@ -69,7 +69,10 @@ impl World {
 
     fn await_given<T>(&mut self, given: &Given<T>) -> T {
         let done = || given.borrow().is_some();
-        assert!(self.tasks.run(&mut self.rng, &self.time, done), "it does not end");
+        assert!(
+            self.tasks.run(&mut self.rng, &self.time, done),
+            "it does not end"
+        );
         given.take().unwrap()
     }
 
@@ -136,7 +139,10 @@ fn waits<T: 'static, F: Future<Output = T> + 'static>(
     assert!(durable.is_empty());
     world.steps(STEPS);
     assert!(written.borrow().is_none(), "the write is answered");
-    assert!(given.borrow().is_none(), "it shows what a crash could take back");
+    assert!(
+        given.borrow().is_none(),
+        "it shows what a crash could take back"
+    );
     world.medium.hold(false);
     world.await_given(&written);
     check(world.await_given(&given));
@@ -145,8 +151,12 @@ fn waits<T: 'static, F: Future<Output = T> + 'static>(
 #[test]
 fn a_get_waits_for_what_it_shows() {
     let get = |key: &'static str| move |client: Rc<Client>| async move { client.get(key).await };
-    waits(b"put", get("b"), |values| assert_eq!(values.unwrap(), [b"2"]));
-    waits(b"delete", get("a"), |values| assert!(values.unwrap().is_empty()));
+    waits(b"put", get("b"), |values| {
+        assert_eq!(values.unwrap(), [b"2"])
+    });
+    waits(b"delete", get("a"), |values| {
+        assert!(values.unwrap().is_empty())
+    });
 }
 
 #[test]
@@ -193,19 +203,46 @@ fn a_failed_commit_is_unconfirmed_and_what_follows_is_refused() {
     world.medium.fail_held();
     world.medium.hold(false);
     let result = world.await_given(&failed);
-    assert!(matches!(result, Err(Error::Unconfirmed { code: Code::Unconfirmed, .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(Error::Unconfirmed {
+                code: Code::Unconfirmed,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
     let result = world.await_given(&gathered);
     let refused = matches!(
         result,
-        Err(Error::Unconfirmed { code: Code::Unconfirmed, .. } | Error::Refused { code: Code::Store, .. })
+        Err(Error::Unconfirmed {
+            code: Code::Unconfirmed,
+            ..
+        } | Error::Refused {
+            code: Code::Store,
+            ..
+        })
     );
     assert!(refused, "{result:?}");
     // It saw what is gone.
     assert!(world.await_given(&reads).is_err());
     let result = world.finish(async move { second.put("b", "2").await });
-    assert!(matches!(result, Err(Error::Refused { code: Code::Store, .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(Error::Refused {
+                code: Code::Store,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
     let values = world.finish(async move { (reader.get("a").await, reader.get("b").await) });
-    assert_eq!((values.0.unwrap(), values.1.unwrap()), (vec![b"1".to_vec()], vec![]));
+    assert_eq!(
+        (values.0.unwrap(), values.1.unwrap()),
+        (vec![b"1".to_vec()], vec![])
+    );
     let stats = world.finish(async move { first.stats().await.unwrap() });
     assert_eq!((stats.refusing, stats.keys), (1, 1));
 }

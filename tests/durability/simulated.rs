@@ -49,7 +49,11 @@ struct Counts {
 
 #[test]
 fn every_run_keeps_what_it_acknowledged() {
-    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect(name))
+    };
     let mut counts = Counts::default();
     if let Some(seed) = number("SEED") {
         run(seed, &mut counts);
@@ -58,7 +62,8 @@ fn every_run_keeps_what_it_acknowledged() {
     let first = number("FIRST").unwrap_or(0);
     let began = Instant::now();
     for seed in first..first + number("RUNS").unwrap_or(RUNS) {
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, &mut counts)));
+        let caught =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, &mut counts)));
         assert!(caught.is_ok(), "SEED={seed}");
     }
     eprintln!(
@@ -97,7 +102,10 @@ fn run(seed: u64, counts: &mut Counts) {
     let world = World::new(&histories, &medium, within);
     world.start(&mut rng, min_log, u64::MAX);
     let settled = || world.settled.get();
-    assert!(world.tasks.run(&mut rng, &world.time, settled), "it does not load");
+    assert!(
+        world.tasks.run(&mut rng, &world.time, settled),
+        "it does not load"
+    );
     counts.survived += world.survived.get();
     world.tasks.clear();
 }
@@ -142,7 +150,10 @@ fn life(
                 }
                 is_closed.set(true);
             });
-            assert!(world.tasks.run(rng, &world.time, || closed.get()), "it does not shut down");
+            assert!(
+                world.tasks.run(rng, &world.time, || closed.get()),
+                "it does not shut down"
+            );
         }
         _ => counts.crashes += 1,
     }
@@ -201,7 +212,9 @@ impl World {
     /// What was answered so long ago is on the disk.
     fn acknowledge(&self, ago: Duration) {
         for &(then, client, number) in self.answered.borrow().iter() {
-            if !self.medium.has_failed() && (ago.is_zero() || then + ago < keywire::Clock::now(&self.time)) {
+            if !self.medium.has_failed()
+                && (ago.is_zero() || then + ago < keywire::Clock::now(&self.time))
+            {
                 self.histories[client].borrow_mut().acknowledge(number);
             }
         }
@@ -210,9 +223,16 @@ impl World {
     fn start(&self, rng: &mut Rng, min_log: u64, fails_at: u64) {
         let (this, mut rng) = (self.clone(), rng.fork());
         self.tasks.spawn(async move {
-            let sync = if this.within { Sync::Within(WITHIN) } else { Sync::Always };
+            let sync = if this.within {
+                Sync::Within(WITHIN)
+            } else {
+                Sync::Always
+            };
             let disk = Disk::builder().min_log(min_log).sync(sync);
-            let Ok(disk) = disk.open_engine(this.medium.open(rng.fork(), fails_at)).await else {
+            let Ok(disk) = disk
+                .open_engine(this.medium.open(rng.fork(), fails_at))
+                .await
+            else {
                 assert_ne!(fails_at, u64::MAX);
                 return;
             };
@@ -236,9 +256,11 @@ impl World {
             this.settled.set(true);
             this.handle.replace(Some(handle.clone()));
             for client in 0..CLIENTS {
-                this.tasks.spawn(this.clone().write(client, handle.clone(), rng.fork()));
+                this.tasks
+                    .spawn(this.clone().write(client, handle.clone(), rng.fork()));
             }
-            this.tasks.spawn(this.clone().read(handle.clone(), rng.fork()));
+            this.tasks
+                .spawn(this.clone().read(handle.clone(), rng.fork()));
             this.tasks.spawn(this.clone().watch(handle));
         });
     }
@@ -282,14 +304,21 @@ impl World {
                         assert!(!refused && !unconfirmed, "it should be refused");
                         self.answer(&mut history, client, number + 1);
                     }
-                    Err(Error::Refused { code: Code::Full, .. }) if refused => {
+                    Err(Error::Refused {
+                        code: Code::Full, ..
+                    }) if refused => {
                         self.answer(&mut history, client, number + 1);
                     }
-                    Err(Error::Unconfirmed { code: Code::Unconfirmed, .. }) => {
+                    Err(Error::Unconfirmed {
+                        code: Code::Unconfirmed,
+                        ..
+                    }) => {
                         assert!(self.medium.has_failed(), "nothing has failed");
                         unconfirmed = true;
                     }
-                    Err(Error::Refused { code: Code::Store, .. }) => {
+                    Err(Error::Refused {
+                        code: Code::Store, ..
+                    }) => {
                         assert!(self.medium.has_failed(), "nothing has failed");
                         history.refuse_from(number);
                         return;
@@ -328,7 +357,9 @@ impl World {
                 for (client, history) in self.histories.iter().enumerate() {
                     for key in (0..KEYS).filter(|_| !self.within) {
                         let list = lists.get(&History::key(client, key));
-                        history.borrow_mut().show(key, list.cloned().unwrap_or_default());
+                        history
+                            .borrow_mut()
+                            .show(key, list.cloned().unwrap_or_default());
                     }
                 }
             } else {

@@ -75,7 +75,11 @@ impl Tasks {
             let (ready, task) = &mut tasks[index];
             ready.0.store(false, Ordering::Relaxed);
             let waker = Waker::from(ready.clone());
-            if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            if task
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+            {
                 drop(tasks.swap_remove(index));
             }
         }
@@ -114,7 +118,10 @@ impl Time {
         };
         timers.now = timers.now.max(next);
         let now = timers.now;
-        let awake: Vec<_> = timers.sleepers.extract_if(.., |sleeper| sleeper.0 <= now).collect();
+        let awake: Vec<_> = timers
+            .sleepers
+            .extract_if(.., |sleeper| sleeper.0 <= now)
+            .collect();
         drop(timers);
         awake.into_iter().for_each(|(_, waker)| waker.wake());
         true

@@ -146,7 +146,10 @@ impl<E: Engine> Committer<E> {
             rows.push(Row {
                 space: Space::Meta,
                 number: SNAPSHOT_ROW,
-                value: snapshot_row(1 - self.snapshot, self.next.as_ref().map_or(0, |next| next.row)),
+                value: snapshot_row(
+                    1 - self.snapshot,
+                    self.next.as_ref().map_or(0, |next| next.row),
+                ),
             });
         }
         let log = &mut self.logs[self.log];
