@@ -127,7 +127,7 @@ fn write(address: &str, history: &Mutex<History>, mut rng: Rng) -> io::Result<()
             let Some((end, expected)) = waiting.pop_front() else {
                 break;
             };
-            let replies = connection.to_sync(end)?;
+            let replies = connection.read_to_sync(end)?;
             let is_refusal = |line: &String| line.starts_with(":error:");
             let (refused, lines): (Vec<_>, Vec<_>) = replies.into_iter().partition(is_refusal);
             for line in &refused {
@@ -170,12 +170,12 @@ fn read(address: &str, histories: &Histories, mut rng: Rng) -> io::Result<()> {
             let key = rng.usize(..KEYS);
             let name = History::key(client, key);
             connection.send(&format!("Get:{name}\nSync:0\n"))?;
-            let lists = crate::process::to_lists(&connection.to_sync(0)?);
+            let lists = crate::process::to_lists(&connection.read_to_sync(0)?);
             let list = lists.into_values().next().unwrap_or_default();
             histories[client].lock().unwrap().show(key, list);
         } else {
             connection.send(&format!("GetPrefix:c{client}k\nSync:0\n"))?;
-            let mut lists = crate::process::to_lists(&connection.to_sync(0)?);
+            let mut lists = crate::process::to_lists(&connection.read_to_sync(0)?);
             let mut history = histories[client].lock().unwrap();
             for key in 0..KEYS {
                 let list = lists.remove(&History::key(client, key));

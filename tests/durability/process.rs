@@ -219,7 +219,7 @@ impl Connection {
     }
 
     /// The lines up to the reply of the Sync with this token.
-    pub(crate) fn to_sync(&mut self, token: usize) -> io::Result<Vec<String>> {
+    pub(crate) fn read_to_sync(&mut self, token: usize) -> io::Result<Vec<String>> {
         let end = format!(":sync:0:{token}");
         let mut lines = Vec::new();
         loop {
@@ -236,7 +236,7 @@ impl Connection {
     /// Sends these lines, and gives their replies.
     pub(crate) fn ask(&mut self, lines: &str) -> Vec<String> {
         self.send(&format!("{lines}Sync:0\n")).unwrap();
-        self.to_sync(0).unwrap()
+        self.read_to_sync(0).unwrap()
     }
 
     /// All lists of the server.

@@ -35,7 +35,7 @@ fn overwriting_takes_bounded_space() {
         let sets = (first..first + BURST).map(|n| format!("Set:key{}:value-{n:020}\n", n % KEYS));
         let lines: String = sets.collect();
         assert_eq!(connection.ask(&lines), [""; 0]);
-        if first / BURST % 50 == 0 {
+        if (first / BURST).is_multiple_of(50) {
             most = most.max(size(&directory));
         }
     }

@@ -16,11 +16,11 @@ use std::{
 use fastrand::Rng;
 use keywire::Clock;
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+type Task = (Arc<Ready>, Pin<Box<dyn Future<Output = ()>>>);
 
 /// Tasks of a run. Those that are spawned last until the run ends, or they do.
 #[derive(Clone, Default)]
-pub(crate) struct Tasks(Rc<RefCell<Vec<(Arc<Ready>, Task)>>>);
+pub(crate) struct Tasks(Rc<RefCell<Vec<Task>>>);
 
 struct Ready(AtomicBool);
 
@@ -52,7 +52,7 @@ impl Tasks {
 
     fn run_all(
         &self,
-        tasks: &mut Vec<(Arc<Ready>, Task)>,
+        tasks: &mut Vec<Task>,
         rng: &mut Rng,
         time: &Time,
         mut so: impl FnMut() -> bool,
