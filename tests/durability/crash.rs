@@ -17,7 +17,7 @@ use crate::{
 };
 
 const CLIENTS: usize = 4;
-const RUNS: u64 = 300;
+const RUNS: u64 = 200;
 
 /// Rounds in one directory.
 const ROUNDS: usize = 25;

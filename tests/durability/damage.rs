@@ -134,7 +134,7 @@ fn flip(
 fn a_damaged_log_shows_nothing_that_never_was() {
     let (directory, states) = logged();
     let hashes = states.iter().map(hash).collect();
-    let (found, harmless, torn) = flip(&directory, &states[WRITES], &hashes, true, 200);
+    let (found, harmless, torn) = flip(&directory, &states[WRITES], &hashes, true, 80);
     eprintln!("log: {found} found, {harmless} harmless, {torn} taken for a torn end");
     assert!(found > 10 * torn, "{found} {torn}");
 }
@@ -144,7 +144,7 @@ fn a_damaged_table_is_found() {
     let (directory, lists) = unpacked();
     let mut hashes = HashSet::new();
     written(|lists| _ = hashes.insert(hash(lists)));
-    let (found, harmless, torn) = flip(&directory, &lists, &hashes, false, 8);
+    let (found, harmless, torn) = flip(&directory, &lists, &hashes, false, 4);
     eprintln!("tables: {found} found, {harmless} harmless, {torn} hid a table");
     assert!(found > 10 * torn, "{found} {torn}");
 }

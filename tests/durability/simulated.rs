@@ -28,7 +28,7 @@ use crate::{
 };
 
 const CLIENTS: usize = 3;
-const RUNS: u64 = 2_000;
+const RUNS: u64 = 500;
 
 /// How much later than its answer a write is on the disk.
 const WITHIN: Duration = Duration::from_millis(100);
