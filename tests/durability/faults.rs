@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use crate::process::{Directory, Lists, Process, behind};
+use crate::process::{Directory, Lists, Process, behind, server};
 
 /// Keys that are there before anything fails.
 const BEFORE: usize = 50;
@@ -64,6 +64,9 @@ fn survives(wrapper: &[&str], only_its_files: bool) -> Outcome {
     let outcome = match Process::of(&mut behind(wrapper, directory.path(), &["min_log=1000"])) {
         Ok(process) => {
             let outcome = write(&process, &mut lists);
+            // It keeps the directory, also when it refuses writes.
+            let second = Process::of(&mut server(directory.path(), &[])).err().unwrap();
+            assert!(second.contains("another process has it open"), "{second}");
             process.stop();
             outcome
         }

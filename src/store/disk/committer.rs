@@ -94,7 +94,8 @@ impl<E: Engine> Committer<E> {
                     .await
                     .map(|loaded| loaded.memory);
                 self.shared.on_values(memory);
-                return;
+                // Nobody else may write there while these values are served.
+                return future::pending().await;
             }
         }
     }
