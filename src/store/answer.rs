@@ -37,9 +37,9 @@ impl<'a> Answer<'a> {
         Self { progress, key }
     }
 
-    /// A write: it is applied, and on disk if the store is durable.
+    /// The write is applied, and on disk if the store is durable.
     ///
-    /// Of a `Get` that is no answer: it fails with a store error.
+    /// This does not answer a `Get`: one that is answered so fails with a store error.
     pub fn done(self) {
         self.progress.timer.add_unknown();
         self.done_after(0);
@@ -66,10 +66,10 @@ impl<'a> Answer<'a> {
         self.progress.timer.add_unknown();
     }
 
-    /// A `Get`: the values of the key, oldest first; none if the key is not there.
+    /// The values that a `Get` has found, oldest first; none if the key is not there.
     ///
-    /// A value that holds an LF, which would look like two lines, makes it fail with a store error. Of a
-    /// write this is no answer: it may have been applied.
+    /// If a value holds an LF, which would look like two lines, the `Get` fails with a store error. This does
+    /// not answer a write: one that is answered so counts as [`unconfirmed`](Self::unconfirmed).
     pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
         self.progress.timer.add_unknown();
         self.values_at_once(values);
@@ -89,14 +89,14 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// A write: it would make the store larger than [`max_store`](super::Batch::max_store), and left
+    /// The write would have made the store larger than [`max_store`](super::Batch::max_store). It left
     /// nothing behind.
     pub fn store_full(self) {
         self.refuse(Rejection::FullStore);
     }
 
-    /// A write: its key has [`max_values`](super::Batch::max_values) values already, and it left nothing
-    /// behind.
+    /// The key of the write has [`max_values`](super::Batch::max_values) values already. The write left
+    /// nothing behind.
     pub fn values_full(self) {
         self.refuse(Rejection::FullValues);
     }
@@ -107,19 +107,20 @@ impl<'a> Answer<'a> {
         self.progress.refuse(rejection);
     }
 
-    /// It failed, and left nothing behind.
+    /// The command failed, and left nothing behind.
     ///
-    /// The client sees `:error:LINE:store:` and the reason, on one line.
+    /// The client sees `:error:LINE:store:` and the reason, on one line. The reason must hold nothing that
+    /// a client must not see.
     pub fn fail(self, reason: impl fmt::Display) {
         self.progress.answered = true;
         self.progress.timer.add_unknown();
         self.progress.push_error(Code::Store, reason);
     }
 
-    /// A write that may have been applied, or may be applied later. Nobody can tell.
+    /// The write may have been applied, or may be applied later: the store does not know.
     ///
-    /// The client sees `:error:LINE:unconfirmed:` and the reason, on one line. Watchers are not told. Of
-    /// a `Get` it is the same as [`fail`](Self::fail).
+    /// The client sees `:error:LINE:unconfirmed:` and the reason, on one line. Watchers get no event. For
+    /// a `Get` this is the same as [`fail`](Self::fail).
     pub fn unconfirmed(self, reason: impl fmt::Display) {
         if self.key.is_some() {
             return self.fail(reason);

@@ -9,9 +9,9 @@ use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
 ///
-/// It owns its bytes, so a store may keep it for as long as it needs. It is walked twice: over what is
-/// [asked](Self::operations), and, when the store knows the answers, over [each](Self::each) command
-/// with its answer. A store that knows them at once leaves out the first.
+/// It owns its bytes, so a store may keep it for as long as it needs. A store goes through it twice: first
+/// over the commands, by [`operations`](Self::operations); then, when it knows the answers, over the commands
+/// and their answers, by [`each`](Self::each). A store that knows the answers at once needs only `each`.
 ///
 /// ```
 /// use keywire::{protocol::Operation, store::{Batch, Store, Submission}};
@@ -50,21 +50,22 @@ impl Batch {
         self.0.into_turn()
     }
 
-    /// What is asked, in the client's order.
+    /// The commands, in the client's order.
     ///
-    /// The bounds: 4,096 lines, at most 128 `Get`s. So a store that gathers answers before it calls
-    /// [`each`](Self::each) holds at most 128 replies. Of a store whose order is
-    /// [`Immediate`](super::Order::Immediate) nothing is asked in advance: there is nothing here.
+    /// They are those of at most 4,096 lines, and at most 128 are `Get`s. So a store that collects answers
+    /// before it calls [`each`](Self::each) holds at most 128 replies.
+    ///
+    /// If the store's order is [`Immediate`](super::Order::Immediate), the iterator is empty: use `each`.
     pub fn operations(&mut self) -> impl Iterator<Item = Operation<'_>> {
         self.0.turn_mut().into_iter().flat_map(Turn::operations)
     }
 
     /// Calls `apply` with each command in order, and with the way to answer it.
     ///
-    /// After [`operations`](Self::operations) these are the same commands; only `Get`s at the end may be
-    /// left out, if there is no room for their replies, and are asked again later. Without it, it may
-    /// stop after any command: if there is no room, or if other clients have to be served. The rest
-    /// comes in another batch.
+    /// If [`operations`](Self::operations) was called before, these are the same commands. Only `Get`s at
+    /// the end may be left out, if there is no room for their replies; they come again in another batch.
+    /// If it was not called, `each` may stop after any command, if there is no room or if other clients have
+    /// to be served. The rest comes in another batch.
     ///
     /// A command that `apply` leaves unanswered is answered as by [`unconfirmed`](Self::unconfirmed).
     pub fn each(&mut self, mut apply: impl FnMut(Operation<'_>, Answer<'_>)) {
@@ -86,18 +87,13 @@ impl Batch {
         }
     }
 
-    /// Answers every command: it failed, and left nothing behind.
-    ///
-    /// The client sees `:error:LINE:store:` and the reason, on one line. It must hold nothing that a
-    /// client must not see.
+    /// Answers every command by [`fail`](Answer::fail): it failed, and left nothing behind.
     pub fn fail(&mut self, reason: impl fmt::Display) {
         self.each(|_, answer| answer.fail(&reason));
     }
 
-    /// Answers every command: a write may or may not have been applied, or may be applied later; a `Get`
-    /// failed.
-    ///
-    /// The client sees `:error:LINE:unconfirmed:`, of a `Get` `:error:LINE:store:`, and the reason.
+    /// Answers every command by [`unconfirmed`](Answer::unconfirmed): a write may have been applied, or may
+    /// be applied later; a `Get` failed.
     pub fn unconfirmed(&mut self, reason: impl fmt::Display) {
         self.each(|_, answer| answer.unconfirmed(&reason));
     }

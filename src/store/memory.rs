@@ -30,9 +30,8 @@ use tables::Tables;
 /// assert_eq!(store.get(b"user").len(), 0);
 /// ```
 ///
-/// `put` costs O(1), amortized; `get` costs O(1), and reading its values their number; `update` looks
-/// through the key's values.
-/// `Debug` shows the number of keys, never keys or values.
+/// `put` costs O(1), amortized. `get` costs O(1), and to go through its values costs their number. `update`
+/// and `remove` search the key's values. `Debug` shows the number of keys, never keys or values.
 #[derive(Default)]
 pub struct Memory {
     lists: Tables,
@@ -105,7 +104,7 @@ impl Memory {
         list.content_bytes
     }
 
-    /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
+    /// Replaces the first value equal to `old` by `new`, in place; appends `new` if there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
         // Without bounds it cannot fail.
         let _ = self.try_update(key, old, new, MemoryLimits::NONE);
