@@ -83,7 +83,8 @@ pub enum Error {
         /// The kind of line.
         &'static str,
     ),
-    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be applied.
+    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be
+    /// applied.
     TimedOut,
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]

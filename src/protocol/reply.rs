@@ -136,7 +136,7 @@ pub enum Reply<'a> {
     Change(Write<'a>),
     /// `:missed:N`: changes that this connection did not get, because it did not keep up.
     Missed(
-        /// How many, since the last such line.
+        /// How many, since the last such line. 0 is an unknown number, which the store itself has missed.
         u64,
     ),
     /// A control line of a kind that this version does not know. A client ignores it.
