@@ -6,7 +6,7 @@ use keywire::Overflow;
 
 use crate::{
     check::{Check, Mark, Quiet},
-    history::{Record, What},
+    history::{Record, What, is_event},
     script::MAX_LINE,
     sent::Sent,
     watched::Watched,
@@ -129,9 +129,7 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
     let mut stays: Vec<Stay> = Vec::new();
     let mut answered = None;
     for (line, answers) in check.down.lines.iter().zip(&check.answers) {
-        let is_event = [&b":put:"[..], b":update:", b":delete:"]
-            .iter()
-            .any(|word| line.text.starts_with(word));
+        let is_event = is_event(&line.text);
         let from = if is_event {
             // From the end of its round on, or of one that may be its own.
             let place = told.next().expect("an event");

@@ -9,7 +9,8 @@ use keywire::{Stats, store::StoreSize};
 
 use crate::{
     check::{Check, Seen},
-    history::{Kind, Limit, Record, What},
+    history::{Kind, Limit, Record, What, is_event},
+    lists::charged,
     sent::Sent,
     settings::Settings,
     watched::Watched,
@@ -38,12 +39,13 @@ fn within(name: &str, number: u64, (least, most): Range) {
 }
 
 pub(crate) fn operations(stats: &Stats) -> u64 {
-    stats.gets + stats.puts + stats.updates + stats.deletes
+    stats.gets + stats.puts + stats.updates + stats.deletes + stats.sets + stats.removes
 }
 
 /// What has to be true of any counters.
 pub(crate) fn add_up(stats: &Stats) {
     let others = stats.syncs + stats.stats + stats.watches + stats.unwatches + stats.auths;
+    let others = others + stats.walks;
     assert_eq!(stats.commands, operations(stats) + others, "{stats:?}");
 }
 
@@ -107,13 +109,14 @@ impl Totals<'_> {
             entries.filter(|entry| entry.kind == kind).count() as u64
         };
         assert_eq!(
-            (stats.gets, stats.puts, stats.updates, stats.deletes),
-            (
-                of(Kind::Get),
-                of(Kind::Put),
-                of(Kind::Update),
-                of(Kind::Delete)
-            ),
+            [
+                (stats.gets, stats.puts, stats.updates),
+                (stats.deletes, stats.sets, stats.removes)
+            ],
+            [
+                (of(Kind::Get), of(Kind::Put), of(Kind::Update)),
+                (of(Kind::Delete), of(Kind::Set), of(Kind::Remove)),
+            ],
             "of {entries} commands"
         );
         let full = |limit: Limit| {
@@ -133,17 +136,12 @@ impl Totals<'_> {
         let held = last.map_or(StoreSize::default(), |last| last.held);
         assert_eq!(
             (stats.keys, stats.values, stats.bytes, stats.size),
-            (
-                held.keys,
-                held.values,
-                held.bytes,
-                held.bytes + 64 * held.keys + 8 * held.values
-            ),
+            (held.keys, held.values, held.bytes, charged(held)),
             "after {entries} commands"
         );
         let faults = self.settings.faults;
         assert!(
-            stats.size <= faults.max_store,
+            stats.size <= faults.room.max_store,
             "{stats:?}: more than {faults:?}"
         );
     }
@@ -301,10 +299,4 @@ impl Totals<'_> {
         let most = may_tell - events.min(may_tell);
         within("missed", stats.missed, range(missed, most));
     }
-}
-
-fn is_event(text: &[u8]) -> bool {
-    [&b":put:"[..], b":update:", b":delete:"]
-        .iter()
-        .any(|word| text.starts_with(word))
 }

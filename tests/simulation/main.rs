@@ -17,11 +17,13 @@ mod counts;
 mod history;
 mod limits;
 mod listener;
+mod lists;
 mod network;
 mod run;
 mod script;
 mod sent;
 mod settings;
+mod store;
 mod watched;
 mod world;
 

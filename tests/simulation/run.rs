@@ -17,12 +17,14 @@ use crate::{
     callers::{self, CallLog},
     check::{self, Check, Quiet},
     counts::{self, Totals},
-    history::{FaultyStore, History},
+    history::History,
     limits,
     listener::{AcceptQueue, FailingListener},
+    lists::Lists,
     network::{Connection, connect},
     script,
     settings::Settings,
+    store::FaultyStore,
     watched::{self, Watched},
     world::{Moment, Work, World, WorldClock},
 };
@@ -195,8 +197,8 @@ pub(crate) fn run(seed: u64) -> u64 {
         .max_line_rate(settings.rate)
         .overflow(settings.overflow)
         .stall_timeout(settings.stall)
-        .max_store(settings.faults.max_store)
-        .max_values(settings.faults.max_values)
+        .max_store(settings.faults.room.max_store)
+        .max_values(settings.faults.room.max_values)
         .clock(WorldClock {
             world: world.clone(),
             start: Instant::now(),
@@ -204,6 +206,7 @@ pub(crate) fn run(seed: u64) -> u64 {
         .store(FaultyStore {
             world: world.clone(),
             memory: Memory::new(),
+            lists: Lists::default(),
             history: history.clone(),
             faults: settings.faults,
         })

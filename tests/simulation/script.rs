@@ -57,12 +57,12 @@ fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> St
         true => format!("{word}Prefix:{name}"),
         false => format!("{word}:{name}"),
     };
-    let any = rng.u8(..22);
+    let any = rng.u8(..26);
     let kind = match behaviour {
         _ if rng.u8(..3) == 0 => any,
         Behaviour::Anything => any,
         Behaviour::Reads => 5,
-        Behaviour::Writes => rng.u8(..5),
+        Behaviour::Writes => [0, 1, 2, 3, 4, 10, 12, 22, 23, 24][rng.usize(..10)],
         Behaviour::Fences => rng.u8(13..17),
         Behaviour::Watches => rng.u8(17..20),
     };
@@ -80,6 +80,9 @@ fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> St
         18 => topic("Watch", true),
         19 => topic("Unwatch", rng.bool()),
         20 => String::new(),
+        21 => format!("Set:{key}#{tag}:{tag}"),
+        22 => format!("Set:w:{tag}"),
+        23..=24 => format!("Remove:{key}#{tag}:{old}"),
         _ => match rng.u8(..5) {
             0 => "get:k".into(),
             1 => "Put:k".into(),

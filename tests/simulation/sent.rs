@@ -35,13 +35,20 @@ impl Sent {
         let word = parts.next().unwrap_or_default();
         let rest = parts.next().unwrap_or_default();
         let command = || {
-            let tags = rest.split(|&byte| byte == b':');
-            let (_, number) = tags.filter_map(tag_of).next_back().expect("a tag");
+            let mut tags = rest.split(|&byte| byte == b':').filter_map(tag_of);
+            // What is removed has the tag of the command that brought it.
+            let tag = match word {
+                b"Remove" => tags.next(),
+                _ => tags.next_back(),
+            };
+            let (_, number) = tag.expect("a tag");
             Sent::Command(number)
         };
         let fields = rest.split(|&byte| byte == b':').count();
         match (word, fields) {
-            (b"Put", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => command(),
+            (b"Put" | b"Set" | b"Remove", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => {
+                command()
+            }
             (b"Sync", _) => Sent::Sync(rest.to_vec()),
             (b"Stats", _) => Sent::Stats,
             (b"Auth", _) if secret && rest != SECRET.as_bytes() => Sent::Wrong("unauthorized"),

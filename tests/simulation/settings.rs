@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use keywire::Overflow;
 
-use crate::{history::StoreFaults, world::Moment};
+use crate::{lists::Room, store::StoreFaults, world::Moment};
 
 /// What a line may take where that is not what a run is about.
 pub(crate) const LINE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -76,8 +76,10 @@ impl Settings {
             faults: StoreFaults {
                 ahead: rng.usize(1..=3),
                 fails: rng.bool(),
-                max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
-                max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
+                room: Room {
+                    max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
+                    max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
+                },
             },
             started: (Moment::NEVER, Moment::NEVER),
             stopped: Moment::NEVER,

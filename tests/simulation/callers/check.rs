@@ -140,6 +140,8 @@ fn check_heard(client: usize, heard: &WatchLog, alone: bool, record: &Record) {
             Event::Put { key, value } => Write::Put { key, value },
             Event::Update { key, old, new } => Write::Update { key, old, new },
             Event::Delete { key } => Write::Delete { key },
+            Event::Set { key, value } => Write::Set { key, value },
+            Event::Remove { key, value } => Write::Remove { key, value },
             Event::Missed(more) => {
                 missed += more;
                 continue;

@@ -9,7 +9,7 @@ use keywire::{
 
 use super::{Check, Mark, Seen};
 use crate::{
-    history::{Limit, What, tag_of},
+    history::{Limit, What, tag_of, tag_of_write},
     limits,
     network::Line,
     sent::Sent,
@@ -124,14 +124,7 @@ impl Check<'_> {
     }
 
     pub(super) fn change(&mut self, change: Write<'_>, line: &Line, text: &str) {
-        let value = match change {
-            Write::Put { value, .. } => value,
-            Write::Update { new, .. } => new,
-            Write::Delete { key } => key,
-        };
-        let tag = tag_of(change.key())
-            .or_else(|| tag_of(value))
-            .expect("a tag");
+        let tag = tag_of_write(change);
         let client = self.client;
         let place = self.by_tag.get(&tag);
         let place = *place.unwrap_or_else(|| panic!("client {client}: {text} never was"));
