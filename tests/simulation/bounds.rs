@@ -127,8 +127,9 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
         _ => None,
     });
     let mut stays: Vec<Stay> = Vec::new();
-    let mut answered = None;
-    for (line, answers) in check.down.lines.iter().zip(&check.answers) {
+    let mut answered = (None, None);
+    let lines = check.down.lines.iter().zip(&check.answers);
+    for ((line, answers), own) in lines.zip(&check.places_of_lines) {
         let is_event = is_event(&line.text);
         let from = if is_event {
             // From the end of its round on, or of one that may be its own.
@@ -136,16 +137,19 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
             let round = record.rounds.partition_point(|(end, _)| *end <= place);
             record.rounds.get(round).map(|(_, end)| *end)
         } else {
-            answers.and_then(|index| surely_answered(check, index))
+            let own = own.map(|place| check.entries[place].answered);
+            own.or_else(|| answers.and_then(|index| surely_answered(check, index)))
         };
         // Values are looked at as a whole, when their command is taken.
-        let is_first = !line.text.starts_with(b":") && *answers != answered;
-        answered = answers.or(answered);
+        let is_first = !line.text.starts_with(b":") && (*answers, *own) != answered;
+        if answers.is_some() {
+            answered = (*answers, *own);
+        }
         let entered = match is_event {
             true => from,
-            false => answers
+            false => own
                 .filter(|_| is_first)
-                .and_then(|index| taken(check, index)),
+                .map(|place| check.entries[place].at),
         };
         stays.push(Stay {
             from: from.unwrap_or(line.written),
@@ -156,17 +160,6 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
         });
     }
     stays
-}
-
-/// When the store took the command of a line.
-fn taken(check: &Check<'_>, index: usize) -> Option<Moment> {
-    match check.sent.get(index)? {
-        Sent::Command(number) => {
-            let place = check.places.get(number)?;
-            Some(check.entries[*place].at)
-        }
-        _ => None,
-    }
 }
 
 /// When a line was surely answered: with a command, or before the next one.
@@ -203,14 +196,31 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
                 }
                 Some(What::Written(..)) => (0, 0),
                 // It is refused where it was not applied.
-                Some(What::Failed | What::Full(_)) | None => (1, 0),
+                Some(What::Failed | What::Unconfirmed(_) | What::Full(_)) | None => (1, 0),
             };
             Answer {
                 is_command: true,
-                is_control: matches!(what, Some(What::Failed | What::Full(_)) | None),
+                is_control: !matches!(what, Some(What::Read(_) | What::Written(..))),
                 lines,
                 bytes,
                 written: None,
+            }
+        }
+        // Of a walk, there is a look at the room for each key.
+        Sent::Walk { number, .. } => {
+            let reads = check.reads_of(*number).iter();
+            let lines = reads.map(|place| check.lines_of_read(*number, *place));
+            let bytes = |lines: &Vec<Vec<u8>>| lines.iter().map(|line| line.len() + 1).sum();
+            Answer {
+                is_command: true,
+                lines: lines
+                    .clone()
+                    .map(|lines| lines.len())
+                    .max()
+                    .unwrap_or(1)
+                    .max(1),
+                bytes: lines.map(|lines| bytes(&lines)).max().unwrap_or(0),
+                ..Answer::default()
             }
         }
         Sent::Blank | Sent::Auth | Sent::Unheard | Sent::Unwatch(..) => Answer::default(),

@@ -15,6 +15,7 @@ use crate::{
     network::{Direction, Line},
     sent::Sent,
     settings::Settings,
+    walks::{Progress, Walk},
     world::Moment,
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct Check<'a> {
     pub(crate) admission: Admission,
     pub(crate) entries: &'a [Entry],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
+    /// What the store was asked for walks, of all clients.
+    pub(crate) walks: &'a HashMap<Tag, Walk>,
     /// Where in the history each of this client's commands stands.
     pub(crate) places: HashMap<usize, usize>,
     /// The next line sent that may be answered; what stands before it is handled.
@@ -70,6 +73,10 @@ pub(crate) struct Check<'a> {
     topics: HashSet<(Vec<u8>, bool)>,
     /// Which line each control line answers, and each first line of values.
     pub(crate) answers: Vec<Option<usize>>,
+    /// Where in the history the command of a line of values stands, or the read of a walk.
+    pub(crate) places_of_lines: Vec<Option<usize>>,
+    /// The walk whose lines came last, if nothing of a later command has come.
+    pub(crate) walk: Option<Progress>,
     pub(crate) stats: Vec<Seen>,
     /// The server has ended the stream, so that nothing more was on its way.
     pub(crate) clean: bool,
@@ -96,7 +103,7 @@ impl<'a> Check<'a> {
     ) -> Self {
         let entries = &record.entries[..];
         let own = entries.iter().enumerate();
-        let own = own.filter(|(_, entry)| entry.tag.0 == client);
+        let own = own.filter(|(_, entry)| entry.tag.0 == client && entry.is_command());
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
         let admission = Admission::of(settings, (down, up), !places.is_empty());
         let sent = up.lines.iter().enumerate();
@@ -114,6 +121,7 @@ impl<'a> Check<'a> {
             admission,
             entries,
             by_tag,
+            walks: &record.walks,
             places,
             next: 0,
             lost: 0,
@@ -124,6 +132,8 @@ impl<'a> Check<'a> {
             closing: HashSet::new(),
             topics: HashSet::new(),
             answers: Vec::new(),
+            places_of_lines: Vec::new(),
+            walk: None,
             stats: Vec::new(),
             clean: false,
             still: Still::default(),
@@ -164,6 +174,7 @@ impl<'a> Check<'a> {
         } else {
             self.was_broken();
         }
+        self.check_walks();
         self.all_applied();
         self.no_read_ahead();
     }
@@ -200,14 +211,14 @@ impl<'a> Check<'a> {
     }
 
     /// What is seen follows the history.
-    fn see(&mut self, place: usize, text: &str) {
+    pub(crate) fn see(&mut self, place: usize, text: &str) {
         let client = self.client;
         assert!(self.at < Some(place), "client {client}: {text} comes late");
         self.at = Some(place);
     }
 
     /// It happened between the question and the answer.
-    fn took_place(&self, index: usize, place: usize, line: &Line) {
+    pub(crate) fn took_place(&self, index: usize, place: usize, line: &Line) {
         let entry = &self.entries[place];
         let read = self.up.lines[index].read.expect("it was read");
         assert!(read < entry.at && entry.answered < line.begun);
@@ -227,7 +238,7 @@ impl<'a> Check<'a> {
         index
     }
 
-    fn answer(&mut self, index: usize, text: &str) {
+    pub(crate) fn answer(&mut self, index: usize, text: &str) {
         let client = self.client;
         assert!(index >= self.next, "client {client}: {text} comes late");
         self.skip_to(index);
@@ -237,6 +248,9 @@ impl<'a> Check<'a> {
     /// The lines before this one have no answer, or it was dropped.
     fn skip_to(&mut self, index: usize) {
         let client = self.client;
+        if index > self.walk.map_or(index, |walk| walk.index) {
+            self.end_walk();
+        }
         for at in self.next.min(index)..index {
             match &self.sent[at] {
                 Sent::Command(number) => {
@@ -248,7 +262,7 @@ impl<'a> Check<'a> {
                             self.lose(place, lines.len() as u64);
                         }
                         What::Read(_) | What::Written(..) => {}
-                        What::Failed | What::Full(_) => {
+                        What::Failed | What::Unconfirmed(_) | What::Full(_) => {
                             panic!("client {client}: the failure of {number} was not told")
                         }
                     }
@@ -256,6 +270,7 @@ impl<'a> Check<'a> {
                 Sent::Unwatch(name, prefix) => {
                     self.topics.remove(&(name.clone(), *prefix));
                 }
+                Sent::Walk { .. } => self.pass_walk_at(at),
                 Sent::Blank | Sent::Auth | Sent::Unheard => {}
                 other => panic!("client {client}: no answer to {other:?}"),
             }
@@ -264,7 +279,7 @@ impl<'a> Check<'a> {
     }
 
     /// A reply was dropped. That may be only where the client took nothing for the stall time.
-    fn lose(&mut self, place: usize, lines: u64) {
+    pub(crate) fn lose(&mut self, place: usize, lines: u64) {
         self.lost += lines;
         self.losses.push((place, lines));
         let answered = self.entries[place].answered;

@@ -150,14 +150,14 @@ impl Totals<'_> {
     pub(crate) fn check_seen(&self, own: &Check<'_>, seen: &Seen) {
         let stats = &seen.stats;
         add_up(stats);
-        let entries = operations(stats) as usize;
         let all = &self.record.entries;
-        assert!(entries <= all.len());
+        let entries = self.record.after(operations(stats));
         let read = own.up.lines[seen.asked].read.expect("it was read");
         let written = own.down.lines[seen.answer].begun;
         // Its place in the history.
         assert!(entries == 0 || all[entries - 1].answered < written);
-        assert!(all.get(entries).is_none_or(|entry| entry.at > read));
+        let next = all[entries..].iter().find(|entry| entry.is_command());
+        assert!(next.is_none_or(|entry| entry.at > read));
         for (index, sent) in own.sent.iter().enumerate() {
             let Sent::Command(number) = sent else {
                 continue;
@@ -241,7 +241,7 @@ impl Totals<'_> {
         let entries = match patient {
             true => self.record.entries.len(),
             // The last round may not have come to its end.
-            false => operations(stats) as usize,
+            false => self.record.after(operations(stats)),
         };
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {

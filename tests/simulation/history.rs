@@ -3,14 +3,20 @@
 //! Every command carries a tag, `CLIENT.NUMBER`: in its key behind a `#` that the store strips, so
 //! that each reply and each event names the command it came from, or else as its value.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use keywire::{
     protocol::{Operation, Reply, Write},
     store::StoreSize,
 };
 
-use crate::world::{Moment, lock};
+use crate::{
+    walks::Walk,
+    world::{Moment, lock},
+};
 
 pub(crate) type Tag = (usize, usize);
 
@@ -18,6 +24,8 @@ pub(crate) type Tag = (usize, usize);
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) tag: Tag,
+    /// The key with its tag.
+    pub(crate) key: Vec<u8>,
     pub(crate) kind: Kind,
     pub(crate) what: What,
     /// When it was taken.
@@ -36,12 +44,17 @@ pub(crate) enum Kind {
     Delete,
     Set,
     Remove,
+    /// A key is read for a walk.
+    Walk,
 }
 
 impl Kind {
     pub(crate) fn of(operation: Operation<'_>) -> Self {
         let Operation::Write(write) = operation else {
-            return Kind::Get;
+            return match operation.key().contains(&b'/') {
+                true => Kind::Walk,
+                false => Kind::Get,
+            };
         };
         match write {
             Write::Put { .. } => Kind::Put,
@@ -56,6 +69,8 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Failed,
+    /// It was answered so. The line that would tell of it, if it was applied.
+    Unconfirmed(Option<Vec<u8>>),
     /// It would have gone over a limit.
     Full(Limit),
     /// The lines that it is answered with.
@@ -78,6 +93,7 @@ pub(crate) struct History(Arc<Mutex<Record>>);
 #[derive(Default)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
+    pub(crate) walks: HashMap<Tag, Walk>,
     /// When rounds ended, and the number of entries by then. Two rounds are taken for one where
     /// nothing else happened between them.
     pub(crate) rounds: Vec<(usize, Moment)>,
@@ -93,13 +109,45 @@ impl History {
     }
 }
 
+impl Record {
+    /// Commands in the history; the reads of a walk are none.
+    pub(crate) fn operations(&self) -> u64 {
+        self.entries
+            .iter()
+            .filter(|entry| entry.is_command())
+            .count() as u64
+    }
+
+    /// How much of the history holds so many commands.
+    pub(crate) fn after(&self, operations: u64) -> usize {
+        let commands = self.entries.iter().enumerate();
+        let mut commands = commands.filter(|(_, entry)| entry.is_command());
+        match operations.checked_sub(1) {
+            None => 0,
+            Some(last) => commands
+                .nth(last as usize)
+                .map(|(place, _)| place + 1)
+                .expect("so many commands"),
+        }
+    }
+}
+
+impl Entry {
+    pub(crate) fn is_command(&self) -> bool {
+        self.kind != Kind::Walk
+    }
+}
+
 /// The key without its tag.
 pub(crate) fn base(key: &[u8]) -> &[u8] {
-    key.split(|&byte| byte == b'#').next().unwrap_or(key)
+    match key.iter().position(|&byte| byte == b'/') {
+        Some(walk) => &key[walk + 1..],
+        None => key.split(|&byte| byte == b'#').next().unwrap_or(key),
+    }
 }
 
 pub(crate) fn tag_of(text: &[u8]) -> Option<Tag> {
-    let text = std::str::from_utf8(text).ok()?;
+    let text = std::str::from_utf8(text).ok()?.split('/').next()?;
     let (client, number) = text.rsplit('#').next()?.split_once('.')?;
     Some((client.parse().ok()?, number.parse().ok()?))
 }

@@ -19,11 +19,13 @@ mod limits;
 mod listener;
 mod lists;
 mod network;
+mod replay;
 mod run;
 mod script;
 mod sent;
 mod settings;
 mod store;
+mod walks;
 mod watched;
 mod world;
 

@@ -22,7 +22,7 @@ use crate::{
     listener::{AcceptQueue, FailingListener},
     lists::Lists,
     network::{Connection, connect},
-    script,
+    replay, script,
     settings::Settings,
     store::FaultyStore,
     watched::{self, Watched},
@@ -171,7 +171,7 @@ impl Run {
                 .filter(|peer| peer.connection.is_rejecting())
                 .count() as u64;
             assert!(told <= rejecting, "{stats:?}: {told} are being turned away");
-            assert_eq!(counts::operations(&stats), record.entries.len() as u64);
+            assert_eq!(counts::operations(&stats), record.operations());
         }
     }
 }
@@ -311,7 +311,8 @@ fn check_run(run: &Run, peers: &[Peer]) {
         }
     }
     let mut by_tag = HashMap::new();
-    for (place, entry) in record.entries.iter().enumerate() {
+    let commands = record.entries.iter().enumerate();
+    for (place, entry) in commands.filter(|(_, entry)| entry.is_command()) {
         let twice = by_tag.insert(entry.tag, place);
         assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
     }
@@ -339,6 +340,7 @@ fn check_run(run: &Run, peers: &[Peer]) {
     let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
     for ((check, watched), peer) in checks.iter().zip(&watched).zip(peers) {
         watched::check_watched(check, watched);
+        replay::check_replay(check, &peer.quiet);
         limits::check_limits(check);
         bounds::check_bounds(check, watched, &record, &peer.quiet);
     }

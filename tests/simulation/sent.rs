@@ -1,12 +1,22 @@
 //! What a client sent, and what has to come of it.
 
-use crate::{admission::SECRET, history::tag_of, script::MAX_LINE};
+use crate::{
+    admission::SECRET,
+    history::{base, tag_of},
+    script::MAX_LINE,
+};
 
 /// A line that a client sent, by what has to come of it.
 #[derive(Clone, Debug)]
 pub(crate) enum Sent {
     /// A command for the store, by its number.
     Command(usize),
+    /// A walk over a prefix, which stands here without its tag.
+    Walk {
+        number: usize,
+        prefix: Vec<u8>,
+        counts: bool,
+    },
     Sync(Vec<u8>),
     Stats,
     /// What is watched: the key, or the prefix where `true`.
@@ -49,6 +59,16 @@ impl Sent {
             (b"Put" | b"Set" | b"Remove", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => {
                 command()
             }
+            (b"GetPrefix" | b"Keys", 1) if !rest.is_empty() => {
+                let (_, number) = tag_of(rest).expect("a tag");
+                let prefix = base(rest).to_vec();
+                let counts = word == b"Keys";
+                Sent::Walk {
+                    number,
+                    prefix,
+                    counts,
+                }
+            }
             (b"Sync", _) => Sent::Sync(rest.to_vec()),
             (b"Stats", _) => Sent::Stats,
             (b"Auth", _) if secret && rest != SECRET.as_bytes() => Sent::Wrong("unauthorized"),
@@ -57,7 +77,7 @@ impl Sent {
             (b"UnwatchPrefix", 1) => Sent::Unwatch(rest.to_vec(), true),
             (b"Watch", 1) if !rest.is_empty() => Sent::Watch(rest.to_vec(), false),
             (b"Unwatch", 1) if !rest.is_empty() => Sent::Unwatch(rest.to_vec(), false),
-            (b"Put" | b"Watch", _) => Sent::Wrong("malformed"),
+            (b"Put" | b"Watch" | b"GetPrefix" | b"Keys", _) => Sent::Wrong("malformed"),
             _ => Sent::Wrong("unknown"),
         }
     }

@@ -101,6 +101,7 @@ impl FaultyStore {
         assert_eq!(self.memory.size(), self.lists.size());
         Entry {
             tag: tag(operation),
+            key: operation.key().to_vec(),
             kind: Kind::of(operation),
             what,
             at: self.world.moment(),
@@ -197,7 +198,7 @@ fn written(write: Write<'_>) -> What {
 
 fn answer(batch: &mut Batch<'_>, what: &What) {
     match what {
-        What::Failed => batch.fail(&Error::store("a whim")),
+        What::Failed | What::Unconfirmed(_) => batch.fail(&Error::store("a whim")),
         What::Full(Limit::Store) => batch.store_full(),
         What::Full(Limit::Values) => batch.values_full(),
         What::Written(..) => batch.done(),

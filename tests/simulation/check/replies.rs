@@ -22,25 +22,20 @@ impl Check<'_> {
         let text = String::from_utf8_lossy(&line.text).into_owned();
         let reply = Reply::parse(&line.text);
         self.answers.push(None);
+        self.places_of_lines.push(None);
         match reply.unwrap_or_else(|_| panic!("client {client}: {text} is no reply")) {
             Reply::Value { key, .. } => {
-                let index = self.answers_value(key, line, &text);
-                self.answers[number] = Some(index);
-                let Sent::Command(command) = self.sent[index] else {
-                    panic!("client {client}: {text} answers no command");
-                };
-                let What::Read(lines) = &self.entries[self.places[&command]].what else {
+                let (by, of) = tag_of(key).expect("a tag");
+                assert_eq!(by, client, "a reply to another's command: {text}");
+                if key.contains(&b'/') {
+                    return self.walked(of, key, number, &text);
+                }
+                let index = self.answers_value(of, line, &text);
+                let place = self.places[&of];
+                let What::Read(lines) = &self.entries[place].what else {
                     panic!("client {client}: {text} answers no Get");
                 };
-                let rest = &self.down.lines[number..];
-                let seen: Vec<_> = rest.iter().take(lines.len()).map(|l| &l.text).collect();
-                assert!(
-                    seen.iter().copied().eq(lines.iter())
-                        || (seen.len() < lines.len() && self.down.closed.is_none()),
-                    "client {client}: the reply to {command} is not whole: {seen:?}, not {lines:?}",
-                );
-                self.answers.resize(number + seen.len(), Some(index));
-                return seen.len();
+                return self.take_group(number, index, place, lines);
             }
             Reply::Sync { dropped, token } => {
                 let fits = |sent: &Sent| matches!(sent, Sent::Sync(own) if own == token);
@@ -97,6 +92,31 @@ impl Check<'_> {
         1
     }
 
+    /// Takes all lines of a reply, which stand together. Says how many.
+    pub(crate) fn take_group(
+        &mut self,
+        number: usize,
+        index: usize,
+        place: usize,
+        lines: &[Vec<u8>],
+    ) -> usize {
+        let client = self.client;
+        let rest = &self.down.lines[number..];
+        let seen: Vec<_> = rest.iter().take(lines.len()).map(|l| &l.text).collect();
+        assert!(
+            seen.iter().copied().eq(lines.iter())
+                || (seen.len() < lines.len() && self.down.closed.is_none()),
+            "client {client}: the reply to {:?} is not whole: {seen:?}, not {lines:?}",
+            self.sent[index],
+        );
+        self.answers.truncate(number);
+        self.places_of_lines.truncate(number);
+        self.answers.resize(number + seen.len(), Some(index));
+        self.places_of_lines
+            .resize(number + seen.len(), Some(place));
+        seen.len()
+    }
+
     /// The server says why it ends the connection.
     pub(super) fn ended(&self, code: &str, text: &str, line: &Line) {
         let expected = match code {
@@ -138,10 +158,8 @@ impl Check<'_> {
     }
 
     /// Which Get a value answers.
-    pub(super) fn answers_value(&mut self, key: &[u8], line: &Line, text: &str) -> usize {
+    pub(super) fn answers_value(&mut self, number: usize, line: &Line, text: &str) -> usize {
         let client = self.client;
-        let (by, number) = tag_of(key).expect("a tag");
-        assert_eq!(by, client, "a reply to another's command: {text}");
         let place = self.places.get(&number);
         let place = *place.unwrap_or_else(|| panic!("client {client}: {text} was not read"));
         let is_it = |sent: &Sent| matches!(sent, Sent::Command(other) if *other == number);
@@ -169,7 +187,10 @@ impl Check<'_> {
             self.skip_to(index);
             return;
         };
-        self.answer(index, text);
+        match sent {
+            Sent::Walk { number, .. } => self.walk_failed(number, code, line, text),
+            _ => self.answer(index, text),
+        }
         assert!(self.up.lines[index].read < Some(line.begun));
         self.refused.insert(index);
         if code == "closing" {
@@ -177,11 +198,12 @@ impl Check<'_> {
         }
         let stopped = self.settings.stopped;
         match (sent, code) {
-            (Sent::Command(number), "store" | "full") => {
+            (Sent::Command(number), "store" | "full" | "unconfirmed") => {
                 let place = self.places.get(&number);
                 let place = *place.unwrap_or_else(|| panic!("client {client}: {text}, untried"));
                 let refused = match self.entries[place].what {
                     What::Failed => code == "store",
+                    What::Unconfirmed(_) => code == "unconfirmed",
                     What::Full(Limit::Store) => text.contains(":full:the store would hold"),
                     What::Full(Limit::Values) => text.contains(":full:the key has"),
                     _ => false,
@@ -196,6 +218,7 @@ impl Check<'_> {
                 assert!(!applied, "client {client}: refused and applied: {text}");
                 assert!(line.written > stopped, "client {client}: {text} too early");
             }
+            (Sent::Walk { .. }, "store") => {}
             (Sent::Blank, _) => panic!("client {client}: an error for a blank line"),
             (_, "closing") => {
                 assert!(line.written > stopped, "client {client}: {text} too early");

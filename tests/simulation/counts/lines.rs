@@ -12,6 +12,7 @@ use crate::{
     network::Direction,
     sent::Sent,
     settings::LINE_TIMEOUT,
+    walks::Walk,
     watched::Watched,
     world::Moment,
 };
@@ -34,6 +35,9 @@ impl Totals<'_> {
             within(name, number, range);
         };
         check("syncs", stats.syncs, |sent| matches!(sent, Sent::Sync(_)));
+        check("walks", stats.walks, |sent| {
+            matches!(sent, Sent::Walk { .. })
+        });
         check("stats", stats.stats, |sent| matches!(sent, Sent::Stats));
         check("watches", stats.watches, |sent| {
             matches!(sent, Sent::Watch(..))
@@ -66,8 +70,16 @@ impl Totals<'_> {
         });
         within("full_watches", stats.full_watches, (told, untold.1));
         let failed = self.record.entries[..entries].iter();
-        let failed = failed.filter(|entry| matches!(entry.what, What::Failed | What::Full(_)));
+        let is_read = |what: &What| matches!(what, What::Read(_) | What::Written(..));
+        let failed = failed.filter(|entry| !is_read(&entry.what));
         let failed = failed.count() as u64;
+        let (pages, all_pages) = self.count(spans, |check, line| match check.sent[line] {
+            Sent::Walk { number, .. } => {
+                let walk = check.walk_of(number);
+                walk.is_some_and(Walk::has_failed_page) && !check.closing.contains(&line)
+            }
+            _ => false,
+        });
         let (sure, known) = self.count(spans, |check, line| match check.sent[line] {
             Sent::Wrong(_) => true,
             Sent::Watch(..) => check.refused.contains(&line),
@@ -79,8 +91,8 @@ impl Totals<'_> {
             Sent::Watch(..) => true,
             _ => self.is_late(check, line),
         });
-        let least = failed + sure + halves.0 + parted.0;
-        let most = failed + known + unknown + halves.1 + parted.1;
+        let least = failed + pages + sure + halves.0 + parted.0;
+        let most = failed + all_pages + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
         let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
@@ -153,10 +165,15 @@ impl Totals<'_> {
                 Some(&place) => match &self.record.entries[place].what {
                     What::Read(lines) => lines.len() as u64,
                     What::Written(..) => 0,
-                    What::Failed | What::Full(_) => 1,
+                    What::Failed | What::Unconfirmed(_) | What::Full(_) => 1,
                 },
                 None => 1,
             },
+            Sent::Walk { number, .. } => {
+                let reads = check.reads_of(*number).iter();
+                let lines = reads.map(|place| check.lines_of_read(*number, *place).len());
+                1 + lines.sum::<usize>() as u64
+            }
             Sent::Blank | Sent::Unheard => 0,
             _ => 1,
         };
@@ -181,19 +198,22 @@ impl Totals<'_> {
             before.map(|(_, lines)| lines).sum()
         };
         let absent = |check: &Check<'_>| {
-            let came: HashSet<usize> = check.answers.iter().copied().flatten().collect();
-            let reads = check.sent.iter().enumerate();
-            let reads = reads.filter_map(|(index, sent)| match sent {
-                Sent::Command(number) if !came.contains(&index) => check.places.get(number),
+            let came: HashSet<usize> = check.places_of_lines.iter().copied().flatten().collect();
+            let absent = |place: &usize| *place < entries && !came.contains(place);
+            let gets = check.places.values().filter(|place| absent(place));
+            let gets = gets.map(|&place| match &self.record.entries[place].what {
+                What::Read(lines) => lines.len() as u64,
+                _ => 0,
+            });
+            let walks = check.sent.iter().filter_map(|sent| match sent {
+                Sent::Walk { number, .. } => Some(*number),
                 _ => None,
             });
-            let lines = reads.filter(|place| **place < entries).map(|&place| {
-                match &self.record.entries[place].what {
-                    What::Read(lines) => lines.len() as u64,
-                    _ => 0,
-                }
+            let reads = walks.flat_map(|number| {
+                let reads = check.reads_of(number).iter().filter(|place| absent(place));
+                reads.map(move |&place| check.lines_of_read(number, place).len() as u64)
             });
-            lines.sum()
+            gets.sum::<u64>() + reads.sum::<u64>()
         };
         (self.sum(lost), self.sum(absent))
     }
