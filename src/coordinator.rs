@@ -13,10 +13,12 @@
 //! only ever sent to with `try_send`.
 
 mod clients;
-mod run_turns;
+mod key_order;
 mod send_events;
+mod turn_queue;
+mod turns;
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{pin::Pin, sync::Arc, task::Poll, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -30,16 +32,17 @@ use crate::{
     Stats, clock,
     connection::{ConnectionContext, epoll::Reactor, message::FromConnection},
     listen::{admission::ConnectionLimiter, incoming::Incoming},
-    round::{batch::Batch, timer::RoundTimer},
     shared::{
+        limits::Limits,
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{Store, StoreSize},
+    store::{Change, Store, StoreSize, turn::Turn},
     watch::registry::WatchRegistry,
 };
 use clients::ClientEntry;
-use run_turns::{Round, TurnQueue};
+use key_order::KeyOrder;
+use turn_queue::TurnQueue;
 
 /// Clients that have their turns in one [round](crate::round), and so in one batch for the store. A larger round
 /// shares an fsync among more clients; a smaller one answers the first of them sooner.
@@ -70,13 +73,26 @@ pub(crate) struct Coordinator {
     last_id: u64,
     started: Instant,
     shutting_down: bool,
-    /// Emptied buffers for the replies of the next round.
+    limits: Arc<Limits>,
+    key_order: KeyOrder,
+    /// Where turns come back from the store, and those that have come.
+    from_store: Sender<Box<Turn>>,
+    returned_turns: Pin<Box<Receiver<Box<Turn>>>>,
+    returned: Vec<Box<Turn>>,
+    /// Turns that have waited for their keys, and can be submitted.
+    unblocked: Vec<Box<Turn>>,
+    /// What the store brings in from elsewhere.
+    changes: Option<Pin<Box<dyn Stream<Item = Change> + Send>>>,
+    /// Ended turns and emptied buffers, for the next round.
+    turns: Vec<Box<Turn>>,
     reply_buffers: Vec<Vec<u8>>,
 }
 
 enum Input {
     Stop,
     Incoming(Incoming),
+    Returned(Box<Turn>),
+    Change(Change),
     Message(FromConnection),
 }
 
@@ -90,6 +106,8 @@ impl Coordinator {
     ) -> Self {
         // Not bounded by itself: a connection has at most one message of each kind under way.
         let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
+        // Nor is this: a client has at most one turn with the store.
+        let (from_store, returned_turns) = async_channel::unbounded();
         let stop_requested = {
             let server = server.clone();
             async move { server.stop_requested().await }
@@ -117,6 +135,14 @@ impl Coordinator {
             last_id: 0,
             started: server.clock.now(),
             shutting_down: false,
+            limits: Arc::new(server.limits.clone()),
+            key_order: KeyOrder::default(),
+            from_store,
+            returned_turns: Box::pin(returned_turns),
+            returned: Vec::new(),
+            unblocked: Vec::new(),
+            changes: None,
+            turns: Vec::new(),
             reply_buffers: Vec::new(),
             server,
             executor,
@@ -128,14 +154,19 @@ impl Coordinator {
     pub(crate) async fn run<S: Store>(mut self, mut store: S) -> S {
         let server = self.server.clone();
         {
-            let run = future::or(self.run_loop(&mut store), server.deadline_passed());
+            let run = async {
+                self.run_loop(&mut store).await;
+                store.close().await;
+            };
+            let run = future::or(run, server.deadline_passed());
             clock::deferrable(&server.clock, std::pin::pin!(run)).await;
         }
         store
     }
 
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
-        let mut round = Round::default();
+        self.changes = store.changes().map(|changes| Box::pin(changes) as _);
+        let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
                 self.handle(input);
@@ -146,21 +177,30 @@ impl Coordinator {
                 };
                 self.handle(input);
             }
-            self.run_ready(store, &mut round).await;
+            self.run_ready(store, &mut turns);
         }
     }
 
     /// The next input, the rarest kind first. It returns at once if clients are in the queue.
     async fn next_input(&mut self) -> Option<Input> {
-        let idle = self.queue.is_empty();
+        let idle = self.is_idle() && self.watches.is_quiet();
         if !idle {
             // The tasks of connections run before the next round.
             future::yield_now().await;
         }
         let stop = self.stop.as_mut().map(|()| Input::Stop);
         let incoming = self.incoming.as_mut().map(Input::Incoming);
+        let returned = self.returned_turns.as_mut().map(Input::Returned);
+        let changes = stream::poll_fn(|cx| match &mut self.changes {
+            Some(changes) => changes
+                .as_mut()
+                .poll_next(cx)
+                .map(|change| change.map(Input::Change)),
+            None => Poll::Pending,
+        });
         let messages = self.messages.as_mut().map(Input::Message);
-        let mut inputs = stream::or(stop, stream::or(incoming, messages));
+        let from_store = stream::or(returned, changes);
+        let mut inputs = stream::or(stop, stream::or(incoming, stream::or(from_store, messages)));
         match idle {
             true => inputs.next().await,
             false => future::poll_once(inputs.next()).await.flatten(),
@@ -170,7 +210,9 @@ impl Coordinator {
     /// One more input, if it is there.
     fn try_next_input(&self) -> Option<Input> {
         let incoming = self.incoming.try_recv().map(Input::Incoming);
-        let input = incoming.or_else(|_| self.messages.try_recv().map(Input::Message));
+        let returned = || self.returned_turns.try_recv().map(Input::Returned);
+        let message = || self.messages.try_recv().map(Input::Message);
+        let input = incoming.or_else(|_| returned()).or_else(|_| message());
         input.ok()
     }
 
@@ -178,6 +220,8 @@ impl Coordinator {
         match input {
             Input::Stop => self.shut_down(),
             Input::Incoming(incoming) => self.add_client(incoming),
+            Input::Returned(turn) => self.returned.push(turn),
+            Input::Change(change) => self.on_change(&change),
             Input::Message(message) => self.on_message(message),
         }
     }
@@ -204,48 +248,19 @@ impl Coordinator {
         }
     }
 
-    /// Gives the clients at the head of the queue their turns: the store applies their commands,
-    /// then replies and events go to the outboxes.
-    async fn run_ready<S: Store>(&mut self, store: &mut S, round: &mut Round) {
-        self.start_turns(round);
-        if round.turns.is_empty() {
-            return;
-        }
-        self.apply(store, round).await;
-        let (events, notified) = self.watches.take_events();
-        // Before the replies: a client that has its reply finds the command counted.
-        self.publish();
-        let finished = self.finish_turns(round, &events);
-        for &watcher in &notified {
-            self.send_events(watcher, &events);
-        }
-        if !notified.is_empty() {
-            self.publish();
-        }
-        self.server.wake_workers(finished + notified.len());
-    }
-
-    /// Hands the round to the store. A `Stats` begins another batch, and a store may take less than all.
-    async fn apply<S: Store>(&mut self, store: &mut S, round: &mut Round) {
-        let server = self.server.clone();
-        let began = server.clock.now();
-        let mut timer = RoundTimer::start(began);
-        self.stats.uptime = began - self.started;
-        // A Stats in this round is answered with the counters of now, not of the last round.
-        self.stats.accept_errors = server.accept_errors();
-        loop {
-            let Round { turns, blocks } = &mut *round;
-            self.count_store(store.size());
-            self.stats.watching = self.watches.watching();
-            let (watches, stats) = (&mut self.watches, &mut self.stats);
-            let time = (&*server.clock, &mut timer);
-            let mut batch = Batch::new(&server.limits, blocks, turns, watches, stats, time);
-            let result = store.apply(&mut batch).await;
-            if !batch.conclude(result) {
-                break;
+    /// A change that was made elsewhere.
+    fn on_change(&mut self, change: &Change) {
+        match change.write() {
+            Some(write) => {
+                // No round is under way.
+                self.watches.publish(write, |_| 0, &mut self.stats);
+            }
+            None => {
+                for client in self.watches.miss_all() {
+                    self.send_missed_count(client);
+                }
             }
         }
-        self.count_store(store.size());
     }
 
     fn count_store(&mut self, size: StoreSize) {

@@ -105,10 +105,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// A line comes in by `listen` and a `connection`, goes to the `coordinator`, has its turn in a `round`,
-// which hands it to the `store`, and its reply returns by the outbox of the connection. `watch` adds
-// events. Of these, each imports only from those on its right:
-// server, coordinator, listen, store, round, watch, connection, shared, protocol.
+// A line comes in by `listen` and a `connection`, goes to the `coordinator`, which hands it to the
+// `store`, and its reply returns by the outbox of the connection. `watch` adds events. Of these, each
+// imports only from those on its right:
+// server, coordinator, listen, store, watch, connection, shared, protocol.
 mod client;
 mod clock;
 mod connection;
@@ -118,7 +118,6 @@ pub mod guide;
 mod listen;
 mod lock;
 pub mod protocol;
-mod round;
 mod secret;
 mod server;
 mod shared;

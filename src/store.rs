@@ -19,65 +19,41 @@
 //!
 //! # A store of your own
 //!
-//! Implement [`Store`]. Its one required method, [`apply`](Store::apply), gets a [`Batch`]: commands of
-//! many clients, in the order in which they take effect. The store takes the commands one by one and
-//! gives each its answer.
-//!
-//! The coordinator owns the store and calls it for all clients, so a store needs no lock, and each
-//! command sees the effects of all commands before it. This one is complete:
+//! Implement [`Store`]. Its one required method, [`submit`](Store::submit), gets a [`Batch`]: commands of
+//! one client, in order. A store that knows the answers at once gives them there. This one is complete:
 //!
 //! ```
-//! use keywire::{Error, protocol::{Operation, Write}, store::{Batch, Store}};
-//! use std::collections::HashMap;
+//! use keywire::{protocol::{Operation, Write}, store::{Batch, Order, Store, Submission}};
+//! use std::{collections::HashMap, future::Future};
 //!
+//! /// Keeps one value for each key.
 //! #[derive(Default)]
-//! struct Lists(HashMap<Vec<u8>, Vec<Vec<u8>>>);
+//! struct Registers(HashMap<Vec<u8>, Vec<u8>>);
 //!
-//! impl Store for Lists {
-//!     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-//!         while let Some(operation) = batch.take() {
-//!             match operation {
-//!                 Operation::Get { key } => {
-//!                     let values = self.0.get(key).map_or(&[][..], Vec::as_slice);
-//!                     batch.values(values.iter().map(Vec::as_slice));
-//!                 }
-//!                 Operation::Write(Write::Put { key, value }) => {
-//!                     self.0.entry(key.to_vec()).or_default().push(value.to_vec());
-//!                     batch.done();
-//!                 }
-//!                 Operation::Write(Write::Delete { key }) => {
-//!                     self.0.remove(key);
-//!                     batch.done();
-//!                 }
-//!                 Operation::Write(Write::Update { key, old, new }) => {
-//!                     let values = self.0.entry(key.to_vec()).or_default();
-//!                     match values.iter_mut().find(|value| *value == old) {
-//!                         Some(value) => *value = new.to_vec(),
-//!                         None => values.push(new.to_vec()),
-//!                     }
-//!                     batch.done();
-//!                 }
+//! impl Store for Registers {
+//!     const ORDER: Order = Order::Immediate;
+//!
+//!     fn submit(&mut self, mut batch: Batch) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+//!         batch.each(|operation, answer| match operation {
+//!             Operation::Get { key } => answer.values(self.0.get(key).iter().map(|value| value.as_slice())),
+//!             Operation::Write(Write::Set { key, value }) => {
+//!                 self.0.insert(key.to_vec(), value.to_vec());
+//!                 answer.done();
 //!             }
-//!         }
-//!         // A durable store waits here, once for the whole batch.
-//!         Ok(())
+//!             Operation::Write(_) => answer.fail("only Set and Get"),
+//!         });
+//!         batch.done()
 //!     }
 //! }
-//! # use futures_lite::future;
-//! # let server = keywire::Server::builder().store(Lists::default()).build();
+//! # use {futures_lite::future, keywire::Error};
+//! # let server = keywire::Server::builder().store(Registers::default()).build();
 //! # let handle = server.handle();
 //! # let client = async {
 //! #     let (near, far) = async_net::unix::UnixStream::pair().map_err(Error::Connect)?;
 //! #     handle.attach(far).await?;
 //! #     let client = keywire::Client::from_stream(near);
-//! #     client.put("user", "alice").await?;
-//! #     client.put("user", "bob").await?;
-//! #     client.update("user", "alice", "charlie").await?;
-//! #     client.update("user", "dora", "eve").await?;
-//! #     client.put("gone", "1").await?;
-//! #     client.delete("gone").await?;
-//! #     assert!(client.get("gone").await?.is_empty());
-//! #     assert_eq!(client.get("user").await?, [&b"charlie"[..], b"bob", b"eve"]);
+//! #     assert!(client.put("user", "alice").await.is_err());
+//! #     assert!(client.get("user").await?.is_empty());
 //! #     handle.shutdown(std::time::Duration::ZERO).await;
 //! #     Ok::<(), Error>(())
 //! # };
@@ -85,25 +61,91 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! Replies leave the server only after `apply` has returned. So a store that writes to a disk or to a
-//! network can take a whole batch and wait once. While `apply` waits, every client waits. If `apply`
-//! returns an error, it must have undone the whole batch. [`Store`] states the contract in full.
+//! # A store that waits
+//!
+//! A store that has to wait, for a disk or another machine, returns [`Submission::Pending`] with a future
+//! that gives the batch back. Meanwhile it gets the batches of other clients, and each client has its
+//! replies as soon as its own batch is back. Here `remote` stands for any such thing:
+//!
+//! ```
+//! use keywire::{protocol::Operation, store::{Batch, Store, Submission}};
+//! use std::future::Future;
+//! # #[derive(Clone)]
+//! # struct Remote;
+//! # impl Remote {
+//! #     async fn call(&self, requests: Vec<Vec<u8>>) -> Result<Vec<Vec<Vec<u8>>>, std::io::Error> {
+//! #         Ok(requests.into_iter().map(|request| vec![request]).collect())
+//! #     }
+//! # }
+//! # fn encode(operation: Operation<'_>) -> Vec<u8> { operation.key().to_vec() }
+//!
+//! struct Proxy { remote: Remote }
+//!
+//! impl Store for Proxy {
+//!     fn submit(&mut self, mut batch: Batch) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+//!         let remote = self.remote.clone();
+//!         Submission::Pending(async move {
+//!             let requests = batch.operations().map(encode).collect();
+//!             match remote.call(requests).await {
+//!                 Err(error) => batch.unconfirmed(error),
+//!                 Ok(answers) => {
+//!                     let mut answers = answers.into_iter();
+//!                     batch.each(|operation, answer| match (operation, answers.next()) {
+//!                         (Operation::Get { .. }, Some(values)) => answer.values(values.iter().map(Vec::as_slice)),
+//!                         (Operation::Write(_), Some(_)) => answer.done(),
+//!                         (_, None) => answer.unconfirmed("no answer"),
+//!                     });
+//!                 }
+//!             }
+//!             batch
+//!         })
+//!     }
+//! }
+//! # use {futures_lite::future, keywire::Error};
+//! # let server = keywire::Server::builder().store(Proxy { remote: Remote }).build();
+//! # let handle = server.handle();
+//! # let client = async {
+//! #     let (near, far) = async_net::unix::UnixStream::pair().map_err(Error::Connect)?;
+//! #     handle.attach(far).await?;
+//! #     let client = keywire::Client::from_stream(near);
+//! #     client.put("user", "alice").await?;
+//! #     assert_eq!(client.get("user").await?, [b"user"]);
+//! #     handle.shutdown(std::time::Duration::ZERO).await;
+//! #     Ok::<(), Error>(())
+//! # };
+//! # future::block_on(future::zip(server.run(), client)).1?;
+//! # Ok::<(), Error>(())
+//! ```
 //!
 //! # Sizes and limits
 //!
 //! [`Store::size`] reports how much the store holds, for the server's counters. The limits
 //! [`max_store`](crate::Builder::max_store) and [`max_values`](crate::Builder::max_values) are enforced
 //! by the store: it reads them from the [`Batch`], and answers a write that would exceed them with
-//! [`store_full`](Batch::store_full) or [`values_full`](Batch::values_full). `Memory` does both.
+//! [`store_full`](Answer::store_full) or [`values_full`](Answer::values_full). `Memory` does both.
 
+mod answer;
+mod batch;
 mod memory;
+mod overflow;
+pub(crate) mod rejection;
+pub(crate) mod timer;
+pub(crate) mod turn;
+pub(crate) mod walk;
 
-use std::future::Future;
+use std::future::{self, Future};
 
-pub use crate::round::batch::Batch;
-pub use memory::{Memory, Values};
+use futures_lite::{Stream, stream};
 
-use crate::Error;
+pub(crate) use batch::TurnGuard;
+pub use {
+    answer::Answer,
+    batch::Batch,
+    memory::{Memory, Values},
+    walk::KeyPage,
+};
+
+use crate::protocol::{Command, Operation, Write};
 
 /// How much a store holds. See [`Store::size`].
 ///
@@ -148,73 +190,96 @@ impl StoreSize {
     }
 }
 
+/// What a store returns: the answer, or a future of it.
+#[derive(Debug)]
+pub enum Submission<T, F> {
+    /// It is there.
+    Done(T),
+    /// It comes later. The future runs on the server's own executor, and on no particular one. A shutdown
+    /// whose grace time is over drops it where it stands; so does dropping the server.
+    Pending(F),
+}
+
+/// What a store promises about the order of commands.
+///
+/// The commands of one client are always applied in their order, since a client has at most one batch with
+/// the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
+    /// store never returns [`Pending`](Submission::Pending).
+    Immediate,
+    /// Nothing. The server never has two batches with the store that share a key.
+    None,
+    /// The commands of one key take effect in the order submitted, also if their batches complete in
+    /// another. The server releases the answers of each key in that order.
+    PerKey,
+    /// All commands take effect in the order submitted: there is one history. Watchers are told of changes in
+    /// that order.
+    Total,
+}
+
 /// Keeps a list of values for each key.
 ///
-/// One coordinator owns the store and calls it for every client, so a store needs no lock and sees
-/// one history.
+/// The coordinator owns the store and calls it for every client, so a store needs no lock.
 ///
 /// # The contract
 ///
-/// [`apply`](Store::apply) gets a [`Batch`]: the commands of many clients, in the order in which
-/// they take effect. The store [takes](Batch::take) them one by one and gives each its answer
-/// *in the order taken*: [`done`](Batch::done), [`values`](Batch::values),
-/// [`fail`](Batch::fail), or one that says that a limit is
-/// reached. It may take several before it answers the first. It then holds their answers in memory, so
-/// it should bound their number.
+/// [`submit`](Store::submit) gets the commands of one client as a [`Batch`], and gives it back with an
+/// answer to each, at once or by a future. Any number of batches may be with the store, each of another
+/// client. They may complete in any order.
 ///
-/// - **Order.** A command sees the effects of every command taken before it.
-/// - **All of it.** When `apply` returns `Ok`, every command that was taken is applied, and
-///   durable where the store is, except those that failed or were refused, which left nothing
-///   behind.
-///   Replies go out only then. So a store may commit once a batch: one fsync, one round trip.
-/// - **Or nothing.** When `apply` returns an error, no command of the batch is applied: what was
-///   begun, the store has undone. The answers given so far are taken back and every command that
-///   was taken is answered `:error:LINE:store:reason`.
-/// - **Not to the end.** A store may return before `take` gave `None`; it is called again for the
-///   rest. `take` skips the rest of a client's commands if it has no room for more replies. It gives
-///   `None` early if the round has lasted for some milliseconds, or has produced 256 KiB of replies. A
-///   store that waits, for a disk or a network, should take first and wait once. A `Stats` among the commands ends a batch too.
-/// - **One answer each.** A command that is not answered by the end is answered with a store error,
-///   and so is one whose answer does not fit it, such as `values` for a `Put`. If a store takes no command of a batch, the first one is failed for it, so that the
-///   server makes progress.
-/// - **Limits.** What a store may hold, and how many values a key may have, is set by the
-///   program that builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them,
-///   and answers a write that would go over them with [`store_full`](Batch::store_full) or
-///   [`values_full`](Batch::values_full).
+/// - **Order.** [`ORDER`](Store::ORDER) says what order the store keeps. The server sees to it that a `Get`
+///   shows the effect of every earlier write of its key that was answered or told to a watcher.
+/// - **Answers are final.** An answer to a client, or an event for a watcher, leaves the server when the
+///   batch is back. By then a write that is answered [`done`](Answer::done) can't be taken back, and is
+///   durable if the store is. A `Get` shows nothing that could be taken back.
+/// - **A failed write** left nothing behind, if it is answered by [`fail`](Answer::fail),
+///   [`store_full`](Answer::store_full) or [`values_full`](Answer::values_full). If its fate is unknown, the
+///   answer is [`unconfirmed`](Answer::unconfirmed).
+/// - **Lost batches.** A future that panics ends its batch: the writes are answered as unconfirmed. So does a
+///   store that drops a batch. A panic of a method of the store reaches the task that polls the server.
+/// - **Limits.** What a store may hold, and how many values a key may have, is set by the program that
+///   builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them.
+///   A `Set` is refused only if the store would grow, a `Remove` never.
 /// - **Values** hold no LF. No command brings one in; a `Get` that would bring one out fails.
-/// - **Waiting.** While `apply` waits, every client waits. A shutdown whose grace time is over
-///   drops the future where it stands; so does dropping the server. A durable store must be able
-///   to recover from that when it is opened again.
-/// - **Panics** reach the task that polls the server.
+/// - **Time.** `submit` is called by the coordinator, for which every client waits. It must not block.
 ///
 /// The semantics of the commands:
 ///
 /// - `Put` appends the value to the key's list.
 /// - `Get` reads the list, oldest first. An absent key is an empty list.
 /// - `Delete` removes the key and all its values. It is no failure if there are none.
-/// - `Update` replaces the first value equal to `old` by `new`, in place; it appends `new` where
-///   there is none.
+/// - `Update` replaces the first value equal to `old` by `new`, in place; it appends `new` if there is
+///   none.
+/// - `Set` makes the value the only one of the list.
+/// - `Remove` removes the first value equal to the given one, if there is one. A key without values is gone.
 ///
 /// # Example
 ///
 /// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
 ///
 /// ```
-/// use keywire::{Error, protocol::{Operation, Write}, store::{Batch, Memory, Store}};
+/// use keywire::{protocol::{Operation, Write}, store::{Batch, Memory, Order, Store, Submission}};
+/// use std::future::Future;
 ///
 /// struct Guarded(Memory);
 ///
 /// impl Store for Guarded {
-///     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-///         while let Some(operation) = batch.take() {
-///             match operation {
-///                 Operation::Write(Write::Put { key, .. }) if key.starts_with(b"sys.") => {
-///                     batch.fail(&Error::store("that key is read-only"));
-///                 }
-///                 operation => self.0.answer(operation, batch),
+///     const ORDER: Order = Order::Immediate;
+///
+///     fn submit(
+///         &mut self,
+///         mut batch: Batch,
+///     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+///         let limits = self.0.limits(&batch);
+///         batch.each(|operation, answer| match operation {
+///             Operation::Write(write) if write.key().starts_with(b"sys.") => {
+///                 answer.fail("that key is read-only");
 ///             }
-///         }
-///         Ok(())
+///             operation => self.0.apply(operation, answer, limits),
+///         });
+///         batch.done()
 ///     }
 /// }
 ///
@@ -222,16 +287,88 @@ impl StoreSize {
 /// # drop(server);
 /// ```
 pub trait Store: Send + 'static {
-    /// Applies a batch of commands; see the contract above.
-    ///
-    /// A store that has nothing to wait for writes an `async fn` without an await, and pays
-    /// nothing for it.
-    fn apply(&mut self, batch: &mut Batch<'_>) -> impl Future<Output = Result<(), Error>> + Send;
+    /// The order that the store keeps. Default: [`Order::None`].
+    const ORDER: Order = Order::None;
 
-    /// How much the store holds, for the server's counters. It is asked before each
-    /// batch and after the last of a round, so it should cost next to nothing. A store that can't say
-    /// leaves it at zeros.
+    /// Takes the commands of a client; see the contract above.
+    fn submit(
+        &mut self,
+        batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static>;
+
+    /// Fills a page of the names of keys that begin with a prefix, for `GetPrefix` and `Keys`; see
+    /// [`KeyPage`]. By default it can't: both commands are answered with a store error.
+    fn keys(
+        &mut self,
+        mut page: KeyPage,
+    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+        page.fail("this store can't list its keys");
+        page.done()
+    }
+
+    /// Changes that were made elsewhere, for watchers. It is called once, when the server begins to run.
+    /// By default there are none.
+    ///
+    /// The store tells a change that it makes known here before a `Get` that shows it is answered, and after
+    /// every `Get` that does not.
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        None::<stream::Pending<Change>>
+    }
+
+    /// How much the store holds, for the server's counters. It is asked after every round, so it should
+    /// cost next to nothing. A store that can't say leaves it at zeros.
     fn size(&self) -> StoreSize {
         StoreSize::default()
+    }
+
+    /// Ends the store's work when the server has served its last client, within the grace time of the
+    /// shutdown. It is not called if the server is dropped.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        future::ready(())
+    }
+}
+
+/// A change that was not made by a client of this server. See [`Store::changes`].
+///
+/// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::{protocol::Write, store::Change};
+///
+/// let change = Change::from(Write::Delete { key: b"user" });
+/// assert_eq!(format!("{change:?}"), "Change(Some(Delete { key: [4 bytes] }))");
+/// ```
+pub struct Change {
+    /// The write as a line.
+    line: Option<Vec<u8>>,
+}
+
+impl Change {
+    /// An unknown number of changes was missed, of any keys. Every watcher is told `:missed:0`.
+    pub fn missed() -> Self {
+        Self { line: None }
+    }
+
+    /// `None` if changes were missed.
+    pub(crate) fn write(&self) -> Option<Write<'_>> {
+        match Command::parse(self.line.as_ref()?.strip_suffix(b"\n")?) {
+            Ok(Command::Operation(Operation::Write(write))) => Some(write),
+            _ => None,
+        }
+    }
+}
+
+/// A key or a value that no line can carry makes it a missed change.
+impl From<Write<'_>> for Change {
+    fn from(write: Write<'_>) -> Self {
+        let mut line = Vec::new();
+        Command::from(write).encode(&mut line);
+        Self { line: Some(line) }
+    }
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Change").field(&self.write()).finish()
     }
 }

@@ -108,9 +108,9 @@ impl Event {
     /// The bytes of its key and values.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Event::Put { key, value } | Event::Set { key, value } | Event::Remove { key, value } => {
-                key.len() + value.len()
-            }
+            Event::Put { key, value }
+            | Event::Set { key, value }
+            | Event::Remove { key, value } => key.len() + value.len(),
             Event::Update { key, old, new } => key.len() + old.len() + new.len(),
             Event::Delete { key } => key.len(),
             Event::Missed(_) => 0,

@@ -14,7 +14,7 @@ use crate::{
     },
     listen::{admission::LimitReached, incoming::Incoming},
     protocol::{Code, LineBlock, push_error},
-    round::{rejection::Rejection, turn::Cursor},
+    store::{rejection::Rejection, turn::Cursor, walk::Walk},
 };
 
 pub(super) struct ClientEntry {
@@ -29,7 +29,11 @@ pub(super) struct ClientEntry {
     pub(super) pending: Option<Pending>,
     /// The time of its turns, of which each turn takes an eighth away.
     pub(super) recent_time: Duration,
-    /// The connection is gone; only pending commands keep the client here.
+    /// A batch of the client is with the store, or waits for its keys or its release.
+    pub(super) at_store: bool,
+    /// Waits for the store.
+    pub(super) store_task: Option<Task<()>>,
+    /// The connection is gone; only commands that have been read keep the client here.
     pub(super) disconnected: bool,
     pub(super) place: Place,
     _task: Task<()>,
@@ -46,6 +50,8 @@ pub(super) enum Place {
 pub(super) struct Pending {
     pub(super) block: LineBlock,
     pub(super) rejecting: bool,
+    /// The walk of which the block is a page.
+    pub(super) walk: Option<Box<Walk>>,
 }
 
 /// Why the input of an idle client ends, for the log.
@@ -110,6 +116,8 @@ impl Coordinator {
             cursor: Cursor::default(),
             pending: None,
             recent_time: Duration::ZERO,
+            at_store: false,
+            store_task: None,
             disconnected: false,
             place,
             _task: self.executor.spawn(task),
@@ -120,8 +128,11 @@ impl Coordinator {
         match message {
             Message::Lines { block, throttled } => {
                 if let Some(entry) = self.clients.get_mut(client) {
-                    let rejecting = self.shutting_down;
-                    entry.pending = Some(Pending { block, rejecting });
+                    entry.pending = Some(Pending {
+                        block,
+                        rejecting: self.shutting_down,
+                        walk: None,
+                    });
                     self.enqueue(client);
                     self.stats.throttled += u64::from(throttled);
                 }
@@ -262,7 +273,7 @@ impl Coordinator {
         client.disconnected = true;
         if client.pending.is_some() {
             self.enqueue(key);
-        } else {
+        } else if !client.at_store {
             self.remove(key);
         }
     }

@@ -128,6 +128,7 @@ impl fmt::Debug for LineDecoder {
 /// The whole lines of one read.
 ///
 /// See [`LineDecoder`] for an example.
+#[derive(Default)]
 pub struct LineBlock {
     max: usize,
     keeps_cr: bool,
@@ -142,6 +143,29 @@ impl LineBlock {
             keeps_cr: lines.keeps_cr,
             bytes,
         }
+    }
+
+    /// An empty block to which lines are added, in this buffer.
+    pub(crate) fn page(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self {
+            max: usize::MAX,
+            keeps_cr: true,
+            bytes: buffer,
+        }
+    }
+
+    /// Adds a line of these parts, none of which holds an LF.
+    pub(crate) fn push_line(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.push(b'\n');
+    }
+
+    /// Whether no line begins at `at`.
+    pub(crate) fn is_end(&self, at: usize) -> bool {
+        at >= self.bytes.len()
     }
 
     /// Whether there is no line in it.

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    future::Future,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     ops::Range,
 };
@@ -7,11 +8,8 @@ use std::{
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::{Batch, Store, StoreSize};
-use crate::{
-    Error,
-    protocol::{Operation, Write},
-};
+use super::{Answer, Batch, Order, Store, StoreSize, Submission};
+use crate::protocol::{Operation, Write};
 
 /// The default store: everything in memory, gone at the end.
 ///
@@ -49,10 +47,10 @@ impl Memory {
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         // Without bounds it cannot fail.
-        let _ = self.try_put(key, value, Bounds::NONE);
+        let _ = self.try_put(key, value, MemoryLimits::NONE);
     }
 
-    fn try_put(&mut self, key: &[u8], value: &[u8], bounds: Bounds) -> Result<(), Full> {
+    fn try_put(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<(), Full> {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
         let mut more = StoreSize {
@@ -107,7 +105,7 @@ impl Memory {
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
         // Without bounds it cannot fail.
-        let _ = self.try_update(key, old, new, Bounds::NONE);
+        let _ = self.try_update(key, old, new, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that it may have gone through.
@@ -116,7 +114,7 @@ impl Memory {
         key: &[u8],
         old: &[u8],
         new: &[u8],
-        bounds: Bounds,
+        bounds: MemoryLimits,
     ) -> Result<usize, Full> {
         let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, |list| list.key() == key);
@@ -140,11 +138,11 @@ impl Memory {
     /// Makes `value` the only one of the key's list.
     pub fn set(&mut self, key: &[u8], value: &[u8]) {
         // Without bounds it cannot fail.
-        let _ = self.try_set(key, value, Bounds::NONE);
+        let _ = self.try_set(key, value, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that went.
-    fn try_set(&mut self, key: &[u8], value: &[u8], bounds: Bounds) -> Result<usize, Full> {
+    fn try_set(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<usize, Full> {
         let hash = hash_of(&self.hasher, key);
         let Some(list) = self.lists.find_mut(hash, |list| list.key() == key) else {
             return self.try_put(key, value, bounds).map(|()| 0);
@@ -210,42 +208,56 @@ impl Memory {
         self.lists.iter().map(|list| (list.key(), list.iter()))
     }
 
-    /// Applies one operation that was just taken from `batch`, and answers it there. For stores
-    /// that put something around this one; [`Store`] shows one.
-    pub fn answer(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
-        // The store around it may have taken any time.
-        batch.took_unknown_time();
-        self.answer_at_once(operation, batch);
-    }
-
-    fn answer_at_once(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
-        let bounds = Bounds {
+    /// The limits of the server, for [`apply`](Self::apply).
+    pub fn limits(&self, batch: &Batch) -> MemoryLimits {
+        MemoryLimits {
             size: batch.max_store(),
             values: batch.max_values(),
-        };
+        }
+    }
+
+    /// Applies an operation and answers it. For stores that put something around this one; [`Store`]
+    /// shows one.
+    pub fn apply(
+        &mut self,
+        operation: Operation<'_>,
+        mut answer: Answer<'_>,
+        limits: MemoryLimits,
+    ) {
+        // The store around it may have taken any time.
+        answer.took_unknown_time();
+        self.apply_at_once(operation, answer, limits);
+    }
+
+    fn apply_at_once(
+        &mut self,
+        operation: Operation<'_>,
+        answer: Answer<'_>,
+        limits: MemoryLimits,
+    ) {
         let bytes = match operation {
-            Operation::Get { key } => return batch.values_at_once(self.get(key)),
+            Operation::Get { key } => return answer.values_at_once(self.get(key)),
             Operation::Write(Write::Put { key, value }) => {
-                self.try_put(key, value, bounds).map(|()| 0)
+                self.try_put(key, value, limits).map(|()| 0)
             }
             Operation::Write(Write::Delete { key }) => Ok(self.remove_key(key)),
-            Operation::Write(Write::Set { key, value }) => self.try_set(key, value, bounds),
-            Operation::Write(Write::Remove { key, value }) => Ok(self.remove_value(key, value)),
             Operation::Write(Write::Update { key, old, new }) => {
-                self.try_update(key, old, new, bounds)
+                self.try_update(key, old, new, limits)
             }
+            Operation::Write(Write::Set { key, value }) => self.try_set(key, value, limits),
+            Operation::Write(Write::Remove { key, value }) => Ok(self.remove_value(key, value)),
         };
         match bytes {
-            Ok(bytes) => batch.done_after(bytes),
-            Err(Full::Store) => batch.store_full(),
-            Err(Full::Values) => batch.values_full(),
+            Ok(bytes) => answer.done_after(bytes),
+            Err(Full::Store) => answer.store_full(),
+            Err(Full::Values) => answer.values_full(),
         }
     }
 }
 
-/// What may be held.
-#[derive(Clone, Copy)]
-struct Bounds {
+/// What may be held. Made by [`Memory::limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimits {
     size: u64,
     values: usize,
 }
@@ -256,7 +268,7 @@ enum Full {
     Values,
 }
 
-impl Bounds {
+impl MemoryLimits {
     const NONE: Self = Self {
         size: u64::MAX,
         values: usize::MAX,
@@ -275,11 +287,15 @@ impl Bounds {
 }
 
 impl Store for Memory {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            self.answer_at_once(operation, batch);
-        }
-        Ok(())
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let limits = self.limits(&batch);
+        batch.each(|operation, answer| self.apply_at_once(operation, answer, limits));
+        batch.done()
     }
 
     fn size(&self) -> StoreSize {

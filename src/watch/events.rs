@@ -41,29 +41,20 @@ struct Segment {
 #[derive(Default)]
 pub(super) struct PendingEvents {
     segments: SmallVec<[Segment; 1]>,
-    /// Events that were lost, and of which it has not been notified.
-    missed: u64,
+    /// The number of events that were lost, if it has not been notified of them; 0 if it is unknown.
+    missed: Option<u64>,
 }
 
 /// An event found no room, and the overflow policy is to disconnect.
 pub(crate) struct MustDisconnect;
 
 impl EventBuffer {
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Gives the place of the event.
     pub(super) fn push(&mut self, change: Write<'_>) -> Range<usize> {
         let start = self.bytes.len();
         push_change(&mut self.bytes, change);
         self.ends.push(self.bytes.len());
         start..self.bytes.len()
-    }
-
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(len);
-        self.ends.retain(|&end| end <= len);
     }
 
     pub(super) fn take(&mut self) -> RoundEvents {
@@ -124,22 +115,18 @@ impl PendingEvents {
         true
     }
 
-    /// Forgets the events beyond this length of the buffer.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.segments.retain_mut(|segment| {
-            segment.events.end = segment.events.end.min(len);
-            segment.events.start < len
-        });
+    /// So many more were lost.
+    pub(super) fn miss(&mut self, events: u64) {
+        *self.missed.get_or_insert_default() += events;
     }
 
     pub(super) fn has_missed(&self) -> bool {
-        self.missed > 0
+        self.missed.is_some()
     }
 
     /// The line with the number of events that were missed, if any.
     pub(super) fn take_missed(&mut self) -> Option<Vec<u8>> {
-        let missed = std::mem::take(&mut self.missed);
-        (missed > 0).then(|| {
+        self.missed.take().map(|missed| {
             let mut line = Vec::new();
             push_missed(&mut line, missed);
             line
@@ -173,7 +160,7 @@ impl PendingEvents {
             // All of it at once, if there is room for all.
             let mut whole = status;
             whole.usage.all += size;
-            if self.missed == 0 && whole.accepts_events(limits) {
+            if self.missed.is_none() && whole.accepts_events(limits) {
                 status = whole;
                 usage.all += size;
                 push_chunk(&mut out.chunks, events.chunk(segment.events.clone()));
@@ -186,7 +173,7 @@ impl PendingEvents {
                         stats.events -= sizes.map(|size| size.lines as u64).sum::<u64>();
                         return Err(MustDisconnect);
                     }
-                    self.missed += 1;
+                    self.miss(1);
                     stats.events -= 1;
                     stats.missed += 1;
                     continue;

@@ -63,8 +63,7 @@ fn cost(name: &[u8]) -> usize {
 pub(crate) struct WatchLimit;
 
 impl WatchRegistry {
-    /// Begins a watch for the client of a turn, which becomes a watcher with its first. Says whether
-    /// the watch is a new one.
+    /// Begins a watch for the client of a turn, which becomes a watcher with its first.
     pub(crate) fn watch(
         &mut self,
         watcher: &mut Option<usize>,
@@ -72,7 +71,7 @@ impl WatchRegistry {
         turn: usize,
         topic: Topic<'_>,
         limits: &Limits,
-    ) -> Result<bool, WatchLimit> {
+    ) -> Result<(), WatchLimit> {
         let id = *watcher.get_or_insert_with(|| {
             self.watchers.insert(WatcherEntry {
                 client,
@@ -84,7 +83,7 @@ impl WatchRegistry {
         });
         let topic_id = self.find(topic);
         if topic_id.is_some_and(|topic| self.watchers[id].topics.contains_key(&topic)) {
-            return Ok(false);
+            return Ok(());
         }
         let (Topic::Key(name) | Topic::Prefix(name)) = topic;
         let watcher = &mut self.watchers[id];
@@ -97,21 +96,19 @@ impl WatchRegistry {
         self.watchers[id].topics.insert(topic_id, watchers.len());
         watchers.push(id);
         self.watching += 1;
-        Ok(true)
+        Ok(())
     }
 
-    /// Ends a watch. Says whether there was one.
-    pub(crate) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) -> bool {
+    /// Ends a watch, if there is one.
+    pub(crate) fn unwatch(&mut self, watcher: Option<usize>, topic: Topic<'_>) {
         let (Some(id), Some(topic)) = (watcher, self.find(topic)) else {
-            return false;
+            return;
         };
         let watcher = &mut self.watchers[id];
-        let Some(index) = watcher.topics.remove(&topic) else {
-            return false;
-        };
-        watcher.cost -= cost(&self.topics[topic].name);
-        self.remove_watcher(topic, index);
-        true
+        if let Some(index) = watcher.topics.remove(&topic) {
+            watcher.cost -= cost(&self.topics[topic].name);
+            self.remove_watcher(topic, index);
+        }
     }
 
     /// Removes a watcher whose client is gone, and its watches.
@@ -172,6 +169,25 @@ impl WatchRegistry {
         self.watchers[id].turn = turn;
     }
 
+    /// The client of a watcher has no turn in the round any more.
+    pub(crate) fn end_turn(&mut self, id: usize) {
+        self.watchers[id].turn = NO_TURN;
+    }
+
+    /// Whether no watcher has new events.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.notified.is_empty()
+    }
+
+    /// All watchers have missed an unknown number of changes. Gives their clients.
+    pub(crate) fn miss_all(&mut self) -> Vec<usize> {
+        let watchers = self.watchers.iter_mut().map(|(_, watcher)| {
+            watcher.pending.miss(0);
+            watcher.client
+        });
+        watchers.collect()
+    }
+
     /// Adds a change to the events of all who watch its key, behind the replies that their turns
     /// have so far. Gives the number of look-ups and of events: a change that nobody watches costs the
     /// look-ups alone.
@@ -199,21 +215,6 @@ impl WatchRegistry {
         let look_ups = prefixes_of(change.key(), &self.prefixes, add);
         stats.events += added as u64;
         (look_ups, added)
-    }
-
-    /// How many bytes of events there are, for [`back_to`](Self::back_to).
-    pub(crate) fn mark(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Takes back what was published since.
-    pub(crate) fn back_to(&mut self, mark: usize) {
-        self.events.truncate(mark);
-        self.notified.retain(|&id| {
-            let pending = &mut self.watchers[id].pending;
-            pending.truncate(mark);
-            !pending.is_empty()
-        });
     }
 
     /// Ends the round. Gives its events, and the watchers that get some of them.

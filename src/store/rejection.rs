@@ -1,41 +1,11 @@
-//! Lines of a batch that wait for their answers, and why a line is rejected.
+//! Why a line is rejected.
 
-use std::{collections::VecDeque, fmt};
+use std::fmt;
 
 use crate::{
-    protocol::{Code, ParseError, Topic},
-    shared::{limits::Limits, stats::Stats},
+    protocol::{Code, ParseError},
+    shared::{limits::Limits, stats::TurnStats},
 };
-
-/// A line, and whose it is.
-#[derive(Clone, Copy)]
-pub(crate) struct Waiting<'a> {
-    pub(crate) turn: usize,
-    pub(crate) line: u64,
-    pub(crate) what: What<'a>,
-}
-
-/// What has to be answered.
-#[derive(Clone, Copy)]
-pub(crate) enum What<'a> {
-    Get {
-        key: &'a [u8],
-    },
-    /// Only the line is kept: it is smaller than the parsed command, and is parsed again only for
-    /// watchers.
-    Write {
-        line: &'a [u8],
-    },
-    Sync {
-        token: &'a [u8],
-    },
-    Stats,
-    Watch(Topic<'a>),
-    Unwatch(Topic<'a>),
-    Refused(Rejection),
-    /// `Auth`, with the right secret.
-    Authenticated,
-}
 
 /// Why a line was rejected. Limits in the message are looked up when it is written.
 #[derive(Clone, Copy)]
@@ -62,7 +32,7 @@ impl Rejection {
         }
     }
 
-    pub(crate) fn count(self, stats: &mut Stats) {
+    pub(crate) fn count(self, stats: &mut TurnStats) {
         match self {
             Rejection::Parse(_) | Rejection::Closing => {}
             Rejection::WrongSecret => stats.unauthorized += 1,
@@ -115,48 +85,5 @@ impl fmt::Display for RejectionMessage<'_> {
             ),
             Rejection::Closing => f.write_str("the server is shutting down"),
         }
-    }
-}
-
-/// A queue that keeps its first item inline. Most stores answer a command before they take another, so
-/// it seldom allocates.
-pub(crate) struct Queue<T> {
-    first: Option<T>,
-    /// Empty where there is no first.
-    rest: VecDeque<T>,
-}
-
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self {
-            first: None,
-            rest: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Queue<T> {
-    pub(crate) fn push_back(&mut self, item: T) {
-        if self.first.is_none() {
-            self.first = Some(item);
-        } else {
-            self.rest.push_back(item);
-        }
-    }
-
-    pub(crate) fn front(&self) -> Option<&T> {
-        self.first.as_ref()
-    }
-
-    pub(crate) fn pop_front(&mut self) -> Option<T> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
     }
 }

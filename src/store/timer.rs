@@ -15,17 +15,19 @@ const WORK_PER_CLOCK_CHECK: usize = 16;
 pub(super) const BYTES_PER_WORK: usize = 256;
 
 /// Events that take as long to queue as a short command.
-pub(super) const EVENTS_PER_WORK: usize = 16;
+pub(crate) const EVENTS_PER_WORK: usize = 16;
 
-/// Measures a round, however many batches it consists of.
+/// Measures a round.
 ///
 /// Short commands are counted, and the clock is read once in a while. After a command that may have
 /// taken long, it is read at once.
+#[derive(Clone, Copy)]
 pub(crate) struct RoundTimer {
     began: Instant,
     last_reading: Instant,
     /// Work since the last reading.
     work: usize,
+    over: bool,
 }
 
 impl RoundTimer {
@@ -34,26 +36,32 @@ impl RoundTimer {
             began: now,
             last_reading: now,
             work: 0,
+            over: false,
         }
     }
 
-    pub(super) fn add(&mut self, work: usize) {
+    pub(crate) fn add(&mut self, work: usize) {
         self.work += work;
     }
 
     /// The last command may have taken any time.
-    pub(super) fn add_unknown(&mut self) {
+    pub(crate) fn add_unknown(&mut self) {
         self.work = WORK_PER_CLOCK_CHECK;
     }
 
-    /// If a reading is due: whether the round is over, and the time since the last one.
-    pub(super) fn read(&mut self, clock: &dyn Clock) -> Option<(bool, Duration)> {
+    /// The time since the last reading, if a reading is due.
+    pub(crate) fn read(&mut self, clock: &dyn Clock) -> Option<Duration> {
         if self.work < WORK_PER_CLOCK_CHECK {
             return None;
         }
         self.work = 0;
         let now = clock.now();
-        let since_last = now - std::mem::replace(&mut self.last_reading, now);
-        Some((now - self.began >= ROUND_TIME, since_last))
+        self.over = now - self.began >= ROUND_TIME;
+        Some(now - std::mem::replace(&mut self.last_reading, now))
+    }
+
+    /// Whether the round was over at the last reading.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
     }
 }

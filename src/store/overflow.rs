@@ -4,8 +4,8 @@
 //! A reply is dropped only if the outbox is full *and* the transport is stalled. If only the outbox is
 //! full, the client's commands wait.
 
-use super::turn::Turn;
-use crate::{Overflow, shared::limits::Limits};
+use super::turn::Progress;
+use crate::Overflow;
 
 /// What becomes of a reply.
 pub(super) enum ReplyAction {
@@ -15,14 +15,19 @@ pub(super) enum ReplyAction {
     None,
 }
 
-impl Turn {
+impl Progress {
+    /// Whether nothing is delivered to the client any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.status.closed || self.aborted
+    }
+
     /// Decides about a reply to a `Get`, of so many lines.
-    pub(super) fn decide_reply(&mut self, lines: usize, limits: &Limits) -> ReplyAction {
+    pub(super) fn decide_reply(&mut self, lines: usize) -> ReplyAction {
         if self.is_closed() {
             ReplyAction::None
-        } else if !self.overflows(limits) {
+        } else if !self.overflows() {
             ReplyAction::Queue
-        } else if lines > 0 && limits.overflow == Overflow::Disconnect {
+        } else if lines > 0 && self.limits.overflow == Overflow::Disconnect {
             self.aborted = true;
             ReplyAction::None
         } else {
@@ -33,33 +38,41 @@ impl Turn {
     /// Decides whether a control line is queued. It is never dropped. If the outbox overflows, the
     /// client is disconnected: under `Disconnect` at once, else when an outbox-full of control lines is
     /// unread.
-    pub(super) fn accepts_control_line(&mut self, limits: &Limits) -> bool {
-        if self.overflows(limits) {
+    pub(super) fn accepts_control_line(&mut self) -> bool {
+        if self.overflows() {
             let mut control = self.status.usage.control;
             control += self.usage.control;
+            let limits = &self.limits;
             self.aborted |= limits.overflow == Overflow::Disconnect || control.is_full(limits);
         }
         !self.is_closed()
     }
 
     /// Whether the client's commands have to wait until it reads.
-    pub(super) fn awaits_capacity(&mut self, limits: &Limits) -> bool {
-        !self.is_closed() && self.is_full(limits) && !self.overflows(limits)
+    pub(super) fn awaits_capacity(&mut self) -> bool {
+        !self.is_closed() && self.is_full() && !self.overflows()
     }
 
-    fn is_full(&self, limits: &Limits) -> bool {
+    fn is_full(&self) -> bool {
         let mut all = self.status.usage.all;
         all += self.usage.all;
-        all.is_full(limits)
+        all.is_full(&self.limits)
     }
 
     /// Whether the outbox is full and the transport is stalled. The status is read again before that
     /// is said: a store may have taken its time since the turn began.
-    fn overflows(&mut self, limits: &Limits) -> bool {
-        if !(self.status.stalled && self.is_full(limits)) {
+    fn overflows(&mut self) -> bool {
+        if !(self.status.stalled && self.is_full()) {
             return false;
         }
-        self.status = self.outbox.status();
-        self.status.stalled && self.is_full(limits)
+        self.refresh_status();
+        self.status.stalled && self.is_full()
+    }
+
+    /// Events may have been sent since the turn began, if its batch was with a store that waits.
+    pub(super) fn refresh_status(&mut self) {
+        if let Some(outbox) = &self.outbox {
+            self.status = outbox.status();
+        }
     }
 }

@@ -1,0 +1,556 @@
+//! The turns of a round: which clients have one, and what happens to their replies.
+
+use std::{collections::HashSet, future::Future, time::Duration};
+
+use async_channel::Sender;
+
+use super::{Coordinator, ROUND_CLIENTS, clients::Pending, key_order::ALL_WRITES};
+use crate::{
+    clock,
+    connection::outbox::{Chunk, Chunks, Next, push_chunk},
+    protocol::{Command, Operation, Topic, push_watch},
+    store::{
+        Batch, KeyPage, Order, Store, StoreSize, Submission, TurnGuard,
+        rejection::Rejection,
+        timer::{EVENTS_PER_WORK, RoundTimer},
+        turn::{Progress, Turn, TurnState},
+    },
+    watch::{
+        events::{MustDisconnect, RoundEvents},
+        registry::WatchLimit,
+    },
+};
+
+/// A client whose recent turns took this long together has its next turn behind those whose did not.
+const LONG_TURNS: Duration = Duration::from_millis(1);
+
+/// Bytes of replies in one round, before they are handed to the writers. What a round produced is
+/// written while it is still in the processor's cache.
+const ROUND_BYTES: usize = 256 * 1024;
+
+/// Emptied buffers and ended turns that are kept, so that most rounds allocate none.
+const POOLED: usize = ROUND_CLIENTS;
+
+/// A buffer larger than this is given back to the allocator.
+const POOLED_BYTES: usize = 16 * 1024;
+
+/// The turns of a round that have ended and whose replies have not been sent.
+pub(super) struct Round {
+    turns: Vec<Box<Turn>>,
+    /// Bytes of their replies.
+    bytes: usize,
+    timer: RoundTimer,
+}
+
+impl Coordinator {
+    /// Whether there is nothing for a round to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.returned.is_empty() && self.unblocked.is_empty()
+    }
+
+    /// Gives the clients at the head of the queue their turns: the store gets their commands, and
+    /// replies and events go to the outboxes.
+    pub(super) fn run_ready<S: Store>(&mut self, store: &mut S, turns: &mut Vec<Box<Turn>>) {
+        if self.is_idle() && self.watches.is_quiet() {
+            return;
+        }
+        let began = self.server.clock.now();
+        let mut round = Round {
+            turns: std::mem::take(turns),
+            bytes: 0,
+            timer: RoundTimer::start(began),
+        };
+        self.stats.uptime = began - self.started;
+        // A Stats in this round is answered with the counters of now, not of the last round.
+        self.stats.accept_errors = self.server.accept_errors();
+        if S::ORDER != Order::Immediate {
+            for turn in std::mem::take(&mut self.returned) {
+                self.on_returned(turn, store, &mut round);
+            }
+            for turn in std::mem::take(&mut self.unblocked) {
+                self.on_unblocked(turn, store, &mut round);
+            }
+        }
+        while round.turns.len() < ROUND_CLIENTS && !self.is_over(&mut round) {
+            let Some(key) = self.queue.pop_front() else {
+                break;
+            };
+            if let Some(turn) = self.start_turn(key, &round) {
+                self.run_turn(turn, store, &mut round);
+            }
+        }
+        self.count_store(store.size());
+        let (events, notified) = self.watches.take_events();
+        // Before the replies: a client that has its reply finds the command counted.
+        self.publish();
+        let finished = round.turns.len();
+        let mut long_finished = false;
+        for turn in round.turns.drain(..) {
+            long_finished |= self.is_long(turn.client);
+            self.finish_turn(turn, &events);
+        }
+        self.queue.long_first = !long_finished;
+        *turns = round.turns;
+        for &watcher in &notified {
+            self.send_events(watcher, &events);
+        }
+        if !notified.is_empty() {
+            self.publish();
+        }
+        self.server.wake_workers(finished + notified.len());
+    }
+
+    fn is_over(&self, round: &mut Round) -> bool {
+        round.timer.read(&*self.server.clock);
+        round.bytes >= ROUND_BYTES || round.timer.is_over()
+    }
+
+    fn is_long(&self, key: usize) -> bool {
+        self.clients
+            .get(key)
+            .is_some_and(|client| client.recent_time >= LONG_TURNS)
+    }
+
+    pub(super) fn enqueue(&mut self, key: usize) {
+        let long = self.is_long(key);
+        self.queue.side(long).push_back(key);
+    }
+
+    fn start_turn(&mut self, key: usize, round: &Round) -> Option<Box<Turn>> {
+        let client = self.clients.get_mut(key)?;
+        let Pending {
+            block,
+            rejecting,
+            walk,
+        } = client.pending.take()?;
+        let mut turn = self.turns.pop().unwrap_or_else(|| {
+            let (limits, clock) = (self.limits.clone(), self.server.clock.clone());
+            Box::new(Turn::new(limits, clock))
+        });
+        turn.block = block;
+        turn.start(
+            (key, client.watcher),
+            client.outbox.clone(),
+            client.cursor,
+            rejecting,
+        );
+        turn.progress.replies = self.reply_buffers.pop().unwrap_or_default();
+        turn.resume_walk(walk);
+        if let Some(watcher) = client.watcher {
+            self.watches.set_turn(watcher, round.turns.len());
+        }
+        Some(turn)
+    }
+
+    /// Has the store handle a client's lines, and answers those that are not for the store.
+    fn run_turn<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
+        loop {
+            turn.progress.watched = self.watches.watching() > 0;
+            if turn.walk.is_some() {
+                match self.walk(turn, store, round) {
+                    Some(walking) => turn = walking,
+                    None => return,
+                }
+            }
+            if turn.progress.state == TurnState::Running && !turn.is_page_done() {
+                let submitted = match S::ORDER {
+                    Order::Immediate => self.submit(turn, store, round),
+                    _ => self.ask(turn, store, round),
+                };
+                match submitted {
+                    Some(done) => turn = done,
+                    None => return,
+                }
+            }
+            match turn.progress.state {
+                TurnState::AtControlLine => {
+                    self.answer_control_line(&mut turn, round.turns.len(), store.size());
+                }
+                // That was a page. What follows it comes next.
+                TurnState::Done if turn.walk.is_some() => turn.progress.state = TurnState::Running,
+                TurnState::Running => {}
+                _ => return self.end_turn(turn, round),
+            }
+            if let Some(since_last) = round.timer.read(&*self.server.clock) {
+                turn.progress.time += since_last;
+            }
+            if round.timer.is_over() {
+                return self.end_turn(turn, round);
+            }
+        }
+    }
+
+    /// The turn is over for this round.
+    fn end_turn(&mut self, turn: Box<Turn>, round: &mut Round) {
+        round.bytes += turn.progress.replies.len();
+        round.turns.push(turn);
+    }
+
+    /// Settles what the store gets next, in the order of keys, and submits it. Gives the turn back if it
+    /// can go on at once.
+    fn ask<S: Store>(
+        &mut self,
+        mut turn: Box<Turn>,
+        store: &mut S,
+        round: &mut Round,
+    ) -> Option<Box<Turn>> {
+        let mut keys = HashSet::new();
+        let mut is_blocked = false;
+        let order = &self.key_order;
+        let asked = turn.ask(|operation| {
+            let key = order.hash(operation.key());
+            if S::ORDER == Order::None && !keys.contains(&key) {
+                let is_free = order.is_free(key);
+                // What is behind a key that is not free would hold up others meanwhile.
+                if is_blocked || !(is_free || keys.is_empty()) {
+                    return false;
+                }
+                is_blocked = !is_free;
+            }
+            keys.insert(key);
+            if S::ORDER == Order::Total && matches!(operation, Operation::Write(_)) {
+                keys.insert(ALL_WRITES);
+            }
+            true
+        });
+        if !asked {
+            turn.answer_lines();
+            self.collect(&mut turn, round);
+            return Some(turn);
+        }
+        if !turn.progress.replies.is_empty() {
+            // They are not for the store to hold up.
+            turn.progress.state = TurnState::QuotaUsed;
+            return Some(turn);
+        }
+        let client = self.clients.get_mut(turn.client)?;
+        client.at_store = true;
+        client.watcher = turn.progress.watcher;
+        turn.progress.watched = true;
+        self.key_order
+            .enter(turn.client, keys.into_iter().collect());
+        if S::ORDER == Order::None {
+            turn = self.wait_for_keys(turn)?;
+        }
+        self.submit(turn, store, round)
+    }
+
+    /// Gives the turn back if it can go on at once.
+    fn submit<S: Store>(
+        &mut self,
+        mut turn: Box<Turn>,
+        store: &mut S,
+        round: &mut Round,
+    ) -> Option<Box<Turn>> {
+        let is_immediate = S::ORDER == Order::Immediate;
+        let (key, offset) = (turn.client, turn.progress.cursor.offset);
+        turn.progress.timer = match is_immediate {
+            true => round.timer,
+            false => RoundTimer::start(self.server.clock.now()),
+        };
+        let guard = TurnGuard::new(turn, self.lost_turns::<S>());
+        match store.submit(Batch::new(guard)) {
+            Submission::Done(batch) if is_immediate => {
+                let mut turn = batch.into_turn()?;
+                round.timer = turn.progress.timer;
+                if turn.progress.cursor.offset == offset
+                    && turn.progress.state == TurnState::Running
+                {
+                    turn.fail_unanswered();
+                }
+                self.collect(&mut turn, round);
+                Some(turn)
+            }
+            Submission::Done(batch) => {
+                round.timer.add_unknown();
+                self.complete::<S>(batch.into_turn()?, round)
+            }
+            Submission::Pending(batch) => {
+                round.timer.add_unknown();
+                self.wait_for_store::<S>(key, async { batch.await.into_turn() });
+                None
+            }
+        }
+    }
+
+    /// Goes on with a walk: ends it, or gets the next page. Gives the turn back if it is there.
+    fn walk<S: Store>(
+        &mut self,
+        mut turn: Box<Turn>,
+        store: &mut S,
+        round: &mut Round,
+    ) -> Option<Box<Turn>> {
+        if self.shutting_down && !turn.is_walk_over() {
+            turn.progress.refuse(Rejection::Closing);
+            turn.progress.cursor.knows_control_lines = false;
+            self.collect(&mut turn, round);
+        }
+        if turn.is_walk_over() {
+            turn.end_walk();
+        } else if turn.is_page_done() {
+            if S::ORDER != Order::Immediate && !turn.progress.replies.is_empty() {
+                // They are not for the store to hold up.
+                turn.progress.state = TurnState::QuotaUsed;
+                return Some(turn);
+            }
+            let key = turn.client;
+            let guard = TurnGuard::new(turn, self.lost_turns::<S>());
+            round.timer.add_unknown();
+            match store.keys(KeyPage::new(guard)) {
+                Submission::Done(page) => {
+                    turn = page.into_turn()?;
+                    turn.on_page();
+                    self.collect(&mut turn, round);
+                }
+                Submission::Pending(page) => {
+                    self.wait_for_store::<S>(key, async { page.await.into_turn() });
+                    return None;
+                }
+            }
+        }
+        Some(turn)
+    }
+
+    /// Where turns come back that the store has lost. One that does not wait can't lose any.
+    fn lost_turns<S: Store>(&self) -> Option<Sender<Box<Turn>>> {
+        (S::ORDER != Order::Immediate).then(|| self.from_store.clone())
+    }
+
+    /// # Panics
+    ///
+    /// If the store said that it never waits.
+    fn wait_for_store<S: Store>(
+        &mut self,
+        key: usize,
+        turn: impl Future<Output = Option<Box<Turn>>> + Send + 'static,
+    ) {
+        assert!(
+            S::ORDER != Order::Immediate,
+            "a store whose order is immediate has returned a pending submission"
+        );
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.at_store = true;
+        if let Some(watcher) = client.watcher {
+            self.watches.end_turn(watcher);
+        }
+        let (from_store, clock) = (self.from_store.clone(), self.server.clock.clone());
+        client.store_task = Some(self.executor.spawn(async move {
+            let turn = std::pin::pin!(turn);
+            if let Some(turn) = clock::deferrable(&clock, turn).await {
+                // This fails only if the coordinator is gone.
+                let _ = from_store.try_send(turn);
+            }
+        }));
+    }
+
+    /// A turn has come back from the store.
+    fn on_returned<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
+        let Some(client) = self.clients.get_mut(turn.client) else {
+            return;
+        };
+        client.store_task = None;
+        // Its input may have ended meanwhile, and its watches with it.
+        turn.progress.watcher = client.watcher;
+        if let Some(watcher) = client.watcher {
+            self.watches.set_turn(watcher, round.turns.len());
+        }
+        if turn.waits_for_page() {
+            turn.on_page();
+            self.collect(&mut turn, round);
+            self.run_turn(turn, store, round);
+        } else if let Some(turn) = self.complete::<S>(turn, round) {
+            self.end_turn(turn, round);
+        }
+    }
+
+    /// A turn has waited for its keys, and can be submitted.
+    fn on_unblocked<S: Store>(&mut self, turn: Box<Turn>, store: &mut S, round: &mut Round) {
+        if let Some(client) = self.clients.get(turn.client) {
+            if let Some(watcher) = client.watcher {
+                self.watches.set_turn(watcher, round.turns.len());
+            }
+            if let Some(turn) = self.submit(turn, store, round) {
+                self.end_turn(turn, round);
+            }
+        }
+    }
+
+    /// The store is done with a batch. Gives it back if its answers may be released.
+    fn complete<S: Store>(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Option<Box<Turn>> {
+        turn.fail_unanswered();
+        let key = turn.client;
+        if S::ORDER != Order::None {
+            turn = self.wait_for_keys(turn)?;
+        }
+        let unblocked = match S::ORDER {
+            Order::None => &mut self.unblocked,
+            _ => &mut self.returned,
+        };
+        self.key_order.leave(key, |turn| unblocked.push(turn));
+        self.collect(&mut turn, round);
+        Some(turn)
+    }
+
+    /// Gives the turn back if it is the first of all its keys.
+    fn wait_for_keys(&mut self, turn: Box<Turn>) -> Option<Box<Turn>> {
+        let watcher = turn.progress.watcher;
+        let first = self.key_order.wait(turn);
+        if let (None, Some(watcher)) = (&first, watcher) {
+            // It has no turn in this round any more.
+            self.watches.end_turn(watcher);
+        }
+        first
+    }
+
+    /// Takes what a turn has counted, and publishes the writes that were applied.
+    fn collect(&mut self, turn: &mut Turn, round: &mut Round) {
+        self.stats.add(&mut turn.progress.stats);
+        if turn.progress.applied.is_empty() {
+            return;
+        }
+        let Round { turns, timer, .. } = round;
+        let (watches, stats) = (&mut self.watches, &mut self.stats);
+        let own = turns.len();
+        turn.drain_applied(|write, replies| {
+            let offset = |turn| match turn == own {
+                true => replies,
+                false => turns
+                    .get(turn)
+                    .map_or(0, |turn: &Box<Turn>| turn.progress.replies.len()),
+            };
+            let (look_ups, events) = watches.publish(write, offset, stats);
+            timer.add(look_ups + events / EVENTS_PER_WORK);
+        });
+    }
+
+    fn answer_control_line(&mut self, turn: &mut Turn, round_turn: usize, size: StoreSize) {
+        let client = turn.client;
+        let Some((command, progress)) = turn.take_control_line() else {
+            return;
+        };
+        let mut walk = None;
+        match command {
+            Command::Stats => {
+                self.stats.add(&mut progress.stats);
+                self.count_store(size);
+                self.stats.watching = self.watches.watching();
+                let mut stats = self.stats;
+                // This line.
+                stats.lines_queued += 1;
+                progress.push_control_line(|replies| stats.push(replies));
+            }
+            Command::Watch(topic) => self.watch((client, round_turn), topic, progress),
+            Command::Unwatch(topic) => self.watches.unwatch(progress.watcher, topic),
+            Command::GetPrefix { prefix } => walk = Some((prefix.to_vec(), false)),
+            Command::Keys { prefix } => walk = Some((prefix.to_vec(), true)),
+            // These are answered by the turn itself.
+            Command::Operation(_) | Command::Sync { .. } | Command::Auth { .. } => {}
+        }
+        self.stats.add(&mut progress.stats);
+        if let Some((prefix, counts)) = walk {
+            turn.start_walk(prefix, counts);
+        }
+    }
+
+    fn watch(&mut self, (client, turn): (usize, usize), topic: Topic<'_>, progress: &mut Progress) {
+        if progress.is_closed() {
+            return;
+        }
+        let limits = &self.server.limits;
+        if matches!(topic, Topic::Prefix(prefix) if prefix.len() > limits.max_watch_prefix) {
+            return progress.refuse(Rejection::LongPrefix);
+        }
+        match self
+            .watches
+            .watch(&mut progress.watcher, client, turn, topic, limits)
+        {
+            Ok(()) => {
+                progress.push_control_line(|replies| push_watch(replies, topic));
+            }
+            Err(WatchLimit) => progress.refuse(Rejection::FullWatches),
+        }
+    }
+
+    fn finish_turn(&mut self, mut turn: Box<Turn>, events: &RoundEvents) {
+        let progress = &mut turn.progress;
+        let mut then = match progress.state {
+            _ if progress.aborted => Next::Abort,
+            TurnState::Done => Next::ReadMore,
+            TurnState::OutboxFull => Next::AwaitCapacity,
+            _ => Next::Continue,
+        };
+        let key = turn.client;
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.cursor = progress.cursor;
+        client.watcher = progress.watcher;
+        client.recent_time = client.recent_time * 7 / 8 + progress.time;
+        self.log.replies_dropped(client.id, progress.dropped);
+        let limits = &self.server.limits;
+        let replies = std::mem::take(&mut progress.replies);
+        let mut usage = progress.usage;
+        let chunks = match progress.watcher {
+            None => {
+                let mut chunks = Chunks::new();
+                push_chunk(&mut chunks, Chunk::Own(replies));
+                chunks
+            }
+            Some(watcher) => {
+                let status = (client.outbox.status(), limits);
+                let stats = &mut self.stats;
+                let missed = stats.missed;
+                let interleaved = self
+                    .watches
+                    .interleave(watcher, events, replies, &mut usage, status, stats);
+                self.log
+                    .events_missed(client.id, self.stats.missed - missed);
+                interleaved.unwrap_or_else(|MustDisconnect| {
+                    then = Next::Abort;
+                    Chunks::new()
+                })
+            }
+        };
+        let awaits_capacity = client.outbox.try_send(chunks, usage, then);
+        if progress
+            .watcher
+            .is_some_and(|id| self.watches.has_missed(id))
+        {
+            client.outbox.request_capacity();
+        }
+        let state = progress.state;
+        progress.outbox = None;
+        client.at_store = false;
+        let walk = turn.suspend_walk();
+        let block = std::mem::take(&mut turn.block);
+        if state != TurnState::Done {
+            client.pending = Some(Pending {
+                block,
+                rejecting: turn.progress.rejecting,
+                walk,
+            });
+            if !awaits_capacity {
+                self.enqueue(key);
+            }
+        } else {
+            client.cursor.offset = 0;
+            let disconnected = client.disconnected;
+            self.recycle(block.into_buffer());
+            if disconnected {
+                self.remove(key);
+            }
+        }
+        if self.turns.len() < POOLED {
+            self.turns.push(turn);
+        }
+    }
+
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.reply_buffers.len() < POOLED && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.reply_buffers.push(buffer);
+        }
+    }
+}

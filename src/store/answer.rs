@@ -1,0 +1,251 @@
+//! Answers of the store → reply lines of the turn.
+
+use std::fmt;
+
+use memchr::memchr;
+
+use super::{
+    overflow::ReplyAction,
+    rejection::Rejection,
+    timer::BYTES_PER_WORK,
+    turn::{AppliedWrite, Progress, TURN_BYTES},
+};
+use crate::{
+    connection::outbox::{Size, Usage},
+    protocol::{Code, Operation, push_error, push_sync, push_value},
+};
+
+/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Doubling
+/// step by step would copy as much as the replies themselves.
+const SMALL_REPLIES: usize = 2 * 1024;
+
+const MISFIT: &str = "the store gave an answer that does not fit the command";
+
+/// The way to answer one command of a [`Batch`](super::Batch). Answering uses it up.
+pub struct Answer<'a> {
+    progress: &'a mut Progress,
+    /// The key of a `Get`.
+    key: Option<&'a [u8]>,
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn new(progress: &'a mut Progress, operation: &Operation<'a>) -> Self {
+        let key = match *operation {
+            Operation::Get { key } => Some(key),
+            Operation::Write(_) => None,
+        };
+        Self { progress, key }
+    }
+
+    /// A write: it is applied, and on disk if the store is durable.
+    ///
+    /// Of a `Get` that is no answer: it fails with a store error.
+    pub fn done(self) {
+        self.progress.timer.add_unknown();
+        self.done_after(0);
+    }
+
+    /// Like [`done`](Self::done), of a write that went through so many bytes and did little else.
+    pub(super) fn done_after(self, bytes: usize) {
+        if self.key.is_some() {
+            return self.fail(MISFIT);
+        }
+        let progress = self.progress;
+        progress.answered = true;
+        progress.timer.add(bytes / BYTES_PER_WORK);
+        if progress.watched {
+            progress.applied.push(AppliedWrite {
+                offset: progress.line_offset,
+                replies: progress.replies.len(),
+            });
+        }
+    }
+
+    /// What the store did since the last answer may have taken any time.
+    pub(super) fn took_unknown_time(&mut self) {
+        self.progress.timer.add_unknown();
+    }
+
+    /// A `Get`: the values of the key, oldest first; none if the key is not there.
+    ///
+    /// A value that holds an LF, which would look like two lines, makes it fail with a store error. Of a
+    /// write this is no answer: it may have been applied.
+    pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+        self.progress.timer.add_unknown();
+        self.values_at_once(values);
+    }
+
+    /// Like [`values`](Self::values), if they took no time to find.
+    pub(super) fn values_at_once<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+        match self.key {
+            None => self.unconfirmed(MISFIT),
+            Some(key) => {
+                self.progress.answered = true;
+                match self.progress.walk_line {
+                    Some(walk) if walk.counts => self.progress.push_count(key, values.len()),
+                    _ => self.progress.push_values(key, values),
+                }
+            }
+        }
+    }
+
+    /// A write: it would make the store larger than [`max_store`](super::Batch::max_store), and left
+    /// nothing behind.
+    pub fn store_full(self) {
+        self.refuse(Rejection::FullStore);
+    }
+
+    /// A write: its key has [`max_values`](super::Batch::max_values) values already, and it left nothing
+    /// behind.
+    pub fn values_full(self) {
+        self.refuse(Rejection::FullValues);
+    }
+
+    fn refuse(self, rejection: Rejection) {
+        self.progress.answered = true;
+        self.progress.timer.add_unknown();
+        self.progress.refuse(rejection);
+    }
+
+    /// It failed, and left nothing behind.
+    ///
+    /// The client sees `:error:LINE:store:` and the reason, on one line.
+    pub fn fail(self, reason: impl fmt::Display) {
+        self.progress.answered = true;
+        self.progress.timer.add_unknown();
+        self.progress.push_error(Code::Store, reason);
+    }
+
+    /// A write that may have been applied, or may be applied later. Nobody can tell.
+    ///
+    /// The client sees `:error:LINE:unconfirmed:` and the reason, on one line. Watchers are not told. Of
+    /// a `Get` it is the same as [`fail`](Self::fail).
+    pub fn unconfirmed(self, reason: impl fmt::Display) {
+        if self.key.is_some() {
+            return self.fail(reason);
+        }
+        self.progress.answered = true;
+        self.progress.timer.add_unknown();
+        self.progress.stats.unconfirmed += 1;
+        self.progress.push_error(Code::Unconfirmed, reason);
+    }
+}
+
+impl fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("to_get", &self.key.is_some())
+            .finish()
+    }
+}
+
+impl Progress {
+    pub(crate) fn refuse(&mut self, rejection: Rejection) {
+        rejection.count(&mut self.stats);
+        let limits = self.limits.clone();
+        self.push_error(rejection.code(), rejection.message(&limits));
+    }
+
+    /// Queues an error of the line at hand. A walk ends with it.
+    pub(super) fn push_error(&mut self, code: Code, message: impl fmt::Display) {
+        self.stats.errors += 1;
+        let line = self.cursor.line;
+        if let Some(walk) = &mut self.walk_line {
+            walk.ended = true;
+        }
+        self.push_control_line(|replies| push_error(replies, line, code, message));
+    }
+
+    pub(super) fn push_sync(&mut self, token: &[u8]) {
+        let dropped = self.cursor.dropped;
+        if self.push_control_line(|replies| push_sync(replies, dropped, token)) {
+            self.cursor.dropped = 0;
+        }
+    }
+
+    /// Queues a control line, unless the client is gone or has to go.
+    pub(crate) fn push_control_line(&mut self, push: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if !self.accepts_control_line() {
+            return false;
+        }
+        let before = self.replies.len();
+        push(&mut self.replies);
+        self.stats.lines_queued += 1;
+        let size = Size {
+            lines: 1,
+            bytes: self.replies.len() - before,
+        };
+        self.usage += Usage {
+            all: size,
+            control: size,
+        };
+        true
+    }
+
+    /// Decides whether a reply of so many lines is queued, and counts it if it is dropped.
+    fn accepts_reply(&mut self, lines: usize) -> bool {
+        match self.decide_reply(lines) {
+            ReplyAction::Queue => return true,
+            ReplyAction::Drop => {
+                self.cursor.dropped += lines as u64;
+                self.dropped += lines as u64;
+                self.stats.lines_dropped += lines as u64;
+            }
+            ReplyAction::None => {}
+        }
+        false
+    }
+
+    fn push_values<'v>(&mut self, key: &[u8], values: impl ExactSizeIterator<Item = &'v [u8]>) {
+        if !self.accepts_reply(values.len()) {
+            return;
+        }
+        let before = self.replies.len();
+        let max = self.limits.max_reply;
+        let mut lines = 0;
+        for value in values {
+            let bytes = key.len() + value.len() + 2;
+            let whole = self.replies.len() - before + bytes;
+            if whole > max || memchr(b'\n', value).is_some() {
+                self.replies.truncate(before);
+                self.timer.add_unknown();
+                return if whole > max {
+                    self.refuse(Rejection::LongReply);
+                } else {
+                    let message = "a value holds a line feed, which no line can carry";
+                    self.push_error(Code::Store, message);
+                };
+            }
+            make_room(&mut self.replies, bytes);
+            push_value(&mut self.replies, key, value);
+            lines += 1;
+        }
+        self.count_reply(lines, before);
+    }
+
+    /// The line of a key in the reply to `Keys`.
+    fn push_count(&mut self, key: &[u8], values: usize) {
+        if values > 0 && self.accepts_reply(1) {
+            let before = self.replies.len();
+            push_value(&mut self.replies, key, values.to_string().as_bytes());
+            self.count_reply(1, before);
+        }
+    }
+
+    /// A reply was queued behind so many bytes of others.
+    fn count_reply(&mut self, lines: usize, before: usize) {
+        self.usage.all += Size {
+            lines,
+            bytes: self.replies.len() - before,
+        };
+        self.stats.lines_queued += lines as u64;
+    }
+}
+
+fn make_room(replies: &mut Vec<u8>, more: usize) {
+    if replies.capacity() - replies.len() < more
+        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
+    {
+        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
+    }
+}

@@ -1,0 +1,200 @@
+//! A turn on its way to the store and back.
+
+use std::{fmt, future::Ready};
+
+use async_channel::Sender;
+
+use super::{Submission, answer::Answer, turn::Turn};
+use crate::protocol::Operation;
+
+/// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
+///
+/// It owns its bytes, so a store may keep it for as long as it needs. It is walked twice: over what is
+/// [asked](Self::operations), and, when the store knows the answers, over [each](Self::each) command
+/// with its answer. A store that knows them at once leaves out the first.
+///
+/// ```
+/// use keywire::{protocol::Operation, store::{Batch, Store, Submission}};
+/// use std::future::Future;
+///
+/// /// Says of every key how long it is.
+/// struct Lengths;
+///
+/// impl Store for Lengths {
+///     fn submit(
+///         &mut self,
+///         mut batch: Batch,
+///     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+///         batch.each(|operation, answer| match operation {
+///             Operation::Get { key } => {
+///                 let length = key.len().to_string();
+///                 answer.values([length.as_bytes()].into_iter());
+///             }
+///             Operation::Write(_) => answer.fail("this store can't be written"),
+///         });
+///         batch.done()
+///     }
+/// }
+/// ```
+///
+/// A batch that is dropped is answered by the server: its writes [may have been
+/// applied](Answer::unconfirmed).
+pub struct Batch(TurnGuard);
+
+impl Batch {
+    pub(crate) fn new(guard: TurnGuard) -> Self {
+        Self(guard)
+    }
+
+    pub(crate) fn into_turn(self) -> Option<Box<Turn>> {
+        self.0.into_turn()
+    }
+
+    /// What is asked, in the client's order.
+    ///
+    /// The bounds: 4,096 lines, at most 128 `Get`s. So a store that gathers answers before it calls
+    /// [`each`](Self::each) holds at most 128 replies. Of a store whose order is
+    /// [`Immediate`](super::Order::Immediate) nothing is asked in advance: there is nothing here.
+    pub fn operations(&mut self) -> impl Iterator<Item = Operation<'_>> {
+        self.0.turn_mut().into_iter().flat_map(Turn::operations)
+    }
+
+    /// Calls `apply` with each command in order, and with the way to answer it.
+    ///
+    /// After [`operations`](Self::operations) these are the same commands; only `Get`s at the end may be
+    /// left out, if there is no room for their replies, and are asked again later. Without it, it may
+    /// stop after any command: if there is no room, or if other clients have to be served. The rest
+    /// comes in another batch.
+    ///
+    /// A command that `apply` leaves unanswered is answered as by [`unconfirmed`](Self::unconfirmed).
+    pub fn each(&mut self, mut apply: impl FnMut(Operation<'_>, Answer<'_>)) {
+        let Some(Turn {
+            block, progress, ..
+        }) = self.0.turn_mut()
+        else {
+            return;
+        };
+        if progress.asked.is_some() {
+            progress.refresh_status();
+        }
+        while let Some(operation) = progress.next_operation(block) {
+            progress.answered = false;
+            apply(operation, Answer::new(progress, &operation));
+            if !progress.answered {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+            }
+        }
+    }
+
+    /// Answers every command: it failed, and left nothing behind.
+    ///
+    /// The client sees `:error:LINE:store:` and the reason, on one line. It must hold nothing that a
+    /// client must not see.
+    pub fn fail(&mut self, reason: impl fmt::Display) {
+        self.each(|_, answer| answer.fail(&reason));
+    }
+
+    /// Answers every command: a write may or may not have been applied, or may be applied later; a `Get`
+    /// failed.
+    ///
+    /// The client sees `:error:LINE:unconfirmed:`, of a `Get` `:error:LINE:store:`, and the reason.
+    pub fn unconfirmed(&mut self, reason: impl fmt::Display) {
+        self.each(|_, answer| answer.unconfirmed(&reason));
+    }
+
+    /// How much the store may hold, by [`StoreSize::charged`](super::StoreSize::charged); [`u64::MAX`] if
+    /// there is no limit.
+    pub fn max_store(&self) -> u64 {
+        let turn = self.0.turn();
+        turn.map_or(u64::MAX, |turn| turn.progress.limits.max_store)
+    }
+
+    /// How many values a key may have; [`usize::MAX`] if there is no limit.
+    pub fn max_values(&self) -> usize {
+        let turn = self.0.turn();
+        turn.map_or(usize::MAX, |turn| turn.progress.limits.max_values)
+    }
+
+    /// The batch, as what [`Store::submit`](super::Store::submit) returns if it does not wait.
+    pub fn done(self) -> Submission<Self, Ready<Self>> {
+        Submission::Done(self)
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let turn = self.0.turn();
+        f.debug_struct("Batch")
+            .field("client", &turn.map(|turn| turn.client))
+            .finish_non_exhaustive()
+    }
+}
+
+const NO_ANSWER: &str = "the store gave no answer";
+
+impl Turn {
+    /// Answers lines that need no store. There are only such lines up to where the store is asked.
+    pub(crate) fn answer_lines(&mut self) {
+        let Self {
+            block, progress, ..
+        } = self;
+        while let Some(operation) = progress.next_operation(block) {
+            Answer::new(progress, &operation).fail(NO_ANSWER);
+        }
+    }
+
+    /// The store has given the batch back, or lost it: what it was asked and has not answered, fails.
+    pub(crate) fn fail_unanswered(&mut self) {
+        let Self {
+            block, progress, ..
+        } = self;
+        progress.refresh_status();
+        // A store that did not read what was asked may stop anywhere, but not before the first.
+        if progress
+            .asked
+            .is_none_or(|asked| asked.read || progress.cursor.offset == asked.start)
+        {
+            while let Some(operation) = progress.next_operation(block) {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+            }
+        }
+        progress.asked = None;
+    }
+}
+
+/// A turn that is with the store. If the store drops it, it comes back all the same.
+pub(crate) struct TurnGuard {
+    /// There until it is taken back.
+    turn: Option<Box<Turn>>,
+    lost: Option<Sender<Box<Turn>>>,
+}
+
+impl TurnGuard {
+    pub(crate) fn new(turn: Box<Turn>, lost: Option<Sender<Box<Turn>>>) -> Self {
+        Self {
+            turn: Some(turn),
+            lost,
+        }
+    }
+
+    pub(super) fn turn(&self) -> Option<&Turn> {
+        self.turn.as_deref()
+    }
+
+    pub(super) fn turn_mut(&mut self) -> Option<&mut Turn> {
+        self.turn.as_deref_mut()
+    }
+
+    pub(super) fn into_turn(mut self) -> Option<Box<Turn>> {
+        self.turn.take()
+    }
+}
+
+impl Drop for TurnGuard {
+    fn drop(&mut self) {
+        if let (Some(turn), Some(lost)) = (self.turn.take(), &self.lost) {
+            // This fails only if the server is gone.
+            let _ = lost.try_send(turn);
+        }
+    }
+}
