@@ -112,7 +112,10 @@ impl Framing {
     fn error(&mut self, line: u64, code: Code, message: String) -> Result<(), ConnectionError> {
         let refusal = ConnectionError::Refused { code, message };
         // After the other codes, a server goes on.
-        let may_end = !matches!(code, Code::Unknown | Code::Store | Code::Full);
+        let may_end = !matches!(
+            code,
+            Code::Unknown | Code::Store | Code::Unconfirmed | Code::Full
+        );
         self.refusal = may_end.then(|| refusal.clone());
         if line == 0 {
             self.rejected = matches!(code, Code::Full | Code::Unauthorized);
