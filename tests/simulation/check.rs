@@ -155,6 +155,10 @@ impl<'a> Check<'a> {
         let stopped = self.settings.stopped;
         if let Some(closed) = self.down.closed {
             let idle = limits::was_idle(self.down);
+            if idle {
+                // That may be within a walk.
+                self.walk = None;
+            }
             // What had come by then is handled.
             let handled = match closed < stopped {
                 // Replies to what it had sent find the way ended.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 pub(crate) type Tag = (usize, usize);
 
 /// A command that the store has been given.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) tag: Tag,
     /// The key with its tag.
@@ -97,6 +98,8 @@ pub(crate) struct Record {
     /// When rounds ended, and the number of entries by then. Two rounds are taken for one where
     /// nothing else happened between them.
     pub(crate) rounds: Vec<(usize, Moment)>,
+    /// The step of the last one.
+    pub(crate) step: u64,
     /// Batches in a row of which nothing was taken.
     pub(crate) empty: usize,
     /// The store is taking its time.
@@ -129,6 +132,20 @@ impl Record {
                 .map(|(place, _)| place + 1)
                 .expect("so many commands"),
         }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        write!(f, "{:?} {:?} {}: ", self.tag, self.kind, shown(&self.key))?;
+        match &self.what {
+            What::Read(lines) => write!(f, "{}", shown(&lines.join(&b' ')))?,
+            What::Written(_, line) => write!(f, "{}", shown(line))?,
+            What::Unconfirmed(line) => write!(f, "unconfirmed {:?}", line.as_deref().map(shown))?,
+            What::Failed | What::Full(_) => write!(f, "{:?}", self.what)?,
+        }
+        write!(f, ", at {:?}, answered {:?}", self.at, self.answered)
     }
 }
 

@@ -25,14 +25,21 @@ impl Lists {
         self.0.get(base(key)).map_or(&[], Vec::as_slice)
     }
 
-    /// The keys that begin so, behind one of them or from the first on.
-    pub(crate) fn keys<'a>(
-        &'a self,
-        prefix: &'a [u8],
-        behind: &'a [u8],
-    ) -> impl Iterator<Item = &'a [u8]> {
-        let keys = self.0.keys().map(Vec::as_slice);
-        keys.filter(move |key| key.starts_with(prefix) && (behind.is_empty() || *key > behind))
+    /// A page of so many keys that begin so, and where the next begins: behind the last one, as a
+    /// `>` and that key. Nothing, if there is no more.
+    pub(crate) fn page(
+        &self,
+        prefix: &[u8],
+        cursor: &[u8],
+        most: usize,
+    ) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let behind = cursor.strip_prefix(b">").unwrap_or_default();
+        let keys = self.0.keys().filter(|key| key.starts_with(prefix));
+        let mut keys = keys.filter(|key| behind < &key[..]);
+        let page: Vec<_> = keys.by_ref().take(most).cloned().collect();
+        let last = page.last().map_or(behind, Vec::as_slice);
+        let next = keys.next().map(|_| [b">", last].concat());
+        (page, next.unwrap_or_default())
     }
 
     pub(crate) fn write(&mut self, write: Write<'_>) {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -89,6 +89,39 @@ pub(crate) struct Read {
     pub(crate) lines: usize,
     /// When the reader had last found nothing.
     pub(crate) waited: Option<Moment>,
+}
+
+/// For the one who looks into a run.
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            let text = String::from_utf8_lossy(&line.text);
+            let Line {
+                begun,
+                written,
+                read,
+                ..
+            } = line;
+            let read = read.map(|read| read.tick);
+            writeln!(
+                f,
+                "  {text}  begun {begun:?}, written {}, read {read:?}",
+                written.tick
+            )?;
+        }
+        let Direction {
+            closed,
+            read_end,
+            over,
+            reset,
+            left,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "  closed {closed:?}, end read {read_end:?}, over {over:?}, reset {reset}, left {left:?}"
+        )
+    }
 }
 
 impl Direction {

@@ -323,7 +323,7 @@ fn check_run(run: &Run, peers: &[Peer]) {
     let mut checks = Vec::new();
     for (client, (down, up)) in directions.iter().enumerate() {
         if shows {
-            eprintln!("client {client}: {up:?}\nwas told {down:?}");
+            eprintln!("client {client}:\n{up}was told:\n{down}");
         }
         let mut check = Check::new(client, &settings, (down, up), &record, &by_tag);
         check.run(&peers[client].quiet);

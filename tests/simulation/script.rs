@@ -13,9 +13,6 @@ use crate::{
 
 pub(crate) const MAX_LINE: usize = 48;
 
-/// Whether clients read by prefix.
-const WALKS: bool = false;
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reading {
     Eager,
@@ -86,7 +83,7 @@ fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> St
         21 => format!("Set:{key}#{tag}:{tag}"),
         22 => format!("Set:w:{tag}"),
         23..=24 => format!("Remove:{key}#{tag}:{old}"),
-        25 if WALKS => {
+        25 => {
             let word = ["GetPrefix", "GetPrefix", "Keys"][rng.usize(..3)];
             let prefix = ["w", "k", "k1", ""][rng.usize(..4)];
             format!("{word}:{prefix}#{tag}")
@@ -96,8 +93,8 @@ fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> St
             1 => "Put:k".into(),
             2 => "Watch:".into(),
             3 if rng.bool() => "Auth:no".into(),
-            5 if WALKS => "GetPrefix".into(),
-            6 if WALKS => "Keys:k:1".into(),
+            5 => "GetPrefix".into(),
+            6 => "Keys:k:1".into(),
             3 => format!("Auth:{SECRET}"),
             _ => "x".repeat(MAX_LINE + rng.usize(1..200)),
         },

@@ -74,8 +74,8 @@ impl Settings {
             }),
             rate: pick(rng, 8, u32::MAX, |rng| rng.u32(1..15)),
             faults: StoreFaults {
-                ahead: rng.usize(1..=3),
                 fails: rng.bool(),
+                page: rng.usize(1..=4),
                 room: Room {
                     max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
                     max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),

@@ -92,6 +92,12 @@ pub(crate) fn check_calls(
             }
             (Err(Error::Refused { code, .. }), what) => match code {
                 Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
+                Code::Unconfirmed => {
+                    assert!(
+                        matches!(what, Some(What::Unconfirmed(_))),
+                        "{call:?}: {what:?}"
+                    );
+                }
                 // There was no place for the connection.
                 Code::Full if settings.max_clients < usize::MAX && what.is_none() => {}
                 Code::Full => assert!(matches!(what, Some(What::Full(_))), "{call:?}: {what:?}"),
@@ -108,7 +114,8 @@ pub(crate) fn check_calls(
             },
             (Err(Error::Unconfirmed { .. }), _) => {
                 let idle = settings.idle < Duration::MAX;
-                assert!(*told > settings.stopped || settings.is_strict() || idle);
+                let by_store = matches!(what, Some(What::Unconfirmed(_)));
+                assert!(*told > settings.stopped || settings.is_strict() || idle || by_store);
             }
             (Err(Error::Disconnected(_)), _) => {}
             _ => panic!("{call:?}: {what:?}"),

@@ -119,6 +119,8 @@ impl Check<'_> {
 
     /// The server says why it ends the connection.
     pub(super) fn ended(&self, code: &str, text: &str, line: &Line) {
+        // What was read behind a walk that was refused is still answered, and may be more to tell of.
+        let is_walk = |sent: &Sent| matches!(sent, Sent::Walk { .. });
         let expected = match code {
             "full" => self.admission.turned_away,
             "unauthorized" => self.admission.late,
@@ -126,7 +128,7 @@ impl Check<'_> {
             "closing" => {
                 line.text == limits::END
                     && line.written > self.settings.stopped
-                    && self.closing.is_empty()
+                    && self.closing.iter().all(|&line| is_walk(&self.sent[line]))
                     && self.knows_control_lines()
             }
             _ => false,
@@ -138,7 +140,14 @@ impl Check<'_> {
     /// It has sent a command that is answered by control lines.
     pub(crate) fn knows_control_lines(&self) -> bool {
         self.up.lines.iter().any(|line| {
-            let words: [&[u8]; 4] = [b"Sync", b"Stats", b"Watch", b"Auth:"];
+            let words: [&[u8]; 6] = [
+                b"Sync",
+                b"Stats",
+                b"Watch",
+                b"Auth:",
+                b"GetPrefix:",
+                b"Keys:",
+            ];
             words.iter().any(|word| line.text.starts_with(word))
         })
     }

@@ -35,9 +35,15 @@ impl Totals<'_> {
             within(name, number, range);
         };
         check("syncs", stats.syncs, |sent| matches!(sent, Sent::Sync(_)));
-        check("walks", stats.walks, |sent| {
-            matches!(sent, Sent::Walk { .. })
+        // One that was under way when the server closed is a command, and refused.
+        let is_walk =
+            |check: &Check<'_>, line: usize| matches!(check.sent[line], Sent::Walk { .. });
+        let refused = |check: &Check<'_>, line: usize| check.closing.contains(&line);
+        let (least, _) = self.count(spans, |check, line| {
+            is_walk(check, line) && !refused(check, line)
         });
+        let (_, most) = self.count(spans, is_walk);
+        within("walks", stats.walks, (least, most));
         check("stats", stats.stats, |sent| matches!(sent, Sent::Stats));
         check("watches", stats.watches, |sent| {
             matches!(sent, Sent::Watch(..))
@@ -71,18 +77,24 @@ impl Totals<'_> {
         within("full_watches", stats.full_watches, (told, untold.1));
         let failed = self.record.entries[..entries].iter();
         let is_read = |what: &What| matches!(what, What::Read(_) | What::Written(..));
-        let failed = failed.filter(|entry| !is_read(&entry.what));
+        let failed = failed.filter(|entry| entry.is_command() && !is_read(&entry.what));
         let failed = failed.count() as u64;
-        let (pages, all_pages) = self.count(spans, |check, line| match check.sent[line] {
+        // The last line may be a walk that is under way.
+        let ended = spans.iter().map(|span| (span.0.saturating_sub(1), span.1));
+        let ended: Vec<Span> = ended.collect();
+        let walks = self.count(&ended, |check, line| match check.sent[line] {
             Sent::Walk { number, .. } => {
-                let walk = check.walk_of(number);
-                walk.is_some_and(Walk::has_failed_page) && !check.closing.contains(&line)
+                let pages = check.walk_of(number).is_some_and(Walk::has_failed_page);
+                let mut reads = check.reads_of(number).iter();
+                let read = reads.all(|place| is_read(&check.entries[*place].what));
+                pages || !read || check.closing.contains(&line)
             }
             _ => false,
         });
         let (sure, known) = self.count(spans, |check, line| match check.sent[line] {
             Sent::Wrong(_) => true,
             Sent::Watch(..) => check.refused.contains(&line),
+            Sent::Walk { .. } => false,
             _ => check.closing.contains(&line),
         });
         let (_, unknown) = self.count(spans, |check, line| match check.sent[line] {
@@ -91,8 +103,8 @@ impl Totals<'_> {
             Sent::Watch(..) => true,
             _ => self.is_late(check, line),
         });
-        let least = failed + pages + sure + halves.0 + parted.0;
-        let most = failed + all_pages + known + unknown + halves.1 + parted.1;
+        let least = failed + walks.0 + sure + halves.0 + parted.0;
+        let most = failed + walks.1 + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
         let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
@@ -197,6 +209,9 @@ impl Totals<'_> {
             let before = check.losses.iter().filter(|(place, _)| *place < entries);
             before.map(|(_, lines)| lines).sum()
         };
+        // The reads of walks that follow may have been counted.
+        let commands = self.record.entries[entries..].iter();
+        let entries = entries + commands.take_while(|entry| !entry.is_command()).count();
         let absent = |check: &Check<'_>| {
             let came: HashSet<usize> = check.places_of_lines.iter().copied().flatten().collect();
             let absent = |place: &usize| *place < entries && !came.contains(place);
