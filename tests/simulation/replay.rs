@@ -52,8 +52,8 @@ impl Mirror<'_> {
         self.lists.write(Write::Put { key, value });
     }
 
-    fn compare(&mut self, entries: usize) {
-        self.come_to(entries);
+    /// Compares what was known when the history was followed up to there.
+    fn compare(&self, lists: &Lists, entries: usize) {
         let mut held = Lists::default();
         for entry in &self.check.entries[..entries] {
             if let What::Written(_, line) | What::Unconfirmed(Some(line)) = &entry.what {
@@ -65,7 +65,7 @@ impl Mirror<'_> {
             }
         }
         assert_eq!(
-            self.lists,
+            *lists,
             held,
             "client {}: what it knows of {:?}, and what there is",
             self.check.client,
@@ -116,6 +116,8 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
     mirror.place = pages.unwrap_or_default().first()?.entries;
     let lines = check.down.lines.iter().enumerate().skip(from + 1);
     let mut through = false;
+    // What is missed is told before the next event.
+    let mut known = None;
     let mut last = from;
     for (index, line) in lines {
         let answers = check.answers[index];
@@ -130,6 +132,9 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
                 mirror.come_to(place);
                 mirror.place = mirror.place.max(place + 1);
                 mirror.apply(&line.text);
+                if through {
+                    known = Some((mirror.lists.clone(), mirror.place));
+                }
             }
             Ok(Reply::Value { key, value }) => {
                 let place = check.places_of_lines[index].expect("a place");
@@ -150,11 +155,11 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
         let before = next.is_none_or(|next| quiet.at < next.begun);
         watches && before && quiet.at > line.written && quiet.drained
     });
-    through |= rest.is_some();
-    if !through {
-        return None;
+    if let Some(rest) = rest {
+        mirror.come_to(rest.entries);
+        known = Some((mirror.lists.clone(), rest.entries));
     }
-    let at = rest.map_or(mirror.place, |quiet| quiet.entries);
-    mirror.compare(at);
+    let (lists, place) = known?;
+    mirror.compare(&lists, place);
     Some(())
 }
