@@ -114,16 +114,19 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
     // What came before the walk is in it.
     let pages = check.walk_of(number).map(|walk| walk.pages.as_slice());
     mirror.place = pages.unwrap_or_default().first()?.entries;
-    let lines = check.down.lines.iter().enumerate().skip(from + 1);
+    // Behind the last answer before an `Unwatch`, it may have ended.
+    let before = |answers: &Option<usize>| answers.is_some_and(|answers| answers < unwatch);
+    let end = match unwatch {
+        usize::MAX => check.answers.len(),
+        _ => check.answers.iter().rposition(before)? + 1,
+    };
+    let lines = check.down.lines[..end].iter().enumerate().skip(from + 1);
     let mut through = false;
     // What is missed is told before the next event.
     let mut known = None;
     let mut last = from;
     for (index, line) in lines {
         let answers = check.answers[index];
-        if answers.is_some_and(|answers| answers > unwatch) {
-            break;
-        }
         last = index;
         through |= answers.is_some_and(|answers| answers > walk);
         match Reply::parse(&line.text) {
