@@ -241,7 +241,10 @@ impl Totals<'_> {
         let entries = match patient {
             true => self.record.entries.len(),
             // The last round may not have come to its end.
-            false => self.record.after(operations(stats)),
+            false => {
+                let commands = self.record.after(operations(stats));
+                self.record.with_walks(commands)
+            }
         };
         self.check_operations(stats, entries);
         let spans = self.checks.iter().map(|check| {

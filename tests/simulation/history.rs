@@ -133,6 +133,12 @@ impl Record {
                 .expect("so many commands"),
         }
     }
+
+    /// So much of the history, and the reads of walks that follow.
+    pub(crate) fn with_walks(&self, entries: usize) -> usize {
+        let more = self.entries[entries..].iter();
+        entries + more.take_while(|entry| !entry.is_command()).count()
+    }
 }
 
 impl fmt::Debug for Entry {

@@ -210,8 +210,7 @@ impl Totals<'_> {
             before.map(|(_, lines)| lines).sum()
         };
         // The reads of walks that follow may have been counted.
-        let commands = self.record.entries[entries..].iter();
-        let entries = entries + commands.take_while(|entry| !entry.is_command()).count();
+        let entries = self.record.with_walks(entries);
         let absent = |check: &Check<'_>| {
             let came: HashSet<usize> = check.places_of_lines.iter().copied().flatten().collect();
             let absent = |place: &usize| *place < entries && !came.contains(place);
