@@ -132,8 +132,11 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
         match Reply::parse(&line.text) {
             Ok(Reply::Change(write)) => {
                 let place = check.by_tag[&tag_of_write(write)];
+                if place < mirror.place {
+                    continue;
+                }
                 mirror.come_to(place);
-                mirror.place = mirror.place.max(place + 1);
+                mirror.place = place + 1;
                 mirror.apply(&line.text);
                 if through {
                     known = Some((mirror.lists.clone(), mirror.place));
