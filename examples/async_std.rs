@@ -26,18 +26,16 @@ fn main() -> ExitCode {
 
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
-    let listener = keywire::bind(address.parse()?)?;
-    // Unlike `println`, it does not panic if nothing takes the line.
-    let _ = writeln!(
-        io::stdout(),
-        "keywire listens on {}; Enter ends it",
-        listener.local_addr()?
-    );
-    let mut server = Server::new();
-    server.listen(listener);
-    let handle = server.handle();
-
     task::block_on(async {
+        let listener = keywire::bind(address).await?;
+        // Unlike `println`, it does not panic if nothing takes the line.
+        let _ = writeln!(
+            io::stdout(),
+            "keywire listens on {}; Enter ends it",
+            listener.local_addr()?
+        );
+        let server = Server::builder().listen(listener).build();
+        let handle = server.handle();
         let serving = task::spawn(server.run());
         let helping = task::spawn(handle.worker());
         // The program's own work goes here. This one waits for a line from the terminal.

@@ -28,19 +28,17 @@ fn main() -> ExitCode {
 
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9999".into());
-    let listener = keywire::bind(address.parse()?)?;
-    // Unlike `println`, it does not panic if nothing takes the line.
-    let _ = writeln!(
-        io::stdout(),
-        "keywire listens on {}; Enter ends it",
-        listener.local_addr()?
-    );
-    let mut server = Server::new();
-    server.listen(listener);
-    let handle = server.handle();
-
     let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
     runtime.block_on(async {
+        let listener = keywire::bind(address).await?;
+        // Unlike `println`, it does not panic if nothing takes the line.
+        let _ = writeln!(
+            io::stdout(),
+            "keywire listens on {}; Enter ends it",
+            listener.local_addr()?
+        );
+        let server = Server::builder().listen(listener).build();
+        let handle = server.handle();
         let serving = tokio::spawn(server.run());
         // The program's own work goes here. This one waits for a line from the terminal.
         tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new())).await??;

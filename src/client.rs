@@ -57,7 +57,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// ```
 /// # use {futures_lite::future, keywire::Client};
 /// # let mut server = keywire::Server::new();
-/// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
 /// # let address = listener.local_addr()?;
 /// # server.listen(listener);
 /// # let example = async {
@@ -145,7 +145,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -181,7 +181,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -220,7 +220,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -250,7 +250,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -282,7 +282,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -335,7 +335,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {

@@ -104,6 +104,16 @@ struct Link {
     error: Option<io::Error>,
 }
 
+/// What a connection may send when it begins.
+pub(crate) enum Admission {
+    /// Nothing: it is being rejected.
+    Rejected,
+    /// Everything; first the secret, if the server requires one.
+    Admitted,
+    /// Everything, without the secret.
+    Authenticated,
+}
+
 /// Serves one client to its end.
 ///
 /// The task ends when input and output have both ended, or when the input breaks, or when the
@@ -114,7 +124,7 @@ pub(crate) fn run(
     client: usize,
     outbox: OutboxReceiver,
     context: Arc<ConnectionContext>,
-    admitted: bool,
+    admission: Admission,
 ) -> impl Future<Output = ()> {
     let link = Link {
         client,
@@ -125,9 +135,10 @@ pub(crate) fn run(
     };
     let mut connection = Connection {
         transport,
-        input: match admitted {
-            true => InputRules::new(&link),
-            false => InputRules::rejected(&link),
+        input: match admission {
+            Admission::Rejected => InputRules::rejected(&link),
+            Admission::Admitted => InputRules::new(&link),
+            Admission::Authenticated => InputRules::authenticated(&link),
         },
         output: Output::default(),
         timer: Timer::default(),

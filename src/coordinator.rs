@@ -5,16 +5,23 @@
 //! |---|---|---|---|
 //! | `Input::Stop` | a handle that asks for a shutdown | the server's state | [`Coordinator::shut_down`] |
 //! | `Input::Incoming` | an accept loop or a handle | `incoming`, bounded | `clients.rs`: admitted or rejected |
+//! | `Input::Returned` | the store, if it waits | `returned_turns` | `submit.rs`: its answers are released, in the order of keys |
+//! | `Input::Change` | the store | `changes` | the events of those that watch |
 //! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines and `OutboxReady` to the queue of turns, the rest to the client table |
 //!
-//! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)):
-//! the store applies their commands, then replies go to their outboxes, and events to the outboxes of
-//! those that watch (`run_turns.rs`, `send_events.rs`). Nothing here waits for a socket: outboxes are
-//! only ever sent to with `try_send`.
+//! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)).
+//! That is a *round*: up to 256 clients have one turn each, in which the lines of one read go to the
+//! store as a batch (`submit.rs`). Those that are answered are finished together: replies go to their
+//! outboxes, and events to the outboxes of those that watch (`turns.rs`, `send_events.rs`). A turn that
+//! the store keeps waiting leaves the round, and joins another when it comes back. Nothing here waits
+//! for a socket or for the store: outboxes are only ever sent to with `try_send`.
+
+#![expect(clippy::vec_box, reason = "turns move between queues and the store")]
 
 mod clients;
 mod key_order;
 mod send_events;
+mod submit;
 mod turn_queue;
 mod turns;
 
@@ -44,8 +51,7 @@ use clients::ClientEntry;
 use key_order::KeyOrder;
 use turn_queue::TurnQueue;
 
-/// Clients that have their turns in one [round](crate::round), and so in one batch for the store. A larger round
-/// shares an fsync among more clients; a smaller one answers the first of them sooner.
+/// Clients that have their turns in one round. A smaller one answers the first of them sooner.
 const ROUND_CLIENTS: usize = 256;
 
 /// Inputs that are handled before the clients have their turns.

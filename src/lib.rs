@@ -10,20 +10,26 @@
 //! use futures_lite::future;
 //! use std::time::Duration;
 //!
-//! let mut server = keywire::Server::builder().max_values(1_000).build();
-//! server.listen(keywire::bind("127.0.0.1:9999".parse()?)?);
-//! let handle = server.handle();
-//! let stop_after_a_minute = async {
-//!     async_io::Timer::after(Duration::from_secs(60)).await;
-//!     handle.shutdown(Duration::from_secs(5)).await; // 5 s for the last replies
-//! };
-//! // `run` is one future that holds the whole server. Any executor can poll it.
-//! let (store, ()) = future::block_on(future::zip(server.run(), stop_after_a_minute));
-//! for (key, values) in store.iter() {
-//!     let values: Vec<_> = values.map(String::from_utf8_lossy).collect();
-//!     println!("{} has {values:?}", String::from_utf8_lossy(key));
-//! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! future::block_on(async {
+//!     let listener = keywire::bind("127.0.0.1:9999").await?;
+//!     let server = keywire::Server::builder()
+//!         .max_values(1_000)
+//!         .listen(listener)
+//!         .build();
+//!     let handle = server.handle();
+//!     let stop_after_a_minute = async {
+//!         async_io::Timer::after(Duration::from_secs(60)).await;
+//!         handle.shutdown(Duration::from_secs(5)).await; // 5 s for the last replies
+//!     };
+//!     // `run` is one future that holds the whole server. Any executor can poll it.
+//!     let (store, ()) = future::zip(server.run(), stop_after_a_minute).await;
+//!     for (key, values) in store.iter() {
+//!         let values: Vec<_> = values.map(String::from_utf8_lossy).collect();
+//!         println!("{} has {values:?}", String::from_utf8_lossy(key));
+//!     }
+//!     Ok::<(), keywire::Error>(())
+//! })?;
+//! # Ok::<(), keywire::Error>(())
 //! ```
 //!
 //! # A client
@@ -51,6 +57,8 @@
 //!
 //! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
 //! only while some call, or some [`Watcher`], is being awaited.
+//!
+//! The program that runs the server has such a client without a socket: [`Handle::client`].
 //!
 //! # How it works
 //!
@@ -129,6 +137,21 @@ pub mod tls;
 mod transport;
 mod watch;
 
+/// The crate of the sockets that [`bind`], [`Listener`] and [`Client::connect`] use, so that a program
+/// can name their types without a dependency of its own.
+///
+/// ```
+/// use keywire::async_net::{TcpListener, unix::UnixStream};
+///
+/// # futures_lite::future::block_on(async {
+/// let listener: TcpListener = keywire::bind("127.0.0.1:0").await?;
+/// let server = keywire::Server::builder().listen(listener).build();
+/// let (ours, theirs) = UnixStream::pair().map_err(keywire::Error::Connect)?;
+/// server.handle().attach(ours).await?;
+/// # drop(theirs);
+/// # Ok::<(), keywire::Error>(()) }).unwrap();
+/// ```
+pub use async_net;
 pub use client::{Client, Event, Outcome, Pipeline, Watcher};
 pub use clock::Clock;
 pub use error::Error;

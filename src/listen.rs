@@ -8,7 +8,7 @@ pub(crate) mod admission;
 pub(crate) mod incoming;
 pub(crate) mod tcp;
 
-use std::{future::Future, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
@@ -74,8 +74,18 @@ impl Listener for async_net::unix::UnixListener {
     }
 }
 
-/// Brings connections to the coordinator until the server stops listening.
-pub(crate) async fn accept_loop<L: Listener>(
+/// Brings the connections of one listener to the coordinator, until the server stops listening.
+pub(crate) type AcceptLoop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Makes the accept loop of a listener, once there is a server.
+pub(crate) type StartAcceptLoop =
+    Box<dyn FnOnce(IncomingSender, Arc<ServerState>) -> AcceptLoop + Send>;
+
+pub(crate) fn start_accept_loop(listener: impl Listener) -> StartAcceptLoop {
+    Box::new(|incoming, server| Box::pin(accept_loop(listener, incoming, server)))
+}
+
+async fn accept_loop<L: Listener>(
     mut listener: L,
     incoming: IncomingSender,
     server: Arc<ServerState>,

@@ -177,8 +177,7 @@ impl StoreSize {
     /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
     /// and 64 for each key and 8 for each value.
     ///
-    /// [`Memory`] takes up to twice as much of the system, since it grows by doubling; and its table,
-    /// which is most of it where keys and values are tiny, does not shrink when keys go.
+    /// [`Memory`] takes up to twice as much of the system, since its tables grow by doubling.
     ///
     /// ```
     /// use keywire::store::StoreSize;
@@ -207,7 +206,8 @@ pub enum Submission<T, F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
-    /// store never returns [`Pending`](Submission::Pending).
+    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys: if it does, the
+    /// coordinator panics.
     Immediate,
     /// Nothing. The server never has two batches with the store that share a key.
     None,

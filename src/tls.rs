@@ -7,23 +7,25 @@
 //! ```no_run
 //! use keywire::tls::{Pem, TlsListener, server_config};
 //!
+//! # futures_lite::future::block_on(async {
 //! let (certificate, key) = (Pem::from_file("cert.pem")?, Pem::from_file("key.pem")?);
 //! let config = server_config(&certificate, &key, None)?;
-//! let mut server = keywire::Server::new();
-//! let listener = keywire::bind(([127, 0, 0, 1], 9999).into())?;
-//! server.listen(TlsListener::new(listener, config));
+//! let listener = TlsListener::new(keywire::bind("localhost:9999").await?, config);
+//! let server = keywire::Server::builder().listen(listener).build();
+//! # drop(server);
 //! # Ok::<(), keywire::Error>(())
+//! # }).unwrap();
 //! ```
 //!
 //! And a client:
 //!
 //! ```no_run
 //! use futures_lite::future;
-//! use keywire::{Client, Error, tls};
+//! use keywire::{Client, Error, async_net::TcpStream, tls};
 //!
 //! # future::block_on(async {
 //! let config = tls::client_config(&tls::Pem::from_file("ca.pem")?, None)?;
-//! let stream = async_net::TcpStream::connect("localhost:9999").await.map_err(Error::Connect)?;
+//! let stream = TcpStream::connect("localhost:9999").await.map_err(Error::Connect)?;
 //! let name = "localhost".try_into().unwrap();
 //! let stream = tls::TlsConnector::from(config).connect(name, stream).await;
 //! let client = Client::from_stream(stream.map_err(Error::Connect)?);
@@ -94,14 +96,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// use keywire::tls::{Pem, TlsListener, server_config};
 /// use std::time::Duration;
 ///
+/// # futures_lite::future::block_on(async {
 /// let (certificate, key) = (Pem::from_file("cert.pem")?, Pem::from_file("key.pem")?);
 /// // Only clients with a certificate that this authority vouches for.
 /// let config = server_config(&certificate, &key, Some(&Pem::from_file("clients.pem")?))?;
-/// let listener = TlsListener::new(keywire::bind(([127, 0, 0, 1], 9999).into())?, config)
+/// let listener = TlsListener::new(keywire::bind("localhost:9999").await?, config)
 ///     .max_handshakes(64)
 ///     .handshake_timeout(Duration::from_secs(5));
 /// # drop(listener);
 /// # Ok::<(), keywire::Error>(())
+/// # }).unwrap();
 /// ```
 ///
 /// If [`Listener::accept`] of the other listener fails, this one fails with the same error. A handshake that

@@ -1,5 +1,7 @@
 //! What carries the bytes of servers and clients, and the options of their TCP sockets.
 
+pub(crate) mod pipe;
+
 use std::{io, net::SocketAddr, time::Duration};
 
 use async_net::TcpStream;

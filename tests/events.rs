@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{local::LocalServer, stores::ManualClock};
+use common::{local::LocalServer, loopback, stores::ManualClock};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use keywire::{Overflow, Secret, Server};
 use tracing::{
@@ -204,10 +204,8 @@ fn a_flood_makes_few_events() {
 #[test]
 fn an_address_is_told_where_there_is_one() {
     let recorder = Recorder::default();
-    let mut server = Server::new();
-    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
-    server.listen(listener);
+    let (listener, address) = loopback();
+    let server = Server::builder().listen(listener).build();
     let handle = server.handle();
     let client = async {
         let mut client = async_net::TcpStream::connect(address).await.unwrap();

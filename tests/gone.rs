@@ -132,7 +132,7 @@ impl Busy {
     where
         L: Listener,
     {
-        let bound = keywire::bind((IpAddr::V4(machine.here), 0).into()).unwrap();
+        let bound = future::block_on(keywire::bind((machine.here, 0))).unwrap();
         let address = bound.local_addr().unwrap();
         server.listen(listener(bound));
         let handle = server.handle();

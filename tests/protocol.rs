@@ -59,6 +59,24 @@ fn each_command_is_read_as_the_table_says() {
             }),
         ),
     ];
+    let one_value = [("Set:k:a:b", "a:b"), ("Set:k:", "")];
+    for (line, value) in one_value {
+        let (key, value) = (&b"k"[..], value.as_bytes());
+        assert_eq!(parse(line), Ok(Write::Set { key, value }.into()), "{line}");
+        let remove = line.replace("Set", "Remove");
+        assert_eq!(
+            parse(&remove),
+            Ok(Write::Remove { key, value }.into()),
+            "{remove}"
+        );
+    }
+    for prefix in ["", "user."] {
+        let bytes = prefix.as_bytes();
+        let get_prefix = Command::GetPrefix { prefix: bytes };
+        assert_eq!(parse(&format!("GetPrefix:{prefix}")), Ok(get_prefix));
+        let keys = Command::Keys { prefix: bytes };
+        assert_eq!(parse(&format!("Keys:{prefix}")), Ok(keys));
+    }
     for (line, operation) in operations {
         assert_eq!(parse(line), Ok(operation.into()), "{line}");
     }
@@ -82,13 +100,43 @@ fn what_is_no_command_is_refused_with_its_reason() {
     ] {
         assert_eq!(parse(line), Err(ParseError::UnknownCommand), "{line:?}");
     }
-    for line in ["Put", "Get", "Put:k", "Update:k", "Update:k:o", "Delete"] {
+    for line in [
+        "Put",
+        "Get",
+        "Put:k",
+        "Update:k",
+        "Update:k:o",
+        "Delete",
+        "Set:k",
+        "Remove:k",
+        "Set",
+        "Remove",
+        "GetPrefix",
+        "Keys",
+    ] {
         assert_eq!(parse(line), Err(ParseError::MissingField), "{line:?}");
     }
-    for line in ["Put::v", "Get:", "Delete:", "Update::o:n"] {
+    for line in [
+        "Put::v",
+        "Get:",
+        "Delete:",
+        "Update::o:n",
+        "Set::v",
+        "Remove::v",
+    ] {
         assert_eq!(parse(line), Err(ParseError::EmptyKey), "{line:?}");
     }
-    for line in ["Get:a:b", "Get:a:", "Get::", "Delete:a:b", "Stats:"] {
+    for line in [
+        "Get:a:b",
+        "Get:a:",
+        "Get::",
+        "Delete:a:b",
+        "Stats:",
+        "GetPrefix:a:b",
+        "GetPrefix::",
+        "Keys:a:",
+        "Keys::",
+    ] {
         assert_eq!(parse(line), Err(ParseError::ExtraField), "{line:?}");
     }
 }
@@ -119,6 +167,7 @@ fn codes_have_their_names() {
         "full",
         "unauthorized",
         "store",
+        "unconfirmed",
         "closing",
     ];
     for name in names {
@@ -152,7 +201,7 @@ fn what_a_newer_server_may_say_is_read() {
         b":sync",
         b":other:1",
         b":\xff",
-        b":set:k:v",
+        b":expire:k:v",
     ] {
         let reply = Reply::parse(line).unwrap();
         assert_eq!(reply, Reply::Other(&line[1..]), "{line:?}");

@@ -106,7 +106,7 @@ fn bind_once(
                     .port(),
             );
         }
-        match keywire::bind(address) {
+        match smol::block_on(keywire::bind(address)) {
             Ok(listener) => listeners.push(listener),
             Err(Error::Listen(error)) if is_missing_family(&address, &error) => {
                 missing.get_or_insert((wanted, Error::Listen(error)));

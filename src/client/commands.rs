@@ -14,7 +14,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -41,7 +41,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -67,7 +67,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -90,7 +90,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -119,7 +119,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -139,7 +139,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::future, keywire::Client};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {

@@ -28,7 +28,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -58,7 +58,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -85,7 +85,7 @@ impl Client {
     /// ```
     /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
     /// # let mut server = keywire::Server::new();
-    /// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
@@ -143,7 +143,7 @@ impl Client {
 /// ```
 /// # use {futures_lite::{StreamExt as _, future}, keywire::{Client, Event}};
 /// # let mut server = keywire::Server::new();
-/// # let listener = keywire::bind(([127, 0, 0, 1], 0).into())?;
+/// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
 /// # let address = listener.local_addr()?;
 /// # server.listen(listener);
 /// # let example = async {

@@ -105,6 +105,14 @@ impl InputRules {
         }
     }
 
+    /// Of a connection that needs no secret.
+    pub(crate) fn authenticated(env: &impl Environment) -> Self {
+        Self {
+            authenticator: None,
+            ..Self::new(env)
+        }
+    }
+
     /// Of a connection that was not admitted: it has a short time to read why.
     pub(crate) fn rejected(env: &impl Environment) -> Self {
         let mut inbound = Self::new(env);

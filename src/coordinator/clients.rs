@@ -7,7 +7,7 @@ use async_executor::Task;
 use super::Coordinator;
 use crate::{
     connection::{
-        self, AUTH_TIMEOUT, Transport,
+        self, AUTH_TIMEOUT, Admission, Transport,
         message::{FromConnection, InputEnd, Message},
         outbox::{Chunk, Chunks, Next, OutboxReceiver, OutboxSender, Size, Usage},
         peer::Peer,
@@ -63,6 +63,7 @@ impl Coordinator {
             transport,
             address,
             peer,
+            authenticated,
         } = incoming;
         let from = address;
         match self.limiter.admit(address, &self.server.limits) {
@@ -70,10 +71,15 @@ impl Coordinator {
                 self.stats.active += 1;
                 self.last_id += 1;
                 self.log.connected(self.last_id, from);
+                let admission = match authenticated {
+                    true => Admission::Authenticated,
+                    false => Admission::Admitted,
+                };
                 self.spawn_connection(
                     (transport, peer),
                     self.context.outbox(),
                     Place::Client { address },
+                    admission,
                 );
             }
             Err(limit) => {
@@ -90,7 +96,8 @@ impl Coordinator {
         if self.limiter.start_rejecting() {
             let (sender, receiver) = self.context.outbox();
             let outbox = (sender.clone(), receiver);
-            self.spawn_connection((transport, None), outbox, Place::None);
+            let connection = (transport, None);
+            self.spawn_connection(connection, outbox, Place::None, Admission::Rejected);
             self.send_error(&sender, 0, Code::Full, limit.message(), Next::Finish);
         }
     }
@@ -100,6 +107,7 @@ impl Coordinator {
         connection: (Box<dyn Transport>, Option<Arc<Peer>>),
         (outbox, receiver): (OutboxSender, OutboxReceiver),
         place: Place,
+        admission: Admission,
     ) {
         let entry = self.clients.vacant_entry();
         let task = connection::run(
@@ -107,7 +115,7 @@ impl Coordinator {
             entry.key(),
             receiver,
             self.context.clone(),
-            matches!(place, Place::Client { .. }),
+            admission,
         );
         entry.insert(ClientEntry {
             id: self.last_id,

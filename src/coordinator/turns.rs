@@ -1,16 +1,13 @@
 //! The turns of a round: which clients have one, and what happens to their replies.
 
-use std::{collections::HashSet, future::Future, time::Duration};
+use std::time::Duration;
 
-use async_channel::Sender;
-
-use super::{Coordinator, ROUND_CLIENTS, clients::Pending, key_order::ALL_WRITES};
+use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
 use crate::{
-    clock,
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
-    protocol::{Command, Operation, Topic, push_watch},
+    protocol::{Command, Topic, push_watch},
     store::{
-        Batch, KeyPage, Order, Store, StoreSize, Submission, TurnGuard,
+        Order, Store, StoreSize,
         rejection::Rejection,
         timer::{EVENTS_PER_WORK, RoundTimer},
         turn::{Progress, Turn, TurnState},
@@ -36,10 +33,10 @@ const POOLED_BYTES: usize = 16 * 1024;
 
 /// The turns of a round that have ended and whose replies have not been sent.
 pub(super) struct Round {
-    turns: Vec<Box<Turn>>,
+    pub(super) turns: Vec<Box<Turn>>,
     /// Bytes of their replies.
     bytes: usize,
-    timer: RoundTimer,
+    pub(super) timer: RoundTimer,
 }
 
 impl Coordinator {
@@ -143,7 +140,12 @@ impl Coordinator {
     }
 
     /// Has the store handle a client's lines, and answers those that are not for the store.
-    fn run_turn<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
+    pub(super) fn run_turn<S: Store>(
+        &mut self,
+        mut turn: Box<Turn>,
+        store: &mut S,
+        round: &mut Round,
+    ) {
         loop {
             turn.progress.watched = self.watches.watching() > 0;
             if turn.walk.is_some() {
@@ -181,231 +183,13 @@ impl Coordinator {
     }
 
     /// The turn is over for this round.
-    fn end_turn(&mut self, turn: Box<Turn>, round: &mut Round) {
+    pub(super) fn end_turn(&mut self, turn: Box<Turn>, round: &mut Round) {
         round.bytes += turn.progress.replies.len();
         round.turns.push(turn);
     }
 
-    /// Settles what the store gets next, in the order of keys, and submits it. Gives the turn back if it
-    /// can go on at once.
-    fn ask<S: Store>(
-        &mut self,
-        mut turn: Box<Turn>,
-        store: &mut S,
-        round: &mut Round,
-    ) -> Option<Box<Turn>> {
-        let mut keys = HashSet::new();
-        let mut is_blocked = false;
-        let order = &self.key_order;
-        let asked = turn.ask(|operation| {
-            let key = order.hash(operation.key());
-            if S::ORDER == Order::None && !keys.contains(&key) {
-                let is_free = order.is_free(key);
-                // What is behind a key that is not free would hold up others meanwhile.
-                if is_blocked || !(is_free || keys.is_empty()) {
-                    return false;
-                }
-                is_blocked = !is_free;
-            }
-            keys.insert(key);
-            if S::ORDER == Order::Total && matches!(operation, Operation::Write(_)) {
-                keys.insert(ALL_WRITES);
-            }
-            true
-        });
-        if !asked {
-            turn.answer_lines();
-            self.collect(&mut turn, round);
-            return Some(turn);
-        }
-        if !turn.progress.replies.is_empty() {
-            // They are not for the store to hold up.
-            turn.progress.state = TurnState::QuotaUsed;
-            return Some(turn);
-        }
-        let client = self.clients.get_mut(turn.client)?;
-        client.at_store = true;
-        client.watcher = turn.progress.watcher;
-        turn.progress.watched = true;
-        self.key_order
-            .enter(turn.client, keys.into_iter().collect());
-        if S::ORDER == Order::None {
-            turn = self.wait_for_keys(turn)?;
-        }
-        self.submit(turn, store, round)
-    }
-
-    /// Gives the turn back if it can go on at once.
-    fn submit<S: Store>(
-        &mut self,
-        mut turn: Box<Turn>,
-        store: &mut S,
-        round: &mut Round,
-    ) -> Option<Box<Turn>> {
-        let is_immediate = S::ORDER == Order::Immediate;
-        let (key, offset) = (turn.client, turn.progress.cursor.offset);
-        turn.progress.timer = match is_immediate {
-            true => round.timer,
-            false => RoundTimer::start(self.server.clock.now()),
-        };
-        let guard = TurnGuard::new(turn, self.lost_turns::<S>());
-        match store.submit(Batch::new(guard)) {
-            Submission::Done(batch) if is_immediate => {
-                let mut turn = batch.into_turn()?;
-                round.timer = turn.progress.timer;
-                if turn.progress.cursor.offset == offset
-                    && turn.progress.state == TurnState::Running
-                {
-                    turn.fail_unanswered();
-                }
-                self.collect(&mut turn, round);
-                Some(turn)
-            }
-            Submission::Done(batch) => {
-                round.timer.add_unknown();
-                self.complete::<S>(batch.into_turn()?, round)
-            }
-            Submission::Pending(batch) => {
-                round.timer.add_unknown();
-                self.wait_for_store::<S>(key, async { batch.await.into_turn() });
-                None
-            }
-        }
-    }
-
-    /// Goes on with a walk: ends it, or gets the next page. Gives the turn back if it is there.
-    fn walk<S: Store>(
-        &mut self,
-        mut turn: Box<Turn>,
-        store: &mut S,
-        round: &mut Round,
-    ) -> Option<Box<Turn>> {
-        if self.shutting_down && !turn.is_walk_over() {
-            turn.progress.refuse(Rejection::Closing);
-            turn.progress.cursor.knows_control_lines = false;
-            self.collect(&mut turn, round);
-        }
-        if turn.is_walk_over() {
-            turn.end_walk();
-        } else if turn.is_page_done() {
-            if S::ORDER != Order::Immediate && !turn.progress.replies.is_empty() {
-                // They are not for the store to hold up.
-                turn.progress.state = TurnState::QuotaUsed;
-                return Some(turn);
-            }
-            let key = turn.client;
-            let guard = TurnGuard::new(turn, self.lost_turns::<S>());
-            round.timer.add_unknown();
-            match store.keys(KeyPage::new(guard)) {
-                Submission::Done(page) => {
-                    turn = page.into_turn()?;
-                    turn.on_page();
-                    self.collect(&mut turn, round);
-                }
-                Submission::Pending(page) => {
-                    self.wait_for_store::<S>(key, async { page.await.into_turn() });
-                    return None;
-                }
-            }
-        }
-        Some(turn)
-    }
-
-    /// Where turns come back that the store has lost. One that does not wait can't lose any.
-    fn lost_turns<S: Store>(&self) -> Option<Sender<Box<Turn>>> {
-        (S::ORDER != Order::Immediate).then(|| self.from_store.clone())
-    }
-
-    /// # Panics
-    ///
-    /// If the store said that it never waits.
-    fn wait_for_store<S: Store>(
-        &mut self,
-        key: usize,
-        turn: impl Future<Output = Option<Box<Turn>>> + Send + 'static,
-    ) {
-        assert!(
-            S::ORDER != Order::Immediate,
-            "a store whose order is immediate has returned a pending submission"
-        );
-        let Some(client) = self.clients.get_mut(key) else {
-            return;
-        };
-        client.at_store = true;
-        if let Some(watcher) = client.watcher {
-            self.watches.end_turn(watcher);
-        }
-        let (from_store, clock) = (self.from_store.clone(), self.server.clock.clone());
-        client.store_task = Some(self.executor.spawn(async move {
-            let turn = std::pin::pin!(turn);
-            if let Some(turn) = clock::deferrable(&clock, turn).await {
-                // This fails only if the coordinator is gone.
-                let _ = from_store.try_send(turn);
-            }
-        }));
-    }
-
-    /// A turn has come back from the store.
-    fn on_returned<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
-        let Some(client) = self.clients.get_mut(turn.client) else {
-            return;
-        };
-        client.store_task = None;
-        // Its input may have ended meanwhile, and its watches with it.
-        turn.progress.watcher = client.watcher;
-        if let Some(watcher) = client.watcher {
-            self.watches.set_turn(watcher, round.turns.len());
-        }
-        if turn.waits_for_page() {
-            turn.on_page();
-            self.collect(&mut turn, round);
-            self.run_turn(turn, store, round);
-        } else if let Some(turn) = self.complete::<S>(turn, round) {
-            self.end_turn(turn, round);
-        }
-    }
-
-    /// A turn has waited for its keys, and can be submitted.
-    fn on_unblocked<S: Store>(&mut self, turn: Box<Turn>, store: &mut S, round: &mut Round) {
-        if let Some(client) = self.clients.get(turn.client) {
-            if let Some(watcher) = client.watcher {
-                self.watches.set_turn(watcher, round.turns.len());
-            }
-            if let Some(turn) = self.submit(turn, store, round) {
-                self.end_turn(turn, round);
-            }
-        }
-    }
-
-    /// The store is done with a batch. Gives it back if its answers may be released.
-    fn complete<S: Store>(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Option<Box<Turn>> {
-        turn.fail_unanswered();
-        let key = turn.client;
-        if S::ORDER != Order::None {
-            turn = self.wait_for_keys(turn)?;
-        }
-        let unblocked = match S::ORDER {
-            Order::None => &mut self.unblocked,
-            _ => &mut self.returned,
-        };
-        self.key_order.leave(key, |turn| unblocked.push(turn));
-        self.collect(&mut turn, round);
-        Some(turn)
-    }
-
-    /// Gives the turn back if it is the first of all its keys.
-    fn wait_for_keys(&mut self, turn: Box<Turn>) -> Option<Box<Turn>> {
-        let watcher = turn.progress.watcher;
-        let first = self.key_order.wait(turn);
-        if let (None, Some(watcher)) = (&first, watcher) {
-            // It has no turn in this round any more.
-            self.watches.end_turn(watcher);
-        }
-        first
-    }
-
     /// Takes what a turn has counted, and publishes the writes that were applied.
-    fn collect(&mut self, turn: &mut Turn, round: &mut Round) {
+    pub(super) fn collect(&mut self, turn: &mut Turn, round: &mut Round) {
         self.stats.add(&mut turn.progress.stats);
         if turn.progress.applied.is_empty() {
             return;
@@ -414,11 +198,10 @@ impl Coordinator {
         let (watches, stats) = (&mut self.watches, &mut self.stats);
         let own = turns.len();
         turn.drain_applied(|write, replies| {
-            let offset = |turn| match turn == own {
-                true => replies,
-                false => turns
-                    .get(turn)
-                    .map_or(0, |turn: &Box<Turn>| turn.progress.replies.len()),
+            let offset = |turn: usize| match turns.get(turn) {
+                _ if turn == own => replies,
+                Some(turn) => turn.progress.replies.len(),
+                None => 0,
             };
             let (look_ups, events) = watches.publish(write, offset, stats);
             timer.add(look_ups + events / EVENTS_PER_WORK);

@@ -7,6 +7,7 @@ use async_channel::{Receiver, Sender};
 use crate::{
     Error,
     connection::{Transport, epoll::Reactor, peer::Peer},
+    transport::pipe::Pipe,
 };
 
 /// Connections that have been accepted and not yet received by the coordinator. Beyond this, they
@@ -18,6 +19,8 @@ pub(crate) struct Incoming {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) peer: Option<Arc<Peer>>,
     pub(crate) address: Option<IpAddr>,
+    /// It needs no secret: it is the program's own.
+    pub(crate) authenticated: bool,
 }
 
 /// Where listeners and handles put connections.
@@ -41,11 +44,28 @@ impl IncomingSender {
     ) -> Result<(), Error> {
         let peer = self.reactor.peers.register(&transport);
         let transport = self.reactor.register(transport);
-        let sent = self.sender.send(Incoming {
+        self.enqueue(Incoming {
             transport,
             address,
             peer,
-        });
+            authenticated: false,
+        })
+        .await
+    }
+
+    /// The connection of a client in the process. Waits while the queue is full.
+    pub(crate) async fn send_internal(&self, pipe: Pipe) -> Result<(), Error> {
+        self.enqueue(Incoming {
+            transport: Box::new(pipe),
+            address: None,
+            peer: None,
+            authenticated: true,
+        })
+        .await
+    }
+
+    async fn enqueue(&self, incoming: Incoming) -> Result<(), Error> {
+        let sent = self.sender.send(incoming);
         sent.await.map_err(|_| Error::Closed)
     }
 }

@@ -1,15 +1,16 @@
-//! How a server is set up: its limits, its store and its clock.
+//! How a server is set up: its limits, its listeners, its store and its clock.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::Server;
 use crate::{
-    Clock, Overflow, Secret,
+    Clock, Listener, Overflow, Secret,
+    listen::{StartAcceptLoop, start_accept_loop},
     shared::limits::Limits,
     store::{Memory, Store},
 };
 
-/// Sets the limits, the store and the clock of a server. Made by [`Server::builder`].
+/// Sets the limits, the listeners, the store and the clock of a server. Made by [`Server::builder`].
 ///
 /// Each limit has a default, stated at its method. The maximum of a number's type, such as
 /// [`usize::MAX`], and [`Duration::MAX`] mean no limit. The page [`limits`](crate::guide::limits) has
@@ -44,6 +45,7 @@ pub struct Builder<S = Memory> {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: S,
+    pub(crate) listeners: Vec<StartAcceptLoop>,
 }
 
 impl<S: Store> Builder<S> {
@@ -215,7 +217,8 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// The secret that a client has to send, as `Auth:secret`, before anything else. Default: none.
+    /// The secret that a client has to send, as `Auth:secret`, before anything else. Default: none. A
+    /// client [in the process](crate::Handle::client) needs none.
     ///
     /// Before a connection has authenticated, the server holds at most 2 KiB of what it sends, applies
     /// nothing, and answers each other line with `unauthorized` after a second. After the third such
@@ -240,14 +243,40 @@ impl<S: Store> Builder<S> {
             limits: self.limits,
             clock: self.clock,
             store,
+            listeners: self.listeners,
         }
     }
 
-    /// Makes the server. It has no listener yet: see [`Server::listen`] and
-    /// [`Handle::attach`](crate::Handle::attach).
+    /// Adds a listener. A server may have several, of different kinds, or none: clients also come in
+    /// one by one, by [`Handle::attach`](crate::Handle::attach), and without a connection of their own, by
+    /// [`Handle::client`](crate::Handle::client).
+    ///
+    /// The server accepts no connection before it runs.
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// let server = keywire::Server::builder()
+    ///     .max_values(1_000)
+    ///     .listen(keywire::bind("127.0.0.1:0").await?)
+    ///     .listen(keywire::bind(("127.0.0.1", 0)).await?)
+    ///     .build();
+    /// # drop(server);
+    /// # Ok::<(), keywire::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn listen(mut self, listener: impl Listener) -> Self {
+        self.listeners.push(start_accept_loop(listener));
+        self
+    }
+
+    /// Makes the server.
     #[must_use]
     pub fn build(self) -> Server<S> {
-        Server::from_parts(self.limits, self.clock, self.store)
+        let mut server = Server::from_parts(self.limits, self.clock, self.store);
+        for start in self.listeners {
+            server.start(start);
+        }
+        server
     }
 }
 
@@ -255,6 +284,7 @@ impl<S> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("limits", &self.limits)
+            .field("listeners", &self.listeners.len())
             .finish_non_exhaustive()
     }
 }

@@ -133,32 +133,31 @@ impl fmt::Debug for Batch {
 const NO_ANSWER: &str = "the store gave no answer";
 
 impl Turn {
-    /// Answers lines that need no store. There are only such lines up to where the store is asked.
+    /// Answers lines that need no store, up to where the store is asked.
     pub(crate) fn answer_lines(&mut self) {
+        self.fail_lines();
+    }
+
+    /// Fails operations that the store did not answer.
+    pub(crate) fn fail_lines(&mut self) {
         let Self {
             block, progress, ..
         } = self;
         while let Some(operation) = progress.next_operation(block) {
-            Answer::new(progress, &operation).fail(NO_ANSWER);
+            Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
         }
     }
 
     /// The store has given the batch back, or lost it: what it was asked and has not answered, fails.
-    pub(crate) fn fail_unanswered(&mut self) {
-        let Self {
-            block, progress, ..
-        } = self;
-        progress.refresh_status();
-        // A store that did not read what was asked may stop anywhere, but not before the first.
-        if progress
-            .asked
-            .is_none_or(|asked| asked.read || progress.cursor.offset == asked.start)
-        {
-            while let Some(operation) = progress.next_operation(block) {
-                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+    pub(crate) fn end_batch(&mut self) {
+        self.progress.refresh_status();
+        if let Some(asked) = self.progress.asked {
+            // A store that did not read what was asked may stop anywhere, but not before the first.
+            if asked.read || self.progress.cursor.offset == asked.start {
+                self.fail_lines();
             }
         }
-        progress.asked = None;
+        self.progress.asked = None;
     }
 }
 

@@ -1,15 +1,18 @@
+mod list;
+mod tables;
+
 use std::{
     fmt,
     future::Future,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    ops::Range,
 };
 
-use hashbrown::HashTable;
-use smallvec::SmallVec;
+pub use list::Values;
 
-use super::{Answer, Batch, Order, Store, StoreSize, Submission};
+use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission};
 use crate::protocol::{Operation, Write};
+use list::List;
+use tables::Tables;
 
 /// The default store: everything in memory, gone at the end.
 ///
@@ -32,7 +35,7 @@ use crate::protocol::{Operation, Write};
 /// `Debug` shows the number of keys, never keys or values.
 #[derive(Default)]
 pub struct Memory {
-    lists: HashTable<List>,
+    lists: Tables,
     /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
@@ -52,7 +55,7 @@ impl Memory {
 
     fn try_put(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<(), Full> {
         let hash = hash_of(&self.hasher, key);
-        let list = self.lists.find_mut(hash, |list| list.key() == key);
+        let list = self.lists.find_mut(hash, key);
         let mut more = StoreSize {
             keys: u64::from(list.is_none()),
             values: 1,
@@ -66,9 +69,9 @@ impl Memory {
         match list {
             Some(list) => list.push(value),
             None => {
-                let rehash = |list: &List| hash_of(&self.hasher, list.key());
                 let list = List::new(key, value);
-                self.lists.insert_unique(hash, list, rehash);
+                let hasher = &self.hasher;
+                self.lists.insert(hash, list, |key| hash_of(hasher, key));
             }
         }
         self.size.keys += more.keys;
@@ -80,7 +83,7 @@ impl Memory {
     /// The key's values, oldest first.
     pub fn get(&self, key: &[u8]) -> Values<'_> {
         let hash = hash_of(&self.hasher, key);
-        let list = self.lists.find(hash, |list| list.key() == key);
+        let list = self.lists.find(hash, key);
         list.map(List::iter).unwrap_or_default()
     }
 
@@ -92,14 +95,14 @@ impl Memory {
     /// Gives the bytes that went.
     fn remove_key(&mut self, key: &[u8]) -> usize {
         let hash = hash_of(&self.hasher, key);
-        if let Ok(found) = self.lists.find_entry(hash, |list| list.key() == key) {
-            let (list, _) = found.remove();
-            self.size.keys -= 1;
-            self.size.values -= list.len as u64;
-            self.size.bytes -= list.content_bytes as u64;
-            return list.content_bytes;
-        }
-        0
+        let hasher = &self.hasher;
+        let Some(list) = self.lists.remove(hash, key, |key| hash_of(hasher, key)) else {
+            return 0;
+        };
+        self.size.keys -= 1;
+        self.size.values -= list.len as u64;
+        self.size.bytes -= list.content_bytes as u64;
+        list.content_bytes
     }
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
@@ -117,7 +120,7 @@ impl Memory {
         bounds: MemoryLimits,
     ) -> Result<usize, Full> {
         let hash = hash_of(&self.hasher, key);
-        let list = self.lists.find_mut(hash, |list| list.key() == key);
+        let list = self.lists.find_mut(hash, key);
         let bytes = list.as_ref().map_or(0, |list| list.bytes.len());
         let Some((list, place)) = list.and_then(|list| list.find(old).map(|place| (list, place)))
         else {
@@ -144,7 +147,7 @@ impl Memory {
     /// Gives the bytes that went.
     fn try_set(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<usize, Full> {
         let hash = hash_of(&self.hasher, key);
-        let Some(list) = self.lists.find_mut(hash, |list| list.key() == key) else {
+        let Some(list) = self.lists.find_mut(hash, key) else {
             return self.try_put(key, value, bounds).map(|()| 0);
         };
         let old = StoreSize {
@@ -175,21 +178,18 @@ impl Memory {
     /// Gives the bytes that it may have gone through.
     fn remove_value(&mut self, key: &[u8], value: &[u8]) -> usize {
         let hash = hash_of(&self.hasher, key);
-        let Ok(mut found) = self.lists.find_entry(hash, |list| list.key() == key) else {
+        let Some(list) = self.lists.find_mut(hash, key) else {
             return 0;
         };
-        let list = found.get_mut();
         let bytes = list.bytes.len();
         if let Some(place) = list.find(value) {
             if list.len == 1 {
-                self.size.keys -= 1;
-                self.size.bytes -= key.len() as u64;
-                found.remove();
+                self.remove_key(key);
             } else {
                 list.remove(place, value.len());
+                self.size.values -= 1;
+                self.size.bytes -= value.len() as u64;
             }
-            self.size.values -= 1;
-            self.size.bytes -= value.len() as u64;
         }
         bytes
     }
@@ -262,6 +262,9 @@ pub struct MemoryLimits {
     values: usize,
 }
 
+/// Keys that are looked at for a page of a walk. Meanwhile all clients wait.
+const PAGE_KEYS: usize = 4096;
+
 /// The limit that a write would exceed.
 enum Full {
     Store,
@@ -298,6 +301,48 @@ impl Store for Memory {
         batch.done()
     }
 
+    /// Keys come in the order of their hashes, so tables may be split between two pages.
+    fn keys(
+        &mut self,
+        mut page: KeyPage,
+    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+        let mut from = page.cursor().try_into().map_or(0, u64::from_be_bytes);
+        let mut visited = 0;
+        let mut found = Vec::new();
+        loop {
+            let (lists, last) = self.lists.part(from);
+            visited += lists.len();
+            found.clear();
+            for list in lists {
+                let key = list.key();
+                if key.starts_with(page.prefix()) {
+                    let hash = hash_of(&self.hasher, key);
+                    if hash >= from {
+                        found.push((hash, key));
+                    }
+                }
+            }
+            found.sort_unstable();
+            for &(hash, key) in &found {
+                // Keys of the same hash come in the same page.
+                if page.is_full() && hash > from {
+                    page.set_next(&hash.to_be_bytes());
+                    return page.done();
+                }
+                from = hash;
+                page.push(key);
+            }
+            let Some(next) = last.checked_add(1) else {
+                return page.done();
+            };
+            from = next;
+            if page.is_full() || visited >= PAGE_KEYS {
+                page.set_next(&from.to_be_bytes());
+                return page.done();
+            }
+        }
+    }
+
     fn size(&self) -> StoreSize {
         self.size
     }
@@ -306,7 +351,7 @@ impl Store for Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
-            .field("keys", &self.lists.len())
+            .field("keys", &self.size.keys)
             .finish()
     }
 }
@@ -316,161 +361,4 @@ fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
     let mut hasher = hasher.build_hasher();
     hasher.write(key);
     hasher.finish()
-}
-
-/// A key and its values, end to end in one run of bytes, each behind its length.
-///
-/// Finding it, reading its values and removing them all touch one run of memory, however many
-/// values there are; and that run is the table's own where the key and its values are short.
-struct List {
-    /// The number of values.
-    len: usize,
-    /// Bytes of the key and the values, without the lengths before them.
-    content_bytes: usize,
-    bytes: SmallVec<[u8; INLINE]>,
-}
-
-/// Bytes of a list that need no allocation. Together with the rest of it that makes 56 bytes a
-/// place in the table.
-const INLINE: usize = 32;
-
-/// A list that fills less than this part of its allocation is moved to a smaller one. By then, the
-/// values that went have paid for it.
-const SPARSE: usize = 4;
-
-impl List {
-    fn new(key: &[u8], value: &[u8]) -> Self {
-        let mut bytes = SmallVec::new();
-        push_field(&mut bytes, key);
-        let mut list = Self {
-            len: 0,
-            content_bytes: key.len(),
-            bytes,
-        };
-        list.push(value);
-        list
-    }
-
-    fn key(&self) -> &[u8] {
-        split_field(&self.bytes).map_or(b"", |(key, _)| key)
-    }
-
-    fn push(&mut self, value: &[u8]) {
-        push_field(&mut self.bytes, value);
-        self.len += 1;
-        self.content_bytes += value.len();
-    }
-
-    fn iter(&self) -> Values<'_> {
-        Values {
-            len: self.len,
-            rest: split_field(&self.bytes).map_or(b"", |(_, values)| values),
-        }
-    }
-
-    /// Where the first such value stands, with its length.
-    fn find(&self, wanted: &[u8]) -> Option<Range<usize>> {
-        let mut values = self.iter();
-        loop {
-            let start = self.bytes.len() - values.rest.len();
-            if values.next()? == wanted {
-                return Some(start..self.bytes.len() - values.rest.len());
-            }
-        }
-    }
-
-    /// Puts a value in the place of one that has so many bytes.
-    fn replace(&mut self, place: Range<usize>, old: usize, new: &[u8]) {
-        if new.len() == old {
-            self.bytes[place.end - old..place.end].copy_from_slice(new);
-        } else {
-            let mut field = SmallVec::new();
-            push_field(&mut field, new);
-            let start = place.start;
-            self.bytes.drain(place);
-            self.bytes.insert_from_slice(start, &field);
-            self.shrink();
-        }
-        self.content_bytes = self.content_bytes - old + new.len();
-    }
-
-    /// Removes the value at this place, which has so many bytes. It is not the only one.
-    fn remove(&mut self, place: Range<usize>, value: usize) {
-        self.bytes.drain(place);
-        self.len -= 1;
-        self.content_bytes -= value;
-        self.shrink();
-    }
-
-    /// Else a client could have short values, or few, take up the room of long ones.
-    fn shrink(&mut self) {
-        if self.bytes.capacity() / SPARSE > self.bytes.len() {
-            self.bytes.shrink_to_fit();
-        }
-    }
-}
-
-/// A field is its length, in one byte where it is less than this, and its bytes. This byte says
-/// that the length follows whole.
-const LONG: u8 = u8::MAX;
-
-fn push_field(bytes: &mut SmallVec<[u8; INLINE]>, field: &[u8]) {
-    match u8::try_from(field.len()) {
-        Ok(length) if length < LONG => bytes.push(length),
-        _ => {
-            bytes.push(LONG);
-            bytes.extend_from_slice(&field.len().to_ne_bytes());
-        }
-    }
-    bytes.extend_from_slice(field);
-}
-
-/// The first field and what stands behind it.
-fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&length, rest) = bytes.split_first()?;
-    if length < LONG {
-        return rest.split_at_checked(length.into());
-    }
-    let (length, rest) = rest.split_first_chunk()?;
-    rest.split_at_checked(usize::from_ne_bytes(*length))
-}
-
-/// The values of one key, oldest first. Made by [`Memory::get`].
-///
-/// `Debug` shows how many there are, never what they are.
-///
-/// ```
-/// let mut store = keywire::store::Memory::new();
-/// store.put(b"k", b"1");
-/// let values = store.get(b"k");
-/// assert_eq!(values.len(), 1);
-/// assert_eq!(values.last(), Some(&b"1"[..]));
-/// ```
-#[derive(Clone, Default)]
-pub struct Values<'a> {
-    len: usize,
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Values<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let (value, rest) = split_field(self.rest)?;
-        self.rest = rest;
-        self.len -= 1;
-        Some(value)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.len, Some(self.len))
-    }
-}
-
-impl ExactSizeIterator for Values<'_> {}
-
-impl fmt::Debug for Values<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Values").field("len", &self.len).finish()
-    }
 }

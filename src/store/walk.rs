@@ -10,10 +10,7 @@ use super::{Submission, batch::TurnGuard, turn::Turn};
 use crate::protocol::{Code, LineBlock};
 
 /// Bytes of a page from which on it is full.
-const PAGE_BYTES: usize = 16 * 1024;
-
-/// Of a page that the store has lost.
-const NO_KEYS: &str = "the store gave no keys";
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// A walk, while it lasts.
 pub(crate) struct Walk {
@@ -22,14 +19,24 @@ pub(crate) struct Walk {
     cursor: Vec<u8>,
     /// Whether a page follows.
     more: bool,
-    /// The store was asked for a page.
-    is_asked: bool,
+    page: Page,
     /// The page has failed.
     error: Option<String>,
     line: WalkLine,
     /// The client's own lines, and how far they are handled.
     block: LineBlock,
     offset: usize,
+}
+
+/// Where the next page is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Page {
+    /// Not wanted yet.
+    None,
+    /// With the store.
+    Asked,
+    /// The store has given it back.
+    Returned,
 }
 
 /// How the lines of a page are answered.
@@ -54,7 +61,7 @@ impl Turn {
             prefix,
             more: true,
             cursor: Vec::new(),
-            is_asked: false,
+            page: Page::None,
             error: None,
             line,
             block: std::mem::take(&mut self.block),
@@ -102,8 +109,9 @@ impl Turn {
     }
 
     /// Whether the store was asked for a page, and not for operations.
-    pub(crate) fn waits_for_page(&self) -> bool {
-        self.walk.as_ref().is_some_and(|walk| walk.is_asked)
+    pub(crate) fn has_page(&self) -> bool {
+        let walk = self.walk.as_ref();
+        walk.is_some_and(|walk| walk.page != Page::None)
     }
 
     /// A page has come, or was lost.
@@ -111,9 +119,12 @@ impl Turn {
         let Some(walk) = &mut self.walk else {
             return;
         };
-        walk.is_asked = false;
         self.progress.cursor.offset = 0;
-        if let Some(error) = walk.error.take() {
+        let error = match std::mem::replace(&mut walk.page, Page::None) {
+            Page::Returned => walk.error.take(),
+            _ => Some("the store gave no keys".to_string()),
+        };
+        if let Some(error) = error {
             self.progress.push_error(Code::Store, error);
         }
     }
@@ -174,8 +185,7 @@ impl KeyPage {
             turn.block = LineBlock::page(buffer);
             if let Some(walk) = &mut turn.walk {
                 walk.more = false;
-                walk.is_asked = true;
-                walk.error = Some(NO_KEYS.to_string());
+                walk.page = Page::Asked;
             }
         }
         Self(guard)
@@ -183,9 +193,7 @@ impl KeyPage {
 
     pub(crate) fn into_turn(mut self) -> Option<Box<Turn>> {
         if let Some(walk) = self.walk_mut() {
-            if walk.error.as_deref() == Some(NO_KEYS) {
-                walk.error = None;
-            }
+            walk.page = Page::Returned;
         }
         self.0.into_turn()
     }
@@ -208,7 +216,7 @@ impl KeyPage {
         self.walk().map_or(b"", |walk| &walk.cursor)
     }
 
-    /// Whether the page has as much as it should: 16 KiB. A store that has more to say in one go may
+    /// Whether the page has as much as it should: 64 KiB. A store that has more to say in one go may
     /// push it all the same.
     pub fn is_full(&self) -> bool {
         self.0

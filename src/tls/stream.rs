@@ -44,8 +44,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// end of input without `close_notify` is [an end like any other](super#the-end-of-the-input).
 ///
 /// ```
-/// use async_net::{TcpListener, TcpStream};
-/// use keywire::{Listener, tls::{TlsListener, TlsStream}};
+/// use keywire::{
+///     Listener,
+///     async_net::{TcpListener, TcpStream},
+///     tls::{TlsListener, TlsStream},
+/// };
 /// use std::{io, net::IpAddr};
 ///
 /// /// A listener around it has to name this type.

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -51,6 +51,26 @@ impl<S: Store> LocalServer<S> {
             let polled = self.running.as_mut().poll(&mut Context::from_waker(&waker));
             assert!(polled.is_pending(), "the server has ended");
         }
+    }
+
+    /// Lets the server and this future do all that they can do now. Gives the future's result, if it
+    /// has one by then.
+    pub fn run_with<T>(&mut self, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(woken.clone());
+        while woken.0.swap(false, Ordering::SeqCst) {
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            if let Poll::Ready(result) = polled {
+                return Some(result);
+            }
+            self.run();
+        }
+        None
+    }
+
+    /// The result of a future for which the server need not wait.
+    pub fn finish<T>(&mut self, future: impl Future<Output = T>) -> T {
+        self.run_with(pin!(future)).expect("the future is ready")
     }
 
     /// Lets the server work until it is so. For what comes with time.

@@ -30,12 +30,19 @@ use std::{
 
 use futures_lite::future;
 use keywire::{
-    Handle, Server, Stats,
+    Handle, Server, Stats, async_net,
     store::{Memory, Store},
 };
 
 /// How long a test waits for something that has to come. Only a failure takes as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A listener on a free port of the loopback, and its address.
+pub fn loopback() -> (async_net::TcpListener, SocketAddr) {
+    let listener = future::block_on(keywire::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
 
 /// A server that listens on a free port of the loopback.
 pub struct TestServer<S: Store = Memory> {
@@ -53,8 +60,7 @@ impl<S: Store> TestServer<S> {
     }
 
     pub fn polled_by(mut server: Server<S>, run: impl FnOnce(Server<S>) -> JoinHandle<S>) -> Self {
-        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, address) = loopback();
         server.listen(listener);
         let handle = server.handle();
         Self {

@@ -1,12 +1,17 @@
 //! What a server has to answer, written the plain way: one connection, one map, no batches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::Peekable,
+};
 
 /// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Exactly this, without the LF.
     Line(Vec<u8>),
+    /// The lines of some keys, in any order of the keys, but those of a key together.
+    Walk(BTreeMap<Vec<u8>, Vec<Vec<u8>>>),
     /// A change that is watched. It may be missed, where the server has no room for it.
     Event(Vec<u8>),
     /// An error for this line, with this code and any words.
@@ -153,6 +158,29 @@ impl Model {
                 }
                 self.tell(fields[1], &[b":update:", &from(1)], answers);
             }
+            (b"Set", 3..) if has_key => {
+                self.lists.insert(key(), vec![from(2)]);
+                self.tell(fields[1], &[b":set:", &from(1)], answers);
+            }
+            (b"Remove", 3..) if has_key => {
+                if let Some(list) = self.lists.get_mut(fields[1]) {
+                    let found = list.iter().position(|value| *value == from(2));
+                    found.map(|index| list.remove(index));
+                    if list.is_empty() {
+                        self.lists.remove(fields[1]);
+                    }
+                }
+                self.tell(fields[1], &[b":remove:", &from(1)], answers);
+            }
+            (b"GetPrefix", 2) => answers.push(self.walk(fields[1], |key, values| {
+                values
+                    .iter()
+                    .map(|value| [key, value].join(&b':'))
+                    .collect()
+            })),
+            (b"Keys", 2) => answers.push(self.walk(fields[1], |key, values| {
+                vec![[key, values.len().to_string().as_bytes()].join(&b':')]
+            })),
             (b"Watch", 2) if has_key => self.watch(number, fields[1], false, answers),
             (b"WatchPrefix", 2) => self.watch(number, fields[1], true, answers),
             (b"Unwatch", 2) if has_key => drop(self.keys.remove(fields[1])),
@@ -169,12 +197,22 @@ impl Model {
             }
             (b"", 1) => {}
             (
-                b"Put" | b"Get" | b"Delete" | b"Update" | b"Stats" | b"Watch" | b"WatchPrefix"
-                | b"Unwatch" | b"UnwatchPrefix" | b"Auth",
+                b"Put" | b"Get" | b"Delete" | b"Update" | b"Set" | b"Remove" | b"GetPrefix"
+                | b"Keys" | b"Stats" | b"Watch" | b"WatchPrefix" | b"Unwatch" | b"UnwatchPrefix"
+                | b"Auth",
                 _,
             ) => answers.push(Expected::Error(number, "malformed")),
             _ => answers.push(Expected::Error(number, "unknown")),
         }
+    }
+
+    fn walk(&self, prefix: &[u8], lines: impl Fn(&[u8], &[Vec<u8>]) -> Vec<Vec<u8>>) -> Expected {
+        let found = self.lists.iter().filter(|(key, _)| key.starts_with(prefix));
+        Expected::Walk(
+            found
+                .map(|(key, values)| (key.clone(), lines(key, values)))
+                .collect(),
+        )
     }
 
     fn tell(&self, key: &[u8], line: &[&[u8]], answers: &mut Vec<Expected>) {
@@ -233,6 +271,8 @@ pub fn assert_answers_but_missed(output: &[u8], expected: &[Expected], to_the_en
     let mut missed = 0;
     // Events left out that the client was not told of.
     let mut untold = 0;
+    // What is left of the walk that is being answered.
+    let mut walk = BTreeMap::new();
     let mut at = 0;
     loop {
         if lines.peek().is_none() && !to_the_end {
@@ -260,10 +300,22 @@ pub fn assert_answers_but_missed(output: &[u8], expected: &[Expected], to_the_en
             lines.next();
             continue;
         }
+        if !walk.is_empty() {
+            if !take_key(&mut walk, &mut lines) {
+                assert!(!to_the_end, "reply line {at}: a walk that is not complete");
+                return missed;
+            }
+            continue;
+        }
         let Some(next) = expected.next() else {
             break;
         };
+        if let Expected::Walk(keys) = next {
+            walk = keys.clone();
+            continue;
+        }
         let fits = match next {
+            Expected::Walk(_) => false,
             Expected::Line(expected) => text == Some(expected),
             Expected::Event(expected) => {
                 if untold > 0 || text != Some(expected) {
@@ -293,4 +345,26 @@ pub fn assert_answers_but_missed(output: &[u8], expected: &[Expected], to_the_en
     let more: Vec<_> = lines.map(String::from_utf8_lossy).collect();
     assert!(more.is_empty(), "more replies than expected: {more:?}");
     missed
+}
+
+/// Takes the lines of one of these keys, whichever comes. `false` if they end before.
+fn take_key<'a>(
+    keys: &mut BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    lines: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
+) -> bool {
+    let Some(first) = lines.peek() else {
+        return false;
+    };
+    let key = first.split(|&byte| byte == b':').next().unwrap_or_default();
+    let Some(expected) = keys.remove(key) else {
+        let text = String::from_utf8_lossy(first);
+        panic!("{text:?} is of no key of the walk that has not come");
+    };
+    expected.iter().all(|expected| match lines.next() {
+        Some(line) => {
+            assert_eq!(line.strip_suffix(b"\n"), Some(&expected[..]));
+            true
+        }
+        None => false,
+    })
 }

@@ -11,7 +11,7 @@ mod executor;
 
 use std::{fs, thread, time::Duration};
 
-use common::{Client, TestServer, wait_until};
+use common::{Client, TestServer, loopback, wait_until};
 use executor::{Executor, Runtime};
 use futures_lite::future;
 use keywire::{Overflow, Server};
@@ -60,10 +60,8 @@ fn serve_and_stop(executor: Executor) {
 }
 
 fn serve_and_drop() {
-    let mut server = Server::new();
-    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
-    server.listen(listener);
+    let (listener, address) = loopback();
+    let server = Server::builder().listen(listener).build();
     let handle = server.handle();
     let (drop_it, dropped) = async_channel::bounded::<()>(1);
     let serving = thread::spawn(move || {

@@ -18,7 +18,7 @@ fn random_line(random: &mut fastrand::Rng, prefix: &str) -> Vec<u8> {
     let old = ["", "1", "2", "absent"][random.usize(..4)];
     let end = ["\n", "\n", "\n", "\r\n"][random.usize(..4)];
     let watched = &key[..random.usize(prefix.len()..=key.len())];
-    let line = match random.u8(..24) {
+    let line = match random.u8(..28) {
         0..=5 => format!("Put:{key}:{value}"),
         6..=10 => format!("Get:{key}"),
         11..=15 => format!("Update:{key}:{old}:{value}"),
@@ -38,6 +38,10 @@ fn random_line(random: &mut fastrand::Rng, prefix: &str) -> Vec<u8> {
             "Watch:",
         ][random.usize(..7)]
         .into(),
+        23 => format!("Set:{key}:{value}"),
+        24 => format!("Remove:{key}:{old}"),
+        25 => format!("GetPrefix:{watched}"),
+        26 => format!("Keys:{watched}"),
         _ => "x".repeat(random.usize(..2 * MAX_LINE)),
     };
     (line + end).into_bytes()

@@ -21,6 +21,14 @@ fn any_command() -> impl Strategy<Value = Vec<Vec<u8>>> {
         key().prop_map(|key| vec![b"Get".to_vec(), key]),
         key().prop_map(|key| vec![b"Delete".to_vec(), key]),
         (key(), old(), rest()).prop_map(|(key, old, new)| vec![b"Update".to_vec(), key, old, new]),
+        (any::<bool>(), key(), rest()).prop_map(|(is_set, key, value)| {
+            let word = if is_set { "Set" } else { "Remove" };
+            vec![word.into(), key, value]
+        }),
+        (any::<bool>(), old()).prop_map(|(counts, prefix)| {
+            let word = if counts { "Keys" } else { "GetPrefix" };
+            vec![word.into(), prefix]
+        }),
         rest().prop_map(|token| vec![b"Sync".to_vec(), token]),
         Just(vec![b"Sync".to_vec()]),
         Just(vec![b"Stats".to_vec()]),

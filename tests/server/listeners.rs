@@ -2,16 +2,17 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
-use keywire::{Listener, Server};
+use keywire::{Error, Listener, Server, async_net};
 
 use crate::{
-    common::{Client, TestServer, wait_until},
+    common::{Client, TestServer, loopback, stores::Remote, wait_until},
     pipe::{Pipe, talk},
 };
 
@@ -19,9 +20,8 @@ use crate::{
 fn a_server_may_have_listeners_of_several_kinds() {
     let folder = std::env::temp_dir();
     let path = folder.join(format!("keywire-listeners-{}.sock", std::process::id()));
-    let mut server = Server::new();
-    server.listen(async_net::unix::UnixListener::bind(&path).unwrap());
-    let server = TestServer::start(server);
+    let unix = async_net::unix::UnixListener::bind(&path).unwrap();
+    let server = TestServer::start(Server::builder().listen(unix).build());
     let replies = future::block_on(async {
         talk(async_net::unix::UnixStream::connect(&path).await.unwrap()).await
     });
@@ -176,11 +176,9 @@ impl Listener for Troubled {
 
 #[test]
 fn a_listener_that_fails_is_tried_again() {
-    let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = inner.local_addr().unwrap();
-    let mut server = Server::new();
-    server.listen(Troubled { inner, failures: 3 });
-    let server = TestServer::start(server);
+    let (inner, address) = loopback();
+    let troubled = Troubled { inner, failures: 3 };
+    let server = TestServer::start(Server::builder().listen(troubled).build());
     for _ in 0..3 {
         let mut client = Client::connect(address);
         assert_eq!(client.sync(), (vec![], 0));
@@ -191,11 +189,9 @@ fn a_listener_that_fails_is_tried_again() {
 
 #[test]
 fn a_client_that_asks_is_told_of_the_latest_failures_of_a_listener() {
-    let inner = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = inner.local_addr().unwrap();
-    let mut server = Server::new();
-    server.listen(Troubled { inner, failures: 1 });
-    let server = TestServer::start(server);
+    let (inner, address) = loopback();
+    let troubled = Troubled { inner, failures: 1 };
+    let server = TestServer::start(Server::builder().listen(troubled).build());
     let mut client = Client::connect(address);
     client.sync();
     // The listener fails on after this client is in, while nobody else has anything to do.
@@ -207,14 +203,70 @@ fn a_client_that_asks_is_told_of_the_latest_failures_of_a_listener() {
 
 #[test]
 fn an_address_in_use_is_an_error_with_its_reason() {
-    let first = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let error = keywire::bind(first.local_addr().unwrap()).unwrap_err();
+    let (_first, address) = loopback();
+    let error = future::block_on(keywire::bind(address)).unwrap_err();
     assert!(
         error.to_string().starts_with("can't listen: Address"),
         "{error}"
     );
-    let keywire::Error::Listen(cause) = error else {
+    let Error::Listen(cause) = error else {
         panic!("{error:?}");
     };
-    assert_eq!(cause.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(cause.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn an_address_may_be_a_name() {
+    let named = |listener: Result<async_net::TcpListener, Error>| {
+        let address = listener.unwrap().local_addr().unwrap();
+        assert!(address.ip().is_loopback() && address.port() > 0);
+    };
+    // A runtime that has threads can move the future among them.
+    let moved = smol::spawn(keywire::bind("localhost:0".to_owned()));
+    named(future::block_on(moved));
+    named(future::block_on(keywire::bind(("localhost", 0))));
+    named(future::block_on(keywire::bind((Ipv4Addr::LOCALHOST, 0))));
+    let error = future::block_on(keywire::bind("no port")).unwrap_err();
+    assert!(matches!(error, Error::Listen(_)), "{error:?}");
+}
+
+#[test]
+fn of_several_addresses_the_first_that_can_be_had_is_the_one() {
+    let bind = |addresses: &[SocketAddr]| future::block_on(keywire::bind(addresses));
+    let (_first, taken) = loopback();
+    // No interface has this address.
+    let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = bind(&[taken, foreign, free, taken]).unwrap();
+    assert!(listener.local_addr().unwrap().ip().is_loopback());
+    // If there is none, the last says why.
+    let kinds = [
+        (vec![foreign, taken], io::ErrorKind::AddrInUse),
+        (vec![taken, foreign], io::ErrorKind::AddrNotAvailable),
+        (vec![], io::ErrorKind::InvalidInput),
+    ];
+    for (addresses, kind) in kinds {
+        match bind(&addresses) {
+            Err(Error::Listen(reason)) => assert_eq!(reason.kind(), kind),
+            bound => panic!("{bound:?}"),
+        }
+    }
+}
+
+/// Whatever comes before it or after it in the chain, such as another store.
+#[test]
+fn listeners_may_be_set_up_with_the_builder() {
+    let ((first, one), (second, two)) = (loopback(), loopback());
+    let server = Server::builder()
+        .listen(first)
+        .store(Remote::default())
+        .listen(second)
+        .max_values(1)
+        .build();
+    let _server = TestServer::start(server);
+    Client::connect(one).end_with("Put:k:v\n");
+    let mut client = Client::connect(two);
+    client.send("Put:k:w\nGet:k\n");
+    assert!(client.text().starts_with(":error:1:full:"));
+    assert_eq!(client.text(), "k:v");
 }

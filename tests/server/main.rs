@@ -9,6 +9,8 @@ mod pipe;
 
 mod auth;
 mod counts;
+mod in_process;
+mod in_process_lifetime;
 mod limits;
 mod listeners;
 mod shutdown;

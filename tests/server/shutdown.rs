@@ -10,7 +10,7 @@ use std::{
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{Error, Overflow, Server, store::Memory};
 
-use crate::common::{Client, TestServer, local::LocalServer, wait_until};
+use crate::common::{Client, TestServer, local::LocalServer, loopback, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -103,10 +103,8 @@ fn a_connection_too_many_before_the_run_waits_for_it_or_for_the_end() {
 
 #[test]
 fn a_server_that_is_dropped_without_running_is_closed() {
-    let mut server = Server::new();
-    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
-    server.listen(listener);
+    let (listener, address) = loopback();
+    let server = Server::builder().listen(listener).build();
     let handle = server.handle();
     let worker = handle.worker();
     drop(server);
@@ -205,10 +203,8 @@ fn all_that_stands_in_a_socket_is_refused_by_number() {
 
 /// Drops the run future after some number of polls, with clients at every server of their work.
 fn drop_after(polls: usize, workers: usize) {
-    let mut server = Server::new();
-    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
-    server.listen(listener);
+    let (listener, address) = loopback();
+    let server = Server::builder().listen(listener).build();
     let handle = server.handle();
     let workers: Vec<_> = (0..workers)
         .map(|_| {

@@ -53,10 +53,10 @@ async fn serve_and_stop() {
 
 async fn serve_and_drop() {
     let authority = Authority::new("ours");
-    let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = keywire::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut server = Server::new();
-    server.listen(TlsListener::new(listener, authority.vouch().server()));
+    let listener = TlsListener::new(listener, authority.vouch().server());
+    let server = Server::builder().listen(listener).build();
     let handle = server.handle();
     let (drop_it, dropped) = smol::channel::bounded::<()>(1);
     let serving = thread::spawn(move || {

@@ -147,7 +147,7 @@ impl TlsServer {
         config: Arc<ServerConfig>,
         wrap: impl FnOnce(TlsListener<TcpListener>) -> L,
     ) -> Self {
-        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = smol::block_on(keywire::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         server.listen(wrap(TlsListener::new(listener, config)));
         let handle = server.handle();

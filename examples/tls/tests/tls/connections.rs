@@ -220,7 +220,7 @@ fn who_is_cut_off_can_tell() {
 #[test]
 fn the_address_is_that_of_the_connection() {
     run(async {
-        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = keywire::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = Authority::new("ours").vouch().server();
         let mut listener = TlsListener::new(listener, config);
@@ -256,10 +256,10 @@ fn all_that_stands_in_a_socket_at_a_shutdown_is_refused_by_number() {
     const LINES: usize = 12_000;
     run(async {
         let authority = Authority::new("ours");
-        let listener = keywire::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = keywire::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut server = Server::new();
-        server.listen(TlsListener::new(listener, authority.vouch().server()));
+        let listener = TlsListener::new(listener, authority.vouch().server());
+        let server = Server::builder().listen(listener).build();
         let handle = server.handle();
         let mut serving = std::pin::pin!(server.run());
         let connect = async {

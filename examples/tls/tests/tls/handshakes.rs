@@ -268,8 +268,8 @@ fn a_flood_of_nonsense_leaves_others_their_turns() {
     run(async {
         let authority = Authority::new("ours");
         let config = authority.vouch().server();
-        let mut server = Server::new();
-        server.listen(TlsListener::new(Only(Some(Flood)), config.clone()));
+        let listener = TlsListener::new(Only(Some(Flood)), config.clone());
+        let server = Server::builder().listen(listener).build();
         let served = TlsServer::behind(server, authority, config, |tls| tls);
         let mut client = served.connect().await;
         client.sync().await;
@@ -322,9 +322,9 @@ fn a_transport_that_takes_nothing_more_is_broken_and_no_loop() {
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await;
         let theirs = TcpListener::accept(&listener).await.unwrap().0;
         let shut = Arc::new(AtomicBool::new(false));
-        let mut server = Server::new();
         let only = Only(Some(Shut(theirs, shut.clone())));
-        server.listen(TlsListener::new(only, config.clone()));
+        let listener = TlsListener::new(only, config.clone());
+        let server = Server::builder().listen(listener).build();
         let served = TlsServer::behind(server, authority, config, |tls| tls);
         let talk = Talk::over(ours.unwrap(), served.authority.client()).await;
         let mut client = talk.unwrap();
