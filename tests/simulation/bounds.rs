@@ -335,6 +335,7 @@ fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: us
         let read = check.up.read_before(quiet.at);
         let handled = answers[..check.admission.heard(read, quiet.at)].iter();
         let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));
+        let coming = coming.filter(|a| !a.is_walk);
         let coming = coming.filter(|a| a.is_control || settings.overflow == Overflow::Disconnect);
         let lines: usize = coming.map(|answer| answer.lines).sum();
         let full = match settings.overflow {
