@@ -283,6 +283,8 @@ impl Turn {
                 f(write, applied.replies);
             }
         }
+        // The memory of a turn is used again, and a batch that was waited for may have had many.
+        self.progress.applied.shrink_to(MAX_ASKED_WATCHED_WRITES);
     }
 }
 
