@@ -45,7 +45,9 @@ impl Coordinator {
             true
         });
         if !asked {
+            turn.progress.timer = round.timer;
             turn.answer_lines();
+            round.timer = turn.progress.timer;
             self.collect(&mut turn, round);
             return Some(turn);
         }
