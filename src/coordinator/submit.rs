@@ -240,6 +240,10 @@ impl Coordinator {
         self.key_order
             .leave(turn.client, |turn| unblocked.push(turn));
         self.collect(&mut turn, round);
+        if turn.walk.is_some() && turn.progress.state == TurnState::Done {
+            // That was a page. What follows it comes next.
+            turn.progress.state = TurnState::Running;
+        }
         turn
     }
 
