@@ -31,7 +31,7 @@ struct Stay {
 /// of control lines may come on top. For events, the bytes alone are bounded.
 pub(crate) fn check_bounds(check: &Check<'_>, watched: &Watched, record: &Record, quiet: &[Quiet]) {
     let settings = check.settings;
-    let stays = stays(check, record);
+    let stays = stays(check, record, quiet);
     check_room(check, &stays, quiet);
     let (most_lines, most_bytes) = allowance(check);
     check_stalled(check, watched, quiet, most_lines);
@@ -121,7 +121,14 @@ fn most_at_a_time(stays: &[Stay], measure: impl Fn(&Stay) -> usize) -> usize {
 }
 
 /// Each line waits from when it was surely there to when it was written.
-fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
+fn stays(check: &Check<'_>, record: &Record, quiet: &[Quiet]) -> Vec<Stay> {
+    // What a store gave late is surely there when all has come to rest.
+    let rest = |given: Moment| {
+        let next = quiet.partition_point(|quiet| quiet.at < given);
+        quiet.get(next).map(|quiet| quiet.at)
+    };
+    let is_late = check.settings.late.is_some();
+
     let mut told = check.marks.iter().filter_map(|mark| match mark {
         Mark::Told(place) => Some(*place),
         _ => None,
@@ -135,7 +142,12 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
             // From the end of its round on, or of one that may be its own.
             let place = told.next().expect("an event");
             let round = record.rounds.partition_point(|(end, _)| *end <= place);
-            record.rounds.get(round).map(|(_, end)| *end)
+            let end = record.rounds.get(round).map(|(_, end)| *end);
+            if is_late {
+                Some(check.entries[place].answered)
+            } else {
+                end
+            }
         } else {
             let own = own.map(|place| check.entries[place].answered);
             own.or_else(|| answers.and_then(|index| surely_answered(check, index)))
@@ -150,6 +162,10 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
             false => own
                 .filter(|_| is_first)
                 .map(|place| check.entries[place].at),
+        };
+        let (from, entered) = match is_late {
+            true => (from.and_then(rest), None),
+            false => (from, entered),
         };
         stays.push(Stay {
             from: from.unwrap_or(line.written),
@@ -262,7 +278,11 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
 /// Where the store answers each before it takes the next, that is a single reply.
 fn allowance(check: &Check<'_>) -> (usize, usize) {
     let answers = answers(check);
-    let blind = 1;
+    // In a batch that was given late, all up to the last write.
+    let blind = match check.settings.late {
+        Some(_) => longest_batch(check),
+        None => 1,
+    };
     let mut most = (0, 0);
     for first in 0..answers.len() {
         let (mut commands, mut lines, mut bytes) = (0, 0, 0);
@@ -291,6 +311,13 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
         true => most,
         false => (most.0 + 1, most.1 + 100),
     }
+}
+
+fn longest_batch(check: &Check<'_>) -> usize {
+    let own = |connection| check.record.clients.get(&connection) == Some(&check.client);
+    let batches = check.record.batches.iter();
+    let batches = batches.filter(|batch| own(batch.connection));
+    batches.map(|batch| batch.entries.len()).max().unwrap_or(1)
 }
 
 /// Whether an outbox-full of control lines may have waited, when a client was to be cut off: those
@@ -331,7 +358,10 @@ fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: us
         return;
     }
     let answers = answers(check);
-    for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
+    for quiet in quiet
+        .iter()
+        .filter(|quiet| quiet.stalled && !check.waits(quiet))
+    {
         let read = check.up.read_before(quiet.at);
         let handled = answers[..check.admission.heard(read, quiet.at)].iter();
         let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));

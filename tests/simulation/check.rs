@@ -40,6 +40,8 @@ pub(crate) struct Quiet {
     pub(crate) drained: bool,
     /// The server has been waiting for it to read, for as long as it waits for anyone.
     pub(crate) stalled: bool,
+    /// What the store has not answered, among the flights of the history.
+    pub(crate) flight: Option<usize>,
 }
 
 /// One client's part of what is checked, and what it has shown so far.
@@ -50,8 +52,11 @@ pub(crate) struct Check<'a> {
     pub(crate) down: &'a Direction,
     pub(crate) sent: Vec<Sent>,
     pub(crate) admission: Admission,
+    pub(crate) record: &'a Record,
     pub(crate) entries: &'a [Entry],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
+    /// Where in the history each one stands, if they have numbers.
+    pub(crate) by_number: HashMap<usize, usize>,
     /// What the store was asked for walks, of all clients.
     pub(crate) walks: &'a HashMap<Tag, Walk>,
     /// Where in the history each of this client's commands stands.
@@ -102,6 +107,9 @@ impl<'a> Check<'a> {
         by_tag: &'a HashMap<Tag, usize>,
     ) -> Self {
         let entries = &record.entries[..];
+        let numbers = entries.iter().enumerate();
+        let numbers = numbers.filter(|(_, entry)| entry.number > 0);
+        let numbers = numbers.map(|(place, entry)| (entry.number, place));
         let own = entries.iter().enumerate();
         let own = own.filter(|(_, entry)| entry.tag.0 == client && entry.is_command());
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
@@ -119,8 +127,10 @@ impl<'a> Check<'a> {
             down,
             sent: sent.collect(),
             admission,
+            record,
             entries,
             by_tag,
+            by_number: numbers.collect(),
             walks: &record.walks,
             places,
             next: 0,
@@ -286,7 +296,7 @@ impl<'a> Check<'a> {
     pub(crate) fn lose(&mut self, place: usize, lines: u64) {
         self.lost += lines;
         self.losses.push((place, lines));
-        let answered = self.entries[place].answered;
+        let answered = self.entries[place].decided;
         let taken = self.down.last_write_before(answered);
         let Settings {
             overflow, stall, ..

@@ -15,7 +15,8 @@ use keywire::{
 };
 
 use crate::{
-    walks::Walk,
+    late::Submitted,
+    walks::{Page, Walk},
     world::{Moment, lock},
 };
 
@@ -24,14 +25,20 @@ pub(crate) type Tag = (usize, usize);
 /// A command that the store has been given.
 #[derive(Clone)]
 pub(crate) struct Entry {
+    /// Where keys have no tags: which one it is, of which connection, and its line.
+    pub(crate) number: usize,
+    pub(crate) connection: usize,
+    pub(crate) line: Vec<u8>,
     pub(crate) tag: Tag,
     /// The key with its tag.
     pub(crate) key: Vec<u8>,
     pub(crate) kind: Kind,
     pub(crate) what: What,
-    /// When it was taken.
+    /// When the store was given it.
     pub(crate) at: Moment,
-    /// When it was answered.
+    /// When the store answered it.
+    pub(crate) decided: Moment,
+    /// When the answer could go out.
     pub(crate) answered: Moment,
     /// What the store held then.
     pub(crate) held: StoreSize,
@@ -102,8 +109,24 @@ pub(crate) struct Record {
     pub(crate) step: u64,
     /// Batches in a row of which nothing was taken.
     pub(crate) empty: usize,
-    /// The store is taking its time.
-    pub(crate) busy: bool,
+    /// Commands that a store without tags was asked, its batches, and what they are of.
+    pub(crate) numbers: usize,
+    pub(crate) batches: Vec<Submitted>,
+    pub(crate) pages: Vec<Page>,
+    pub(crate) clients: HashMap<usize, usize>,
+    /// What such a store has not answered, at moments of rest.
+    pub(crate) flights: Vec<Flight>,
+    /// What it last said that it holds.
+    pub(crate) size: StoreSize,
+}
+
+/// The batches and pages that a store has not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    pub(crate) batches: Vec<usize>,
+    pub(crate) pages: Vec<Vec<u8>>,
+    /// Commands that the server had counted by then.
+    pub(crate) counted: Option<u64>,
 }
 
 impl History {
@@ -144,14 +167,24 @@ impl Record {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        write!(f, "{:?} {:?} {}: ", self.tag, self.kind, shown(&self.key))?;
+        let Entry {
+            tag, number, kind, ..
+        } = self;
+        write!(f, "{tag:?} @{number} {kind:?} {}: ", shown(&self.key))?;
         match &self.what {
             What::Read(lines) => write!(f, "{}", shown(&lines.join(&b' ')))?,
             What::Written(_, line) => write!(f, "{}", shown(line))?,
             What::Unconfirmed(line) => write!(f, "unconfirmed {:?}", line.as_deref().map(shown))?,
             What::Failed | What::Full(_) => write!(f, "{:?}", self.what)?,
         }
-        write!(f, ", at {:?}, answered {:?}", self.at, self.answered)
+        let Entry {
+            at,
+            decided,
+            answered,
+            ..
+        } = self;
+        let ticks = [at.tick, decided.tick, answered.tick];
+        write!(f, " at {ticks:?}, {:?}", at.now)
     }
 }
 
@@ -180,8 +213,9 @@ pub(crate) fn tag_of_write(write: Write<'_>) -> Tag {
     let value = match write {
         Write::Put { value, .. } | Write::Set { value, .. } => Some(value),
         Write::Update { new, .. } => Some(new),
-        // What is removed has the tag of the command that brought it.
-        Write::Delete { .. } | Write::Remove { .. } => None,
+        // What is removed has the tag of the command that brought it. Its own may stand behind.
+        Write::Remove { value, .. } => value.rsplit(|&byte| byte == b'~').next(),
+        Write::Delete { .. } => None,
     };
     let tag = tag_of(write.key()).or_else(|| value.and_then(tag_of));
     tag.expect("every command has a tag")

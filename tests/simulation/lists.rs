@@ -54,7 +54,9 @@ impl Lists {
             },
             Write::Set { value, .. } => values = vec![value.to_vec()],
             Write::Remove { value, .. } => {
-                let place = place(&values, value);
+                // Behind it, the command may have its tag.
+                let value = value.split(|&byte| byte == b'~').next();
+                let place = place(&values, value.unwrap_or_default());
                 place.map(|place| values.remove(place));
             }
             Write::Delete { .. } => values.clear(),

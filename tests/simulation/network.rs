@@ -285,6 +285,11 @@ impl Connection {
         (direction(&self.from), direction(&self.to))
     }
 
+    /// Whether the other end has begun to read what goes there.
+    pub(crate) fn is_read(&self) -> bool {
+        lock(&self.to).direction.looked.is_some()
+    }
+
     /// How often bytes have come this way.
     pub(crate) fn written(&self) -> usize {
         lock(&self.from).direction.writes.len()

@@ -4,13 +4,17 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     env,
+    marker::PhantomData,
     rc::Rc,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use fastrand::Rng;
-use keywire::{Handle, Overflow, Secret, Server, Stats, store::Memory};
+use keywire::{
+    Handle, Overflow, Secret, Server, Stats,
+    store::{Memory, Order, Store},
+};
 
 use crate::{
     admission, bounds,
@@ -18,11 +22,13 @@ use crate::{
     check::{self, Check, Quiet},
     counts::{self, Totals},
     history::History,
+    identify::identify,
+    late::{KeepsNone, KeepsOrder, KeepsPerKey, KeepsTotal, LateStore},
     limits,
     listener::{AcceptQueue, FailingListener},
     lists::Lists,
     network::{Connection, connect},
-    replay, script,
+    order, replay, script,
     settings::Settings,
     store::FaultyStore,
     watched::{self, Watched},
@@ -127,12 +133,27 @@ impl Run {
 
     /// Nothing can happen before time passes.
     fn quiet(&self, peers: &mut [Peer]) {
-        let record = self.history.record();
+        let mut record = self.history.record();
         let settings = self.settings.borrow();
         let at = self.world.moment();
-        if record.busy || at > settings.stopped {
+        if env::var_os("SHOW").is_some() && self.world.step() > 50_000 {
+            eprintln!(
+                "{at:?} flight {:?}",
+                record
+                    .in_flight()
+                    .map(|id| &record.batches[id])
+                    .collect::<Vec<_>>()
+            );
+            for peer in &*peers {
+                let (d, u) = peer.connection.directions();
+                eprintln!("{u}told\n{d}");
+            }
+            panic!("stuck");
+        }
+        if at > settings.stopped {
             return;
         }
+        let flight = settings.late.map(|_| record.fly());
         for peer in &mut *peers {
             let standing = peer.connection.standing();
             let written = peer.connection.written();
@@ -147,6 +168,7 @@ impl Run {
                 entries: record.entries.len(),
                 drained: standing.drained,
                 stalled: stalled && settings.overflow != Overflow::Wait,
+                flight,
             });
             // Where there is a rate, it may be that which they wait for.
             let still = standing.still && !settings.is_throttled();
@@ -171,7 +193,12 @@ impl Run {
                 .filter(|peer| peer.connection.is_rejecting())
                 .count() as u64;
             assert!(told <= rejecting, "{stats:?}: {told} are being turned away");
-            assert_eq!(counts::operations(&stats), record.operations());
+            let counted = counts::operations(&stats);
+            match flight {
+                // Which of the reads are those of walks is found out later.
+                Some(flight) => record.flights[flight].counted = Some(counted),
+                None => assert_eq!(counted, record.operations()),
+            }
         }
     }
 }
@@ -182,6 +209,44 @@ pub(crate) fn run(seed: u64) -> u64 {
     let world = World::new(rng.u64(..));
     let history = History::default();
     let settings = Settings::choose(&mut rng);
+    if env::var_os("SHOW").is_some() {
+        eprintln!("{settings:?}");
+    }
+    match settings.late {
+        None => {
+            let store = FaultyStore {
+                world: world.clone(),
+                memory: Memory::new(),
+                lists: Lists::default(),
+                history: history.clone(),
+                faults: settings.faults,
+            };
+            run_with(store, rng, world, history, settings)
+        }
+        Some(Order::PerKey) => run_late::<KeepsPerKey>(rng, world, history, settings),
+        Some(Order::Total) => run_late::<KeepsTotal>(rng, world, history, settings),
+        Some(_) => run_late::<KeepsNone>(rng, world, history, settings),
+    }
+}
+
+fn run_late<O: KeepsOrder>(rng: Rng, world: World, history: History, settings: Settings) -> u64 {
+    let store = LateStore::<O> {
+        world: world.clone(),
+        lists: Lists::default(),
+        history: history.clone(),
+        faults: settings.faults,
+        order: PhantomData,
+    };
+    run_with(store, rng, world, history, settings)
+}
+
+fn run_with<S: Store>(
+    store: S,
+    mut rng: Rng,
+    world: World,
+    history: History,
+    settings: Settings,
+) -> u64 {
     let mut server = Server::builder();
     if settings.secret {
         server = server.secret(Secret::new(admission::SECRET).expect("a secret"));
@@ -203,18 +268,13 @@ pub(crate) fn run(seed: u64) -> u64 {
             world: world.clone(),
             start: Instant::now(),
         })
-        .store(FaultyStore {
-            world: world.clone(),
-            memory: Memory::new(),
-            lists: Lists::default(),
-            history: history.clone(),
-            faults: settings.faults,
-        })
+        .store(store)
         .build();
     let (listener, queue) = FailingListener::new(&world);
     server.listen(listener);
     let clients = rng.usize(1..6);
     let (crowded, guarded) = (settings.max_clients < usize::MAX, settings.secret);
+    let style = settings.style();
     let run = Rc::new(Run {
         settings: RefCell::new(settings),
         world: world.clone(),
@@ -228,6 +288,8 @@ pub(crate) fn run(seed: u64) -> u64 {
         queue,
         last: Cell::default(),
     });
+    let is_late = !style.has_tags;
+    let connections: Rc<RefCell<Vec<Connection>>> = Rc::default();
     let mut peers = Vec::new();
     let mut tasks: Vec<Work> = vec![serve(run.clone(), server)];
     let mut tasks_of_callers: Vec<Work> = Vec::new();
@@ -235,8 +297,10 @@ pub(crate) fn run(seed: u64) -> u64 {
         let capacity = rng.usize(1..400);
         let (ours, theirs) = connect(&world, capacity, &run.endpoints.all);
         let connection = ours.connection();
+        connections.borrow_mut().push(connection.clone());
+        let all = connections.clone();
         let arrived = Rc::new(Cell::new(Moment::NEVER));
-        let log = (rng.u8(..4) == 0).then(Rc::<CallLog>::default);
+        let log = (rng.u8(..4) == 0 && !is_late).then(Rc::<CallLog>::default);
         peers.push(Peer {
             connection,
             log: log.clone(),
@@ -265,12 +329,15 @@ pub(crate) fn run(seed: u64) -> u64 {
                 false => run.handle.attach(theirs).await.is_ok(),
             };
             run.endpoints.hand_over(in_time);
+            if is_late {
+                all_there(&world, &all).await;
+            }
             match log {
                 _ if !in_time => {}
                 Some(log) => {
                     callers::client(world, ours, number, log, rng, guarded, &give).await;
                 }
-                None => script::client(world, ours, number, guarded, rng).await,
+                None => script::client(world, ours, number, guarded, style, rng).await,
             }
         }));
     }
@@ -285,8 +352,18 @@ pub(crate) fn run(seed: u64) -> u64 {
     world.trace()
 }
 
+/// Nobody leaves before all have come, so that no connection has the number of another.
+async fn all_there(world: &World, connections: &RefCell<Vec<Connection>>) {
+    for _ in 0..20 {
+        if connections.borrow().iter().all(Connection::is_read) {
+            break;
+        }
+        world.sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Notes when the server has begun.
-fn serve(run: Rc<Run>, server: Server<FaultyStore>) -> Work {
+fn serve<S: Store>(run: Rc<Run>, server: Server<S>) -> Work {
     let mut serving = Box::pin(server.run());
     Box::pin(std::future::poll_fn(move |cx| {
         let before = run.world.moment();
@@ -302,7 +379,37 @@ fn serve(run: Rc<Run>, server: Server<FaultyStore>) -> Work {
 /// Holds everything that was seen against the history.
 fn check_run(run: &Run, peers: &[Peer]) {
     let settings = run.settings.borrow();
-    let record = run.history.record();
+    let mut record = run.history.record();
+    let directions: Vec<_> = peers
+        .iter()
+        .map(|peer| peer.connection.directions())
+        .collect();
+    if let Some(kept) = settings.late {
+        if env::var_os("SHOW").is_some() {
+            for (client, (down, up)) in directions.iter().enumerate() {
+                eprintln!("client {client}:\n{up}was told:\n{down}");
+            }
+            for batch in &record.batches {
+                eprint!("{batch:?}");
+            }
+            for page in &record.pages {
+                eprintln!("{page:?}");
+            }
+        }
+        if identify(&mut record, &directions).is_none() {
+            return;
+        }
+        order::sort(&mut record, &directions, kept);
+    }
+    order::check_history(&record);
+    for quiet in &peers[0].quiet {
+        let flight = quiet.flight.map(|flight| &record.flights[flight]);
+        if let Some(counted) = flight.and_then(|flight| flight.counted) {
+            let commands = record.entries.iter().filter(|entry| entry.is_command());
+            let commands = commands.filter(|entry| entry.answered < quiet.at);
+            assert_eq!(counted, commands.count() as u64, "at {quiet:?}");
+        }
+    }
     let shows = env::var_os("SHOW").is_some();
     if shows {
         eprintln!("{settings:?}");
@@ -316,10 +423,6 @@ fn check_run(run: &Run, peers: &[Peer]) {
         let twice = by_tag.insert(entry.tag, place);
         assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
     }
-    let directions: Vec<_> = peers
-        .iter()
-        .map(|peer| peer.connection.directions())
-        .collect();
     let mut checks = Vec::new();
     for (client, (down, up)) in directions.iter().enumerate() {
         if shows {

@@ -33,7 +33,9 @@ pub(crate) enum Sent {
 
 impl Sent {
     /// On purpose not by the server's own parser.
-    pub(crate) fn of(line: &[u8], secret: bool) -> Self {
+    ///
+    /// Where commands have no tags, they have the numbers of their lines.
+    pub(crate) fn of(line: &[u8], secret: bool, number: Option<usize>) -> Self {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             return Sent::Blank;
@@ -45,6 +47,9 @@ impl Sent {
         let word = parts.next().unwrap_or_default();
         let rest = parts.next().unwrap_or_default();
         let command = || {
+            if let Some(number) = number {
+                return Sent::Command(number);
+            }
             let mut tags = rest.split(|&byte| byte == b':').filter_map(tag_of);
             // What is removed has the tag of the command that brought it.
             let tag = match word {
@@ -59,8 +64,8 @@ impl Sent {
             (b"Put" | b"Set" | b"Remove", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => {
                 command()
             }
-            (b"GetPrefix" | b"Keys", 1) if !rest.is_empty() => {
-                let (_, number) = tag_of(rest).expect("a tag");
+            (b"GetPrefix" | b"Keys", 1) if line != word => {
+                let number = number.unwrap_or_else(|| tag_of(rest).expect("a tag").1);
                 let prefix = base(rest).to_vec();
                 let counts = word == b"Keys";
                 Sent::Walk {

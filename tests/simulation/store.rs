@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct StoreFaults {
     /// Whether batches and pages fail.
     pub(crate) fails: bool,
+    /// Whether some never come back.
+    pub(crate) sticks: bool,
     pub(crate) room: Room,
     /// Names of a page, at the most.
     pub(crate) page: usize,
@@ -104,8 +106,12 @@ impl FaultyStore {
             kind: Kind::of(operation),
             what,
             at,
+            decided: answered,
             answered,
             held: self.memory.size(),
+            number: 0,
+            connection: 0,
+            line: Vec::new(),
         };
         self.history.record().push(entry);
     }
@@ -223,6 +229,7 @@ impl Store for FaultyStore {
         let page_log = Page {
             asked,
             entries,
+            prefix: prefix.clone(),
             cursor,
             next,
             names: if failed { Vec::new() } else { names },

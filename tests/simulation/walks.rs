@@ -4,6 +4,8 @@
 //! store gives begin with that prefix, as they have to: `k#1.7/k0` is the key `k0` for the walk that
 //! is line 7 of client 1.
 
+use std::fmt;
+
 use crate::{
     check::{Check, Mark},
     history::{Tag, What},
@@ -21,11 +23,11 @@ pub(crate) struct Walk {
 }
 
 /// A page of names.
-#[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) asked: Moment,
     /// Entries of the history by then.
     pub(crate) entries: usize,
+    pub(crate) prefix: Vec<u8>,
     /// Where it began, and where the next one begins, if there is one.
     pub(crate) cursor: Vec<u8>,
     pub(crate) next: Vec<u8>,
@@ -33,6 +35,23 @@ pub(crate) struct Page {
     /// When it was given; never, if it got lost.
     pub(crate) answered: Moment,
     pub(crate) failed: bool,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (asked, answered) = (self.asked.tick, self.answered.tick);
+        write!(
+            f,
+            "{} from {}, next {}: {}, failed {}, at {:?}",
+            shown(&self.prefix),
+            shown(&self.cursor),
+            shown(&self.next),
+            shown(&self.names.join(&b' ')),
+            self.failed,
+            [asked, answered]
+        )
+    }
 }
 
 /// The name of a key for a walk.
@@ -92,22 +111,45 @@ impl Check<'_> {
         }
     }
 
+    /// Where the key of a line was read for a walk. In the line of a `Keys`, nothing says so but the key.
+    pub(crate) fn place_of_read(&self, number: Option<usize>, key: &[u8], text: &str) -> usize {
+        let is_it = |place: &&usize| self.entries[**place].key == key;
+        let find = |number: usize| self.reads_of(number).iter().find(is_it).copied();
+        let walks = self.sent.iter().enumerate().filter_map(|(index, sent)| {
+            let goes_on = self.walk.is_some_and(|walk| walk.index == index);
+            match sent {
+                Sent::Walk { number: own, .. } if number.is_some_and(|number| *own == number) => {
+                    Some(*own)
+                }
+                Sent::Walk {
+                    number: own,
+                    counts: true,
+                    ..
+                } if number.is_none() && (goes_on || index >= self.next) => Some(*own),
+                _ => None,
+            }
+        });
+        let place = walks.filter_map(find).next();
+        place.unwrap_or_else(|| panic!("client {}: {text} was not read", self.client))
+    }
+
     /// Takes all lines of a key. Says how many.
-    pub(crate) fn walked(&mut self, number: usize, key: &[u8], at: usize, text: &str) -> usize {
+    pub(crate) fn walked(&mut self, place: usize, at: usize, text: &str) -> usize {
         let client = self.client;
         let line = &self.down.lines[at];
+        let number = self.entries[place].tag.1;
         let is_it = |sent: &Sent| matches!(sent, Sent::Walk { number: own, .. } if *own == number);
         let index = self.sent.iter().position(is_it).expect("it was sent");
         let mut progress = self.walk_at(index, text);
         let reads = self.reads_of(number).to_vec();
         loop {
-            let Some(&place) = reads.get(progress.reads) else {
-                panic!("client {client}: {text} was not read, or came late");
+            let Some(&read) = reads.get(progress.reads) else {
+                panic!("client {client}: {text} comes late");
             };
             progress.reads += 1;
-            let lines = self.lines_of_read(number, place);
-            if self.entries[place].key != key {
-                self.lose_read(place, lines.len());
+            let lines = self.lines_of_read(number, read);
+            if read != place {
+                self.lose_read(read, lines.len());
                 continue;
             }
             self.see(place, text);

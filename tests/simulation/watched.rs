@@ -79,7 +79,7 @@ impl Watched {
                 let (may, must) = active.entry(topic).or_default();
                 let surely_before = after[index] <= place && index < check.next
                     || answered.is_some_and(|answered| answered < entry.at);
-                let maybe_before = before[index] < Some(place) && read < entry.at;
+                let maybe_before = before[index] < Some(place) && read < entry.answered;
                 if begins {
                     *may |= maybe_before;
                     *must |= surely_before;

@@ -51,7 +51,7 @@ pub(crate) fn check_calls(
             let line = up
                 .lines
                 .iter()
-                .find(|line| is_it(Sent::of(&line.text, settings.secret)));
+                .find(|line| is_it(Sent::of(&line.text, settings.secret, None)));
             let late = line.is_some_and(|line| line.offered > given_up);
             assert!(!late, "given up, and sent: {call:?}");
         }

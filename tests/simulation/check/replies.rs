@@ -10,6 +10,7 @@ use keywire::{
 use super::{Check, Mark, Seen};
 use crate::{
     history::{Limit, What, tag_of, tag_of_write},
+    identify::number_of,
     limits,
     network::Line,
     sent::Sent,
@@ -25,13 +26,13 @@ impl Check<'_> {
         self.places_of_lines.push(None);
         match reply.unwrap_or_else(|_| panic!("client {client}: {text} is no reply")) {
             Reply::Value { key, .. } => {
-                let (by, of) = tag_of(key).expect("a tag");
+                let place = self.place_of(key, &line.text, &text);
+                let (by, of) = self.entries[place].tag;
                 assert_eq!(by, client, "a reply to another's command: {text}");
-                if key.contains(&b'/') {
-                    return self.walked(of, key, number, &text);
+                if !self.entries[place].is_command() {
+                    return self.walked(place, number, &text);
                 }
                 let index = self.answers_value(of, line, &text);
-                let place = self.places[&of];
                 let What::Read(lines) = &self.entries[place].what else {
                     panic!("client {client}: {text} answers no Get");
                 };
@@ -90,6 +91,25 @@ impl Check<'_> {
             _ => panic!("client {client}: {text} is a new kind of line"),
         }
         1
+    }
+
+    /// Where in the history it stands what a line of values answers.
+    fn place_of(&self, key: &[u8], line: &[u8], text: &str) -> usize {
+        let client = self.client;
+        let place = match self.settings.late {
+            Some(_) => match number_of(line) {
+                Some(number) => self.by_number.get(&number).copied(),
+                None => Some(self.place_of_read(None, key, text)),
+            },
+            None => {
+                let (by, of) = tag_of(key).expect("a tag");
+                match key.contains(&b'/') {
+                    true => Some(self.place_of_read(Some(of), key, text)),
+                    false => self.by_tag.get(&(by, of)).copied(),
+                }
+            }
+        };
+        place.unwrap_or_else(|| panic!("client {client}: {text} was not read"))
     }
 
     /// Takes all lines of a reply, which stand together. Says how many.
