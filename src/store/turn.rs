@@ -192,7 +192,12 @@ impl Turn {
             block, progress, ..
         } = self;
         progress.asked = None;
-        if progress.rejecting || progress.awaits_capacity() {
+        if progress.rejecting {
+            return false;
+        }
+        if progress.awaits_capacity() {
+            // Looked at again, the client might be stalled, and the next operation be answered here.
+            progress.state = TurnState::OutboxFull;
             return false;
         }
         let max_writes = match progress.watched {
