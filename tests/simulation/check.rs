@@ -31,6 +31,16 @@ pub(crate) enum Mark {
     Settled(usize),
 }
 
+impl Mark {
+    /// The change that it tells of.
+    pub(crate) fn told(&self) -> Option<usize> {
+        match self {
+            Mark::Told(place) => Some(*place),
+            _ => None,
+        }
+    }
+}
+
 /// A moment at which nothing could happen before time passed, and how a client stood then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quiet {
@@ -70,6 +80,8 @@ pub(crate) struct Check<'a> {
     /// The place in the history of the last thing seen.
     at: Option<usize>,
     pub(crate) marks: Vec<Mark>,
+    /// The time of each.
+    pub(crate) mark_times: Vec<Moment>,
     /// Lines that were refused.
     pub(crate) refused: HashSet<usize>,
     /// Those of them that came when the server was closing.
@@ -138,6 +150,7 @@ impl<'a> Check<'a> {
             losses: Vec::new(),
             at: None,
             marks: Vec::new(),
+            mark_times: Vec::new(),
             refused: HashSet::new(),
             closing: HashSet::new(),
             topics: HashSet::new(),
@@ -214,6 +227,16 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// When the server had answered a command, at the latest. Where the store is late, it may take its
+    /// time until all comes to rest.
+    pub(crate) fn latest(&self, entry: &Entry, quiet: &[Quiet]) -> Moment {
+        if self.settings.late.is_none() {
+            return entry.answered;
+        }
+        let next = quiet.partition_point(|quiet| quiet.at < entry.answered);
+        quiet.get(next).map_or(Moment::NEVER, |quiet| quiet.at)
+    }
+
     /// The line behind the last one that was applied.
     fn applied(&self) -> usize {
         let applied =
@@ -229,6 +252,11 @@ impl<'a> Check<'a> {
         let client = self.client;
         assert!(self.at < Some(place), "client {client}: {text} comes late");
         self.at = Some(place);
+    }
+
+    pub(crate) fn mark(&mut self, mark: Mark, at: Moment) {
+        self.marks.push(mark);
+        self.mark_times.push(at);
     }
 
     /// It happened between the question and the answer.

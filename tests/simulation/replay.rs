@@ -7,9 +7,10 @@ use keywire::protocol::{Reply, Topic, Write};
 
 use crate::{
     check::{Check, Quiet},
-    history::{What, base, tag_of, tag_of_write},
+    history::{What, base, tag_of_write},
     lists::Lists,
     sent::Sent,
+    world::Moment,
 };
 
 /// What one client knows of the keys of a prefix.
@@ -46,6 +47,7 @@ impl Mirror<'_> {
     /// One of the lines of a key. The first takes the place of whatever was known of it.
     fn walk(&mut self, key: &[u8], value: &[u8]) {
         let key = base(key);
+        let value = value.split(|&byte| byte == b'@').next().unwrap_or(value);
         if self.walked.insert(key.to_vec()) {
             self.lists.write(Write::Delete { key });
         }
@@ -145,7 +147,9 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
             Ok(Reply::Value { key, value }) => {
                 let place = check.places_of_lines[index].expect("a place");
                 mirror.come_to(place);
-                if tag_of(key) == Some((check.client, number)) {
+                let entry = &check.entries[place];
+                let is_own = !entry.is_command() && entry.tag == (check.client, number);
+                if is_own && !key.contains(&b'~') {
                     mirror.walk(key, value);
                 }
             }
@@ -156,10 +160,15 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
     let ends = check.up.read_end;
     let line = &check.down.lines[last];
     let next = check.down.lines.get(last + 1);
+    let is_over = |at: Moment| {
+        let walk = check.walk_of(number).filter(|walk| walk.is_complete());
+        let read = |place: &usize| check.entries[*place].answered < at;
+        walk.is_some_and(|walk| walk.reads.iter().all(read))
+    };
     let rest = quiet.iter().rfind(|quiet| {
         let watches = unwatch == usize::MAX && ends.is_none_or(|end| end > quiet.at);
         let before = next.is_none_or(|next| quiet.at < next.begun);
-        watches && before && quiet.at > line.written && quiet.drained
+        watches && before && is_over(quiet.at) && quiet.at > line.written && quiet.drained
     });
     if let Some(rest) = rest {
         mirror.come_to(rest.entries);

@@ -440,9 +440,11 @@ fn check_run(run: &Run, peers: &[Peer]) {
         .map(|(peer, check)| (peer.arrived.get(), check.down, check.admission.turned_away))
         .collect();
     admission::check_full(&settings, &came, &peers[0].quiet);
-    let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
+    let watched = checks.iter().zip(peers);
+    let watched = watched.map(|(check, peer)| Watched::of(check, &peer.quiet));
+    let watched: Vec<Watched> = watched.collect();
     for ((check, watched), peer) in checks.iter().zip(&watched).zip(peers) {
-        watched::check_watched(check, watched);
+        watched::check_watched(check, watched, &peer.quiet);
         replay::check_replay(check, &peer.quiet);
         limits::check_limits(check);
         bounds::check_bounds(check, watched, &record, &peer.quiet);

@@ -252,7 +252,9 @@ impl Store for FaultyStore {
 pub(crate) fn fill(page: &mut KeyPage, names: &[Vec<u8>], next: &[u8]) {
     for name in names {
         page.push(b"");
-        page.push(b"other");
+        if !page.prefix().is_empty() {
+            page.push(b"other");
+        }
         page.push(&[name, &b":1"[..]].concat());
         page.push(name);
     }

@@ -61,7 +61,7 @@ pub(crate) fn name(prefix: &[u8], key: &[u8]) -> Vec<u8> {
 
 impl Walk {
     /// Whether it had no more to ask, and all that it asked was answered.
-    fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         let names: usize = self.pages.iter().map(|page| page.names.len()).sum();
         let ended = self.pages.last().is_some_and(|page| page.next.is_empty());
         ended && !self.has_failed_page() && self.reads.len() == names
@@ -153,7 +153,7 @@ impl Check<'_> {
                 continue;
             }
             self.see(place, text);
-            self.marks.push(Mark::Answered(place));
+            self.mark(Mark::Answered(place), line.begun);
             self.took_place(index, place, line);
             self.walk = Some(progress);
             return self.take_group(at, index, place, &lines);
@@ -242,7 +242,7 @@ impl Check<'_> {
                 );
                 if let Some(place) = failed {
                     self.see(place, text);
-                    self.marks.push(Mark::Answered(place));
+                    self.mark(Mark::Answered(place), line.begun);
                     self.took_place(index, place, line);
                 }
             }

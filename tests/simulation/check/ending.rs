@@ -22,7 +22,7 @@ impl Check<'_> {
                     self.still.settle((self.down, self.up), quiet, limits);
                 }
             }
-            self.marks.push(Mark::Settled(quiet.entries));
+            self.mark(Mark::Settled(quiet.entries), quiet.at);
         }
         let lax = self.settings.is_strict() || self.settings.is_throttled();
         if quiet.stalled && !lax && !self.waits(quiet) {

@@ -86,7 +86,7 @@ impl Check<'_> {
             Reply::Change(change) => self.change(change, line, &text),
             Reply::Missed(missed) => {
                 assert!(missed > 0, "client {client} missed nothing");
-                self.marks.push(Mark::Missed(missed));
+                self.mark(Mark::Missed(missed), line.begun);
             }
             _ => panic!("client {client}: {text} is a new kind of line"),
         }
@@ -183,7 +183,7 @@ impl Check<'_> {
         }
         assert!(self.entries[place].answered < line.begun);
         self.see(place, text);
-        self.marks.push(Mark::Told(place));
+        self.mark(Mark::Told(place), line.begun);
     }
 
     /// Which Get a value answers.
@@ -195,7 +195,7 @@ impl Check<'_> {
         let index = self.sent.iter().position(is_it).expect("it was sent");
         self.answer(index, text);
         self.see(place, text);
-        self.marks.push(Mark::Answered(place));
+        self.mark(Mark::Answered(place), line.begun);
         self.took_place(index, place, line);
         index
     }
@@ -239,7 +239,7 @@ impl Check<'_> {
                 };
                 assert!(refused, "client {client}: {text}");
                 self.see(place, text);
-                self.marks.push(Mark::Answered(place));
+                self.mark(Mark::Answered(place), line.begun);
                 self.took_place(index, place, line);
             }
             (Sent::Command(number), "closing") => {
