@@ -89,9 +89,20 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
     let numbers: HashMap<_, _> = places.clone().map(|(p, entry)| (entry.number, p)).collect();
     let commands = places.filter(|(_, entry)| entry.is_command());
     let tags: HashMap<_, _> = commands.map(|(place, entry)| (entry.tag, place)).collect();
-    for (client, (down, _)) in directions.iter().enumerate() {
+    for (client, (down, up)) in directions.iter().enumerate() {
+        // The lines of a `Keys` have no numbers. None of them was dropped.
+        let counts = |place: &&usize| {
+            let entry = &entries[**place];
+            let line = |line: usize| up.lines[line].text.starts_with(b"Keys:");
+            entry.kind == Kind::Walk && entry.tag.0 == client && line(entry.tag.1)
+        };
+        let mut counted = by_number.iter().filter(counts);
         let seen = down.lines.iter().filter_map(|line| {
-            let number = || numbers.get(&number_of(&line.text)?);
+            let key = line.text.split(|&byte| byte == b':').next();
+            let mut number = || match number_of(&line.text) {
+                Some(number) => numbers.get(&number),
+                None => counted.find(|place| Some(&entries[**place].key[..]) == key),
+            };
             match Reply::parse(&line.text) {
                 Ok(Reply::Change(write)) => tags.get(&tag_of_write(write)),
                 Ok(Reply::Value { .. }) => number(),
