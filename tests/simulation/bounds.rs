@@ -229,9 +229,14 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
             let reads = check.reads_of(*number).iter();
             let lines = reads.map(|place| check.lines_of_read(*number, *place));
             let bytes = |lines: &Vec<Vec<u8>>| lines.iter().map(|line| line.len() + 1).sum();
+            let is_read = |place: &usize| matches!(check.entries[*place].what, What::Read(_));
+            let walk = check.walk_of(*number);
+            let complete = walk.is_some_and(|walk| walk.is_complete());
+            let failed = !check.reads_of(*number).iter().all(is_read);
             Answer {
                 is_command: true,
                 is_walk: true,
+                is_control: failed || !complete,
                 lines: lines
                     .clone()
                     .map(|lines| lines.len())
