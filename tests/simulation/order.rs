@@ -87,8 +87,10 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
     chains.into_values().for_each(|chain| graph.chain(chain));
     let places = entries.iter().enumerate();
     let numbers: HashMap<_, _> = places.clone().map(|(p, entry)| (entry.number, p)).collect();
-    let commands = places.filter(|(_, entry)| entry.is_command());
-    let tags: HashMap<_, _> = commands.map(|(place, entry)| (entry.tag, place)).collect();
+    // A walk has an error where a read of it has.
+    let is_told = |entry: &Entry| entry.is_command() || !matches!(entry.what, What::Read(_));
+    let told = places.filter(|(_, entry)| is_told(entry));
+    let tags: HashMap<_, _> = told.map(|(place, entry)| (entry.tag, place)).collect();
     for (client, (down, up)) in directions.iter().enumerate() {
         // The lines of a `Keys` have no numbers. None of them was dropped.
         let counts = |place: &&usize| {
