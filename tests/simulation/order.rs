@@ -7,7 +7,7 @@ use std::{
 };
 
 use keywire::{
-    protocol::{Reply, Write},
+    protocol::{Reply, Topic, Write},
     store::Order,
 };
 
@@ -15,6 +15,7 @@ use crate::{
     history::{Entry, Kind, Record, What, tag_of_write},
     identify::{Directions, number_of},
     lists::Lists,
+    sent::Sent,
 };
 
 /// The entries in an order, as edges from each to what has to come later.
@@ -62,6 +63,70 @@ impl Graph<'_> {
     }
 }
 
+/// How far a client's own lines have been answered.
+struct Seen<'a> {
+    entries: &'a [Entry],
+    sent: Vec<Sent>,
+    /// Its own commands, in their order.
+    own: Vec<usize>,
+    /// The next line that may be answered.
+    next: usize,
+    /// How many of its own commands have a place in what was seen.
+    chained: usize,
+    /// How many of them have been looked at for the lines of a `Keys`.
+    counted: usize,
+}
+
+impl Seen<'_> {
+    /// One of its own commands is answered.
+    fn come_to(&mut self, place: Option<usize>) -> Option<usize> {
+        let place = place?;
+        self.next = self.next.max(self.entries[place].tag.1 + 1);
+        let own = self.own.iter().position(|own| *own == place)?;
+        self.chained = self.chained.max(own + 1);
+        Some(place)
+    }
+
+    /// A line that is no command is answered: the commands before it are done.
+    fn control(&mut self, line: usize) -> Option<usize> {
+        self.next = self.next.max(line + 1);
+        let before = |place: &usize| self.entries[*place].tag.1 < line;
+        let done = self.own.iter().take_while(|place| before(place)).count();
+        if done <= self.chained {
+            return None;
+        }
+        self.chained = done;
+        Some(self.own[done - 1])
+    }
+
+    /// The line that a control line answers.
+    fn find(&self, reply: &Reply<'_>) -> Option<usize> {
+        let fits = |sent: &Sent| match (reply, sent) {
+            (Reply::Sync { token, .. }, Sent::Sync(own)) => own == token,
+            (Reply::Stats(_), Sent::Stats) => true,
+            (Reply::Watch(Topic::Key(key)), Sent::Watch(own, false)) => own == key,
+            (Reply::Watch(Topic::Prefix(prefix)), Sent::Watch(own, true)) => own == prefix,
+            _ => false,
+        };
+        let ahead = self.sent[self.next.min(self.sent.len())..].iter();
+        ahead.clone().position(fits).map(|ahead| self.next + ahead)
+    }
+
+    /// The lines of a `Keys` have no numbers. None of them was dropped.
+    fn count(&mut self, key: &[u8]) -> Option<usize> {
+        let is_counted = |place: &usize| {
+            let entry = &self.entries[*place];
+            let line = self.sent.get(entry.tag.1);
+            let counts = matches!(line, Some(Sent::Walk { counts: true, .. }));
+            entry.kind == Kind::Walk && counts && entry.key == key
+        };
+        let own = &self.own[self.counted..];
+        let ahead = own.iter().position(is_counted)?;
+        self.counted += ahead + 1;
+        Some(self.own[self.counted - 1])
+    }
+}
+
 /// Puts the history into its order, and the reads of walks into theirs.
 pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
     let entries = std::mem::take(&mut record.entries);
@@ -92,29 +157,42 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
     let told = places.filter(|(_, entry)| is_told(entry));
     let tags: HashMap<_, _> = told.map(|(place, entry)| (entry.tag, place)).collect();
     for (client, (down, up)) in directions.iter().enumerate() {
-        // The lines of a `Keys` have no numbers. None of them was dropped.
-        let counts = |place: &&usize| {
-            let entry = &entries[**place];
-            let line = |line: usize| up.lines[line].text.starts_with(b"Keys:");
-            entry.kind == Kind::Walk && entry.tag.0 == client && line(entry.tag.1)
+        let own = by_number.iter().copied();
+        let own = own.filter(|place| entries[*place].tag.0 == client);
+        let mut seen = Seen {
+            entries: &entries,
+            sent: (up.lines.iter().enumerate())
+                .map(|(line, sent)| Sent::of(&sent.text, false, Some(line)))
+                .collect(),
+            own: own.collect(),
+            next: 0,
+            chained: 0,
+            counted: 0,
         };
-        let mut counted = by_number.iter().filter(counts);
-        let seen = down.lines.iter().filter_map(|line| {
-            let key = line.text.split(|&byte| byte == b':').next();
-            let mut number = || match number_of(&line.text) {
-                Some(number) => numbers.get(&number),
-                None => counted.find(|place| Some(&entries[**place].key[..]) == key),
-            };
-            match Reply::parse(&line.text) {
-                Ok(Reply::Change(write)) => tags.get(&tag_of_write(write)),
-                Ok(Reply::Value { .. }) => number(),
-                Ok(Reply::Error { line, .. }) => {
-                    tags.get(&(client, (line as usize).wrapping_sub(1)))
+        let mut chain = Vec::new();
+        for line in &down.lines {
+            let place = match Reply::parse(&line.text) {
+                Ok(Reply::Change(write)) => tags.get(&tag_of_write(write)).copied(),
+                Ok(Reply::Value { key, .. }) => match number_of(&line.text) {
+                    Some(number) => seen.come_to(numbers.get(&number).copied()),
+                    None => {
+                        let place = seen.count(key);
+                        seen.come_to(place)
+                    }
+                },
+                Ok(Reply::Error { line, .. }) if line > 0 => {
+                    let line = line as usize - 1;
+                    match tags.get(&(client, line)) {
+                        Some(place) => seen.come_to(Some(*place)),
+                        None => seen.control(line),
+                    }
                 }
-                _ => None,
-            }
-        });
-        graph.chain(seen.copied());
+                Ok(reply) => seen.find(&reply).and_then(|line| seen.control(line)),
+                Err(_) => None,
+            };
+            chain.extend(place);
+        }
+        graph.chain(chain);
     }
     let sorted = graph.sort();
     let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
