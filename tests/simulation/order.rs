@@ -172,7 +172,13 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
         let mut chain = Vec::new();
         for line in &down.lines {
             let place = match Reply::parse(&line.text) {
-                Ok(Reply::Change(write)) => tags.get(&tag_of_write(write)).copied(),
+                Ok(Reply::Change(write)) => {
+                    let place = tags.get(&tag_of_write(write)).copied();
+                    match place.is_some_and(|place| entries[place].tag.0 == client) {
+                        true => seen.come_to(place),
+                        false => place,
+                    }
+                }
                 Ok(Reply::Value { key, .. }) => match number_of(&line.text) {
                     Some(number) => seen.come_to(numbers.get(&number).copied()),
                     None => {
