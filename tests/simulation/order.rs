@@ -31,12 +31,17 @@ impl Graph<'_> {
     fn chain(&mut self, places: impl IntoIterator<Item = usize>) {
         let mut last = None;
         for place in places {
-            if let Some(last) = last.filter(|last| *last != place) {
-                let later: &mut Vec<usize> = &mut self.later[last];
-                later.push(place);
-                self.before[place] += 1;
+            if let Some(last) = last {
+                self.edge(last, place);
             }
             last = Some(place);
+        }
+    }
+
+    fn edge(&mut self, before: usize, after: usize) {
+        if before != after {
+            self.later[before].push(after);
+            self.before[after] += 1;
         }
     }
 
@@ -170,6 +175,8 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
             counted: 0,
         };
         let mut chain = Vec::new();
+        // Commands of its own that come before what is seen next.
+        let mut done = Vec::new();
         for line in &down.lines {
             let place = match Reply::parse(&line.text) {
                 Ok(Reply::Change(write)) => {
@@ -188,15 +195,23 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
                 },
                 Ok(Reply::Error { line, .. }) if line > 0 => {
                     let line = line as usize - 1;
-                    match tags.get(&(client, line)) {
-                        Some(place) => seen.come_to(Some(*place)),
-                        None => seen.control(line),
+                    let place = tags.get(&(client, line)).copied();
+                    if place.is_none() {
+                        done.extend(seen.control(line));
                     }
+                    seen.come_to(place)
                 }
-                Ok(reply) => seen.find(&reply).and_then(|line| seen.control(line)),
+                Ok(reply) => {
+                    let line = seen.find(&reply);
+                    done.extend(line.and_then(|line| seen.control(line)));
+                    None
+                }
                 Err(_) => None,
             };
-            chain.extend(place);
+            if let Some(place) = place {
+                done.drain(..).for_each(|own| graph.edge(own, place));
+                chain.push(place);
+            }
         }
         graph.chain(chain);
     }
