@@ -8,6 +8,7 @@ use crate::{
     history::{Entry, Kind, Record, Tag, What, tag_of_write},
     network::Direction,
     sent::Sent,
+    walks::Page,
 };
 
 /// What goes from the server and to it, of each client.
@@ -97,28 +98,31 @@ pub(crate) fn identify(record: &mut Record, directions: &Directions) -> Option<(
 /// Pages that follow belong to the same walk. The first one of a walk may have failed: then nothing
 /// was read.
 fn claim(record: &Record, directions: &Directions, pages: &mut [Option<Tag>]) {
+    let mut failed = Vec::new();
     for (client, (down, up)) in directions.iter().enumerate() {
         for (number, line) in up.lines.iter().enumerate() {
             let Sent::Walk { prefix, .. } = Sent::of(&line.text, false, Some(number)) else {
                 continue;
             };
             let error = format!(":error:{}:store:", number + 1);
-            let error = down
-                .lines
-                .iter()
-                .find(|l| l.text.starts_with(error.as_bytes()));
-            let (Some(error), false) = (error, pages.contains(&Some((client, number)))) else {
-                continue;
-            };
-            let fits = |page: &crate::walks::Page| {
-                let first = page.failed && page.cursor.is_empty() && page.prefix == prefix;
-                first && line.read < Some(page.asked) && page.answered < error.begun
-            };
-            let mut failed = record.pages.iter().zip(&*pages);
-            let place = failed.position(|(page, tag)| tag.is_none() && fits(page));
-            let place = place.unwrap_or_else(|| panic!("client {client}: {number} failed untried"));
-            pages[place] = Some((client, number));
+            let mut lines = down.lines.iter();
+            let error = lines.find(|line| line.text.starts_with(error.as_bytes()));
+            if let (Some(error), false) = (error, pages.contains(&Some((client, number)))) {
+                failed.push((error.begun, line.read, prefix, (client, number)));
+            }
         }
+    }
+    // Whoever was told first has the first that fits.
+    failed.sort_unstable();
+    for (told, read, prefix, tag) in failed {
+        let fits = |page: &Page| {
+            let first = page.failed && page.cursor.is_empty() && page.prefix == prefix;
+            first && read < Some(page.asked) && page.answered < told
+        };
+        let mut all = record.pages.iter().zip(&*pages);
+        let place = all.position(|(page, other)| other.is_none() && fits(page));
+        let place = place.unwrap_or_else(|| panic!("{tag:?} failed untried"));
+        pages[place] = Some(tag);
     }
     for (id, page) in record.pages.iter().enumerate() {
         let before = std::str::from_utf8(&page.cursor).unwrap_or_default();
@@ -194,7 +198,7 @@ impl Client<'_> {
             }
         }
         // One before it may have failed with its first page.
-        let is_failed = |page: &crate::walks::Page| page.failed && page.cursor.is_empty();
+        let is_failed = |page: &Page| page.failed && page.cursor.is_empty();
         if walks.len() > 1 && self.record.pages.iter().any(is_failed) {
             return None;
         }
