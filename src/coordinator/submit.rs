@@ -25,12 +25,14 @@ impl Coordinator {
         store: &mut S,
         round: &mut Round,
     ) -> Option<Box<Turn>> {
-        let mut keys = HashSet::new();
+        // In the order asked, so that a simulation can repeat what follows from it.
+        let mut keys = Vec::new();
+        let mut known = HashSet::new();
         let mut is_blocked = false;
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
             let key = order.hash(operation.key());
-            if S::ORDER == Order::None && !keys.contains(&key) {
+            if S::ORDER == Order::None && !known.contains(&key) {
                 let is_free = order.is_free(key);
                 // What is behind a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
@@ -38,9 +40,12 @@ impl Coordinator {
                 }
                 is_blocked = !is_free;
             }
-            keys.insert(key);
-            if S::ORDER == Order::Total && matches!(operation, Operation::Write(_)) {
-                keys.insert(ALL_WRITES);
+            if known.insert(key) {
+                keys.push(key);
+            }
+            let is_write = matches!(operation, Operation::Write(_));
+            if S::ORDER == Order::Total && is_write && known.insert(ALL_WRITES) {
+                keys.push(ALL_WRITES);
             }
             true
         });
@@ -60,8 +65,7 @@ impl Coordinator {
         client.at_store = true;
         client.watcher = turn.progress.watcher;
         turn.progress.watched = true;
-        self.key_order
-            .enter(turn.client, keys.into_iter().collect());
+        self.key_order.enter(turn.client, keys);
         if S::ORDER == Order::None {
             turn = self.wait_for_keys(turn)?;
         }
