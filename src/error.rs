@@ -138,13 +138,14 @@ impl Error {
     /// ```
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Error::Unconfirmed { .. }
-                | Error::Disconnected(_)
-                | Error::Protocol(_)
-                | Error::TimedOut
-        )
+            | Error::Disconnected(_)
+            | Error::Protocol(_)
+            | Error::TimedOut => true,
+            Error::Refused { code, .. } => *code == Code::Unconfirmed,
+            _ => false,
+        }
     }
 }
 

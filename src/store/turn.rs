@@ -155,7 +155,7 @@ impl Turn {
                 asked: None,
                 walk_line: None,
                 line_offset: 0,
-                answered: false,
+                answered: true,
                 lines: 0,
             },
         }
@@ -343,6 +343,12 @@ impl Progress {
         None
     }
 
+    /// Answers are at hand, any time after the batch was submitted.
+    pub(super) fn resume(&mut self) {
+        self.refresh_status();
+        self.timer = RoundTimer::start(self.clock.now());
+    }
+
     fn next_line<'b>(&mut self, block: &'b LineBlock) -> Option<Result<&'b [u8], LineTooLong>> {
         let line = block.line_at(&mut self.cursor.offset);
         if line.is_some() {
@@ -369,7 +375,10 @@ impl Progress {
         if self.state != TurnState::Running || self.walk_line.is_some_and(|walk| walk.ended) {
             return true;
         }
+        let mut is_timed = true;
         if let Some(asked) = &self.asked {
+            // What the store has read is bounded, and would be asked for again if it were left out.
+            is_timed = !asked.read;
             if self.cursor.offset >= asked.end {
                 if block.is_end(self.cursor.offset) {
                     self.state = TurnState::Done;
@@ -387,9 +396,11 @@ impl Progress {
         } else if self.applied.len() >= WATCHED_WRITES {
             return true;
         }
-        self.timer.add(1);
-        if let Some(since_last) = self.timer.read(&*self.clock) {
-            self.time += since_last;
+        if is_timed {
+            self.timer.add(1);
+            if let Some(since_last) = self.timer.read(&*self.clock) {
+                self.time += since_last;
+            }
         }
         if self.timer.is_over() || self.lines >= TURN_LINES || self.replies.len() >= TURN_BYTES {
             self.state = TurnState::QuotaUsed;
