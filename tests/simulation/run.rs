@@ -1,9 +1,9 @@
 //! One run: a server, its clients, and what is looked at meanwhile.
 
+mod verify;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
-    env,
     marker::PhantomData,
     rc::Rc,
     sync::{Arc, Mutex},
@@ -17,21 +17,18 @@ use keywire::{
 };
 
 use crate::{
-    admission, bounds,
+    admission,
     callers::{self, CallLog},
-    check::{self, Check, Quiet},
-    counts::{self, Totals},
+    check::Quiet,
+    counts,
     history::History,
-    identify::identify,
     late::{KeepsNone, KeepsOrder, KeepsPerKey, KeepsTotal, LateStore},
-    limits,
     listener::{AcceptQueue, FailingListener},
     lists::Lists,
     network::{Connection, connect},
-    order, replay, script,
+    script,
     settings::Settings,
     store::FaultyStore,
-    watched::{self, Watched},
     world::{Moment, Work, World, WorldClock},
 };
 
@@ -136,20 +133,6 @@ impl Run {
         let mut record = self.history.record();
         let settings = self.settings.borrow();
         let at = self.world.moment();
-        if env::var_os("SHOW").is_some() && self.world.step() > 50_000 {
-            eprintln!(
-                "{at:?} flight {:?}",
-                record
-                    .in_flight()
-                    .map(|id| &record.batches[id])
-                    .collect::<Vec<_>>()
-            );
-            for peer in &*peers {
-                let (d, u) = peer.connection.directions();
-                eprintln!("{u}told\n{d}");
-            }
-            panic!("stuck");
-        }
         if at > settings.stopped {
             return;
         }
@@ -209,9 +192,6 @@ pub(crate) fn run(seed: u64) -> u64 {
     let world = World::new(rng.u64(..));
     let history = History::default();
     let settings = Settings::choose(&mut rng);
-    if env::var_os("SHOW").is_some() {
-        eprintln!("{settings:?}");
-    }
     match settings.late {
         None => {
             let store = FaultyStore {
@@ -348,7 +328,7 @@ fn run_with<S: Store>(
     let observer = rng.fork();
     tasks.push(Box::pin(async move { observe.observe(observer).await }));
     world.run(tasks, || run.quiet(&mut peers));
-    check_run(&run, &peers);
+    verify::check_run(&run, &peers);
     world.trace()
 }
 
@@ -374,113 +354,4 @@ fn serve<S: Store>(run: Rc<Run>, server: Server<S>) -> Work {
         }
         poll
     }))
-}
-
-/// Holds everything that was seen against the history.
-fn check_run(run: &Run, peers: &[Peer]) {
-    let settings = run.settings.borrow();
-    let mut record = run.history.record();
-    let directions: Vec<_> = peers
-        .iter()
-        .map(|peer| peer.connection.directions())
-        .collect();
-    if let Some(kept) = settings.late {
-        if env::var_os("SHOW").is_some() {
-            for (client, (down, up)) in directions.iter().enumerate() {
-                eprintln!("client {client}:\n{up}was told:\n{down}");
-            }
-            for batch in &record.batches {
-                eprint!("{batch:?}");
-            }
-            for page in &record.pages {
-                eprintln!("{page:?}");
-            }
-        }
-        if identify(&mut record, &directions).is_none() {
-            return;
-        }
-        order::sort(&mut record, &directions, kept);
-    }
-    order::check_history(&record);
-    for quiet in &peers[0].quiet {
-        let flight = quiet.flight.map(|flight| &record.flights[flight]);
-        if let Some(counted) = flight.and_then(|flight| flight.counted) {
-            let commands = record.entries.iter().filter(|entry| entry.is_command());
-            let commands = commands.filter(|entry| entry.answered < quiet.at);
-            assert_eq!(counted, commands.count() as u64, "at {quiet:?}");
-        }
-    }
-    let shows = env::var_os("SHOW").is_some();
-    if shows {
-        eprintln!("{settings:?}");
-        for entry in &record.entries {
-            eprintln!("{entry:?}");
-        }
-    }
-    let mut by_tag = HashMap::new();
-    let commands = record.entries.iter().enumerate();
-    for (place, entry) in commands.filter(|(_, entry)| entry.is_command()) {
-        let twice = by_tag.insert(entry.tag, place);
-        assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
-    }
-    let mut checks = Vec::new();
-    for (client, (down, up)) in directions.iter().enumerate() {
-        if shows {
-            eprintln!("client {client}:\n{up}was told:\n{down}");
-        }
-        let mut check = Check::new(client, &settings, (down, up), &record, &by_tag);
-        check.run(&peers[client].quiet);
-        checks.push(check);
-        down.lines
-            .iter()
-            .for_each(|line| run.world.note(&line.text));
-    }
-    let came = peers.iter().zip(&checks);
-    let came: Vec<_> = came
-        .map(|(peer, check)| (peer.arrived.get(), check.down, check.admission.turned_away))
-        .collect();
-    admission::check_full(&settings, &came, &peers[0].quiet);
-    let watched = checks.iter().zip(peers);
-    let watched = watched.map(|(check, peer)| Watched::of(check, &peer.quiet));
-    let watched: Vec<Watched> = watched.collect();
-    for ((check, watched), peer) in checks.iter().zip(&watched).zip(peers) {
-        watched::check_watched(check, watched, &peer.quiet);
-        replay::check_replay(check, &peer.quiet);
-        limits::check_limits(check);
-        bounds::check_bounds(check, watched, &record, &peer.quiet);
-    }
-    let totals = Totals {
-        settings: &settings,
-        checks: &checks,
-        watched: &watched,
-        record: &record,
-        handed: run.endpoints.handed.get() - AcceptQueue::late(&run.queue),
-        accept_errors: AcceptQueue::errors(&run.queue),
-    };
-    let mut all_seen: Vec<(&Check<'_>, &check::Seen)> = checks
-        .iter()
-        .flat_map(|check| check.stats.iter().map(move |seen| (check, seen)))
-        .collect();
-    all_seen.sort_by_key(|(_, seen)| seen.stats.stats);
-    for (check, seen) in &all_seen {
-        totals.check_seen(check, seen);
-    }
-    for pair in all_seen.windows(2) {
-        assert!(
-            pair[0].1.stats.stats < pair[1].1.stats.stats,
-            "the same Stats"
-        );
-        counts::follow(&pair[0].1.stats, &pair[1].1.stats);
-    }
-    let last = run.handle.stats();
-    if let Some((_, seen)) = all_seen.last() {
-        counts::follow(&seen.stats, &last);
-    }
-    totals.check_last(&last);
-    for (client, peer) in peers.iter().enumerate() {
-        if let Some(log) = &peer.log {
-            let up = &directions[client].1;
-            callers::check_calls(client, log, &record, &by_tag, &settings, up);
-        }
-    }
 }
