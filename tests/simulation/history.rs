@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Remove,
     /// A key is read for a walk.
     Walk,
+    /// It was no command.
+    Elsewhere,
 }
 
 impl Kind {
@@ -116,7 +118,8 @@ pub(crate) struct Record {
     pub(crate) clients: HashMap<usize, usize>,
     /// What such a store has not answered, at moments of rest.
     pub(crate) flights: Vec<Flight>,
-    /// What it last said that it holds.
+    /// How often it has said what it holds, which is after each round, and what it said last.
+    pub(crate) rounds_seen: u64,
     pub(crate) size: StoreSize,
 }
 
@@ -190,7 +193,7 @@ impl fmt::Debug for Entry {
 
 impl Entry {
     pub(crate) fn is_command(&self) -> bool {
-        self.kind != Kind::Walk
+        !matches!(self.kind, Kind::Walk | Kind::Elsewhere)
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn identify(record: &mut Record, directions: &Directions) -> Option<(
     let mut names = HashMap::new();
     for (client, (down, up)) in directions.iter().enumerate() {
         let mut own: Vec<&Entry> = record.entries.iter().collect();
-        own.retain(|entry| record.clients[&entry.connection] == client);
+        own.retain(|entry| record.clients.get(&entry.connection) == Some(&client));
         own.sort_unstable_by_key(|entry| entry.number);
         Client {
             client,
@@ -84,7 +84,9 @@ pub(crate) fn identify(record: &mut Record, directions: &Directions) -> Option<(
         .follow(&own, &mut pages, &mut names)?;
     }
     for entry in &mut record.entries {
-        (entry.tag, entry.kind) = names[&entry.number];
+        if let Some(name) = names.get(&entry.number) {
+            (entry.tag, entry.kind) = *name;
+        }
     }
     claim(record, directions, &mut pages);
     for (page, tag) in std::mem::take(&mut record.pages).into_iter().zip(pages) {

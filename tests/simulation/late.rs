@@ -10,20 +10,23 @@ use std::{
     future::{Future, pending},
     marker::PhantomData,
     panic::resume_unwind,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
+use futures_lite::Stream;
 use keywire::{
     protocol::Operation,
-    store::{Batch, KeyPage, Order, Store, StoreSize, Submission},
+    store::{Batch, Change, KeyPage, Order, Store, StoreSize, Submission},
 };
 
 use crate::{
+    elsewhere,
     history::{Entry, History, Kind, What, line_of},
     lists::Lists,
     store::{StoreFaults, fill, give},
     walks::Page,
-    world::{Moment, World},
+    world::{Moment, World, lock},
 };
 
 /// What orders a store may keep.
@@ -49,7 +52,7 @@ impl KeepsOrder for KeepsTotal {
 
 pub(crate) struct LateStore<O> {
     pub(crate) world: World,
-    pub(crate) lists: Lists,
+    pub(crate) lists: Arc<Mutex<Lists>>,
     pub(crate) history: History,
     pub(crate) faults: StoreFaults,
     pub(crate) order: PhantomData<O>,
@@ -64,6 +67,8 @@ pub(crate) struct Submitted {
     pub(crate) entries: Vec<Entry>,
     pub(crate) writes: bool,
     pub(crate) completed: bool,
+    /// Rounds that had ended when its answers could go out.
+    pub(crate) rounds: u64,
     /// When its answers could go out.
     pub(crate) released: Option<Moment>,
 }
@@ -167,12 +172,12 @@ impl<O: KeepsOrder> LateStore<O> {
     }
 
     fn apply(&mut self, operation: Operation<'_>, number: usize) -> What {
-        if let Some(limit) = self.lists.full(operation, self.faults.room) {
+        if let Some(limit) = lock(&self.lists).full(operation, self.faults.room) {
             return What::Full(limit);
         }
         match operation {
             Operation::Write(write) => {
-                self.lists.write(write);
+                lock(&self.lists).write(write);
                 What::Written(write.key().to_vec(), line_of(write))
             }
             // The first name of a page is a key that is never there.
@@ -180,7 +185,8 @@ impl<O: KeepsOrder> LateStore<O> {
                 [key, &b":@"[..], number.to_string().as_bytes()].concat(),
             ]),
             Operation::Get { key } => {
-                let values = self.lists.get(key).iter();
+                let lists = lock(&self.lists);
+                let values = lists.get(key).iter();
                 let number = number.to_string();
                 let line = |value: &Vec<u8>| [key, b":", value, b"@", number.as_bytes()].concat();
                 What::Read(values.map(line).collect())
@@ -289,7 +295,7 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         let inner = cursor.iter().position(|&byte| byte == b'>');
         let inner = inner.map_or(&b""[..], |end| &cursor[end..]);
         let most = self.world.random(|rng| rng.usize(..=self.faults.page));
-        let (keys, next) = self.lists.page(&prefix, inner, most);
+        let (keys, next) = lock(&self.lists).page(&prefix, inner, most);
         let next = match next.is_empty() {
             true => next,
             false => [id.to_string().as_bytes(), &next].concat(),
@@ -335,9 +341,17 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         })
     }
 
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        let has_some = self.faults.fails && self.world.once_in(2);
+        has_some.then(|| elsewhere::changes(&self.world, &self.lists, &self.history))
+    }
+
     fn size(&self) -> StoreSize {
-        let size = self.lists.size();
-        self.history.record().size = size;
+        let size = lock(&self.lists).size();
+        let mut record = self.history.record();
+        record.size = size;
+        record.rounds_seen += 1;
+        drop(record);
         size
     }
 }

@@ -14,6 +14,7 @@ mod bounds;
 mod callers;
 mod check;
 mod counts;
+mod elsewhere;
 mod history;
 mod identify;
 mod late;

@@ -149,7 +149,7 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
         chains.entry(own).or_default().push(place);
         let of_key = (usize::MAX, &entry.key[..]);
         chains.entry(of_key).or_default().push(place);
-        if order == Order::Total && !matches!(entry.kind, Kind::Get | Kind::Walk) {
+        if order == Order::Total && entry.is_command() && entry.kind != Kind::Get {
             let writes = (usize::MAX, &b""[..]);
             chains.entry(writes).or_default().push(place);
         }

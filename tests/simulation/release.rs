@@ -38,6 +38,7 @@ impl Record {
             writes: plan.iter().any(|entry| entry.kind != Kind::Get),
             completed: false,
             released: None,
+            rounds: 0,
         });
         self.batches.len() - 1
     }
@@ -48,6 +49,15 @@ impl Record {
         batches
             .filter(|(_, batch)| batch.released.is_none())
             .map(|(id, _)| id)
+    }
+
+    /// Whether the server may not have seen an answer about this key. From the answer on, a round may be
+    /// under way that does not come to it.
+    pub(crate) fn owes(&self, key: &[u8]) -> bool {
+        let seen =
+            |batch: &Submitted| batch.released.is_some() && batch.rounds + 2 <= self.rounds_seen;
+        let mut batches = self.batches.iter();
+        batches.any(|batch| !seen(batch) && batch.keys.contains(key))
     }
 
     /// Notes what the store has not answered. Gives the number of the note.
@@ -91,7 +101,9 @@ impl History {
             };
             drop(waiting);
             let released = world.moment();
+            let rounds = record.rounds_seen;
             let batch = &mut record.batches[next];
+            batch.rounds = rounds;
             batch.released = Some(released);
             let mut entries = batch.entries.clone();
             entries

@@ -212,7 +212,7 @@ pub(crate) fn run(seed: u64) -> u64 {
 fn run_late<O: KeepsOrder>(rng: Rng, world: World, history: History, settings: Settings) -> u64 {
     let store = LateStore::<O> {
         world: world.clone(),
-        lists: Lists::default(),
+        lists: Arc::default(),
         history: history.clone(),
         faults: settings.faults,
         order: PhantomData,

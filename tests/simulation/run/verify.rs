@@ -7,7 +7,7 @@ use crate::{
     admission, bounds, callers,
     check::{self, Check, Quiet},
     counts::{self, Totals},
-    history::Record,
+    history::{Kind, Record},
     identify::{Directions, identify},
     limits,
     listener::AcceptQueue,
@@ -36,8 +36,8 @@ pub(super) fn check_run(run: &Run, peers: &[Peer]) {
     order::check_history(&record);
     check_counted(&record, &peers[0].quiet);
     let mut by_tag = HashMap::new();
-    let commands = record.entries.iter().enumerate();
-    for (place, entry) in commands.filter(|(_, entry)| entry.is_command()) {
+    let told = record.entries.iter().enumerate();
+    for (place, entry) in told.filter(|(_, entry)| entry.kind != Kind::Walk) {
         let twice = by_tag.insert(entry.tag, place);
         assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
     }
