@@ -90,8 +90,10 @@ pub(crate) fn identify(record: &mut Record, directions: &Directions) -> Option<(
     }
     claim(record, directions, &mut pages);
     for (page, tag) in std::mem::take(&mut record.pages).into_iter().zip(pages) {
-        if let Some(tag) = tag {
-            record.walks.entry(tag).or_default().pages.push(page);
+        match tag {
+            Some(tag) => record.walks.entry(tag).or_default().pages.push(page),
+            // Nobody was told what came of it.
+            None => record.pages.push(page),
         }
     }
     Some(())

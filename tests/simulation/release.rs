@@ -10,6 +10,10 @@ use crate::{
     world::{Moment, World},
 };
 
+/// Rounds by whose end the server has all that could go out before. A batch may wait for that of each
+/// other client, and goes out a round later than that.
+const ROUNDS: u64 = 8;
+
 impl Record {
     /// The number of a command that the store is asked.
     pub(crate) fn number(&mut self) -> usize {
@@ -51,11 +55,11 @@ impl Record {
             .map(|(id, _)| id)
     }
 
-    /// Whether the server may not have seen an answer about this key. From the answer on, a round may be
-    /// under way that does not come to it.
+    /// Whether the server may not have all answers about this key.
     pub(crate) fn owes(&self, key: &[u8]) -> bool {
-        let seen =
-            |batch: &Submitted| batch.released.is_some() && batch.rounds + 2 <= self.rounds_seen;
+        let seen = |batch: &Submitted| {
+            batch.released.is_some() && batch.rounds + ROUNDS <= self.rounds_seen
+        };
         let mut batches = self.batches.iter();
         batches.any(|batch| !seen(batch) && batch.keys.contains(key))
     }

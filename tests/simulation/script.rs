@@ -126,10 +126,24 @@ fn script(client: usize, style: Style, rng: &mut Rng) -> Vec<Vec<u8>> {
     // Some only watch.
     let most = [60, 60, 60, 5][rng.usize(..4)];
     let behaviour = if most < 60 { Watches } else { behaviour };
+    let mut prefix = None;
     (0..rng.usize(..most))
         .map(|number| {
             let end = if rng.u8(..10) == 0 { "\r\n" } else { "\n" };
-            (line(client, number, behaviour, style, rng) + end).into_bytes()
+            let line = match (prefix.take(), rng.u8(..30)) {
+                // What a mirror does.
+                (Some(prefix), _) if style.has_tags => {
+                    format!("GetPrefix:{prefix}#{client}.{number}")
+                }
+                (Some(prefix), _) => format!("GetPrefix:{prefix}"),
+                (None, 0) => {
+                    let own = ["", "k", "k1", "w"][rng.usize(..4)];
+                    prefix = Some(own);
+                    format!("WatchPrefix:{own}")
+                }
+                _ => line(client, number, behaviour, style, rng),
+            };
+            (line + end).into_bytes()
         })
         .collect()
 }

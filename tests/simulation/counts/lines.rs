@@ -104,7 +104,8 @@ impl Totals<'_> {
             _ => self.is_late(check, line),
         });
         let least = failed + walks.0 + sure + halves.0 + parted.0;
-        let most = failed + walks.1 + known + unknown + halves.1 + parted.1;
+        let untold = self.record.pages.iter().filter(|page| page.failed);
+        let most = failed + walks.1 + untold.count() as u64 + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
         let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
