@@ -37,6 +37,28 @@ fn threads_share_a_connection() {
 }
 
 #[test]
+fn a_list_is_set_and_its_values_removed() {
+    let server = TestServer::start(Server::new());
+    future::block_on(async {
+        let client = connect(&server).await;
+        let outcomes = client
+            .pipeline()
+            .put("k", "a")
+            .put("k", "b")
+            .set("k", "c:d");
+        let outcomes = outcomes.put("k", "e").get("k").remove("k", "c:d").get("k");
+        let outcomes = outcomes.send().await.unwrap();
+        assert_eq!(outcomes[4].as_ref().unwrap(), &[&b"c:d"[..], b"e"]);
+        assert_eq!(outcomes[6].as_ref().unwrap(), &[b"e"]);
+        client.remove("k", "not there").await.unwrap();
+        client.remove("k", "e").await.unwrap();
+        assert!(client.get("k").await.unwrap().is_empty());
+        client.set("k", "").await.unwrap();
+        assert_eq!(client.get("k").await.unwrap(), [b""]);
+    });
+}
+
+#[test]
 fn whatever_a_line_can_carry_comes_back_as_it_was() {
     let server = TestServer::start(Server::new());
     future::block_on(async {
@@ -114,7 +136,7 @@ fn a_refusal_belongs_to_the_command_that_caused_it() {
     });
 }
 
-/// Fails every command on the key `bad`, and does not know what became of a Put to `lost`.
+/// Fails every command on the key `bad`, and can't say what became of one on `gone`.
 #[derive(Debug)]
 struct Picky;
 
@@ -128,7 +150,9 @@ impl Store for Picky {
         batch.each(|operation, answer| match operation {
             Operation::Get { key: b"bad" } => answer.fail("no:\nsuch luck"),
             Operation::Write(Write::Put { key: b"bad", .. }) => answer.fail("read only"),
-            Operation::Write(Write::Put { key: b"lost", .. }) => answer.unconfirmed("gone"),
+            Operation::Write(Write::Put { key: b"gone", .. }) => {
+                answer.unconfirmed("a node is gone")
+            }
             Operation::Get { .. } => answer.values([&b"fine"[..]].into_iter()),
             Operation::Write(_) => answer.done(),
         });
@@ -146,28 +170,23 @@ fn a_failing_store_is_told_of_in_its_own_words() {
             .pipeline()
             .put("good", "1")
             .put("bad", "1")
+            .put("gone", "1")
             .get("bad")
-            .put("lost", "1")
             .get("good");
         let outcomes = outcomes.send().await.unwrap();
         let said: Vec<_> = outcomes
             .into_iter()
-            .map(|outcome| {
-                outcome.map_or_else(
-                    |error| (error.to_string(), error.may_be_applied()),
-                    |_| ("ok".into(), false),
-                )
-            })
+            .map(|outcome| outcome.map_or_else(|error| error.to_string(), |_| "ok".into()))
             .collect();
-        let said: Vec<_> = said.iter().map(|(text, may)| (&**text, *may)).collect();
         assert_eq!(
             said,
             [
-                ("ok", false),
-                ("the server refused (store): read only", false),
-                ("the server refused (store): no: such luck", false),
-                ("the server refused (unconfirmed): gone", true),
-                ("ok", false),
+                "ok",
+                "the server refused (store): read only",
+                "the server did not confirm it (unconfirmed): a node is gone; it may or may not be \
+                 applied",
+                "the server refused (store): no: such luck",
+                "ok"
             ]
         );
     });
