@@ -124,7 +124,7 @@ impl Coordinator {
     ) -> Option<Box<Turn>> {
         if self.shutting_down && !turn.is_walk_over() {
             turn.progress.refuse(Rejection::Closing);
-            turn.progress.cursor.knows_control_lines = false;
+            turn.progress.cursor.told_closing = true;
             self.collect(&mut turn, round);
         }
         if turn.is_walk_over() {

@@ -108,9 +108,10 @@ pub(crate) struct Cursor {
     pub(crate) line: u64,
     /// Reply lines dropped on this connection since the last Sync.
     pub(crate) dropped: u64,
-    /// The connection has used a command that is answered by control lines, and no line of it was
-    /// refused because the server is closing.
+    /// The connection has used a command that is answered by control lines.
     pub(crate) knows_control_lines: bool,
+    /// A line of it was refused because the server is closing.
+    pub(crate) told_closing: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -332,8 +333,7 @@ impl Progress {
                     match rejection {
                         // Such a client is told when the server closes its connection.
                         Rejection::WrongSecret => self.cursor.knows_control_lines = true,
-                        // It has been told already.
-                        Rejection::Closing => self.cursor.knows_control_lines = false,
+                        Rejection::Closing => self.cursor.told_closing = true,
                         _ => {}
                     }
                     self.refuse(rejection);
