@@ -9,6 +9,7 @@ use crate::{
     network::Direction,
     sent::Sent,
     walks::Page,
+    world::Moment,
 };
 
 /// What goes from the server and to it, of each client.
@@ -23,6 +24,14 @@ pub(crate) fn number_of(text: &[u8]) -> Option<usize> {
 
 /// The client of each connection. `None`, where two had the same one after another.
 fn clients(record: &Record, directions: &Directions) -> Option<HashMap<usize, usize>> {
+    // When the last one was there, and when the first one spoke, before which nobody leaves.
+    let there = directions
+        .iter()
+        .map(|(_, up)| up.looked.unwrap_or(Moment::NEVER));
+    let spoke = directions.iter().filter_map(|(_, up)| up.writes.get(1));
+    if spoke.min() < there.max().as_ref() {
+        return None;
+    }
     let mut clients = HashMap::new();
     let mut numbers = HashMap::new();
     for batch in &record.batches {

@@ -2,12 +2,12 @@
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
 //! off, that say a secret or fail to, that find no place, the library's own client, a store with
-//! faults that may be full, a network that delivers as it likes, and a shutdown at any moment. Tasks
-//! take their steps in any order, the server's own too. What every client saw and what the server
-//! counted is held against the one history that the store kept.
+//! faults that may be full, or one that answers late or never, a network that delivers as it likes,
+//! and a shutdown at any moment. Tasks take their steps in any order, the server's own too. What every
+//! client saw and what the server counted is held against the one history that the store kept.
 //!
-//! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many, beginning with
-//! `FIRST=n`.
+//! `SEED=n cargo test --test simulation` repeats one run, and prints it with `SHOW=1`. `RUNS=n` makes
+//! so many, beginning with `FIRST=n`. `AGAIN=n` is how many are repeated to see that they are the same.
 
 mod admission;
 mod bounds;

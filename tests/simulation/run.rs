@@ -334,11 +334,11 @@ fn run_with<S: Store>(
 
 /// Nobody leaves before all have come, so that no connection has the number of another.
 async fn all_there(world: &World, connections: &RefCell<Vec<Connection>>) {
-    for _ in 0..20 {
+    for _ in 0..30 {
         if connections.borrow().iter().all(Connection::is_read) {
             break;
         }
-        world.sleep(Duration::from_millis(10)).await;
+        world.sleep(Duration::from_millis(50)).await;
     }
 }
 

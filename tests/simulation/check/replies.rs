@@ -139,8 +139,6 @@ impl Check<'_> {
 
     /// The server says why it ends the connection.
     pub(super) fn ended(&self, code: &str, text: &str, line: &Line) {
-        // What was read behind a walk that was refused is still answered, and may be more to tell of.
-        let is_walk = |sent: &Sent| matches!(sent, Sent::Walk { .. });
         let expected = match code {
             "full" => self.admission.turned_away,
             "unauthorized" => self.admission.late,
@@ -148,7 +146,7 @@ impl Check<'_> {
             "closing" => {
                 line.text == limits::END
                     && line.written > self.settings.stopped
-                    && self.closing.iter().all(|&line| is_walk(&self.sent[line]))
+                    && self.closing.is_empty()
                     && self.knows_control_lines()
             }
             _ => false,

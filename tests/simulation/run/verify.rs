@@ -24,14 +24,14 @@ pub(super) fn check_run(run: &Run, peers: &[Peer]) {
         .iter()
         .map(|peer| peer.connection.directions())
         .collect();
+    if env::var_os("SHOW").is_some() {
+        show(&settings, &record, &directions);
+    }
     if let Some(kept) = settings.late {
         if identify(&mut record, &directions).is_none() {
             return;
         }
         order::sort(&mut record, &directions, kept);
-    }
-    if env::var_os("SHOW").is_some() {
-        show(&settings, &record, &directions);
     }
     order::check_history(&record);
     check_counted(&record, &peers[0].quiet);
