@@ -76,8 +76,6 @@ impl FaultyStore {
             // So is what is left without an answer.
             if self.world.once_in(2) {
                 answer.unconfirmed("a whim");
-            } else {
-                drop(answer);
             }
             match is_write {
                 true => What::Unconfirmed(self.maybe_write(operation)),
