@@ -334,7 +334,12 @@ pub(crate) fn control_may_fill(check: &Check<'_>) -> bool {
     let absent = answers[..read].iter().zip(&check.sent);
     let absent = absent.filter(|(answer, _)| answer.is_control && answer.written.is_none());
     let last = check.down.lines.iter();
-    let last = last.filter(|line| line.written >= check.down.chunks[1]);
+    // What a late store answers was looked at before that, while the client took nothing for long.
+    let since = match check.settings.late {
+        Some(_) => last_stall(check).min(check.down.chunks[1]),
+        None => check.down.chunks[1],
+    };
+    let last = last.filter(|line| line.written >= since);
     let last = last.filter(|line| line.text.starts_with(b":"));
     let lengths = absent.map(|(_, sent)| longest(sent));
     let lengths = lengths.chain(last.map(|line| line.text.len() + 1));
@@ -345,11 +350,20 @@ pub(crate) fn control_may_fill(check: &Check<'_>) -> bool {
     lines >= check.settings.outbox_lines || bytes >= check.settings.outbox_bytes
 }
 
+/// When bytes were last taken before none were for the stall time.
+fn last_stall(check: &Check<'_>) -> Moment {
+    let writes = check.down.writes.iter();
+    let next = writes.clone().skip(1).chain(&check.down.over);
+    let pairs = writes.zip(next).collect::<Vec<_>>().into_iter().rev();
+    let mut stalls = pairs.filter(|(at, next)| next.now - at.now >= check.settings.stall);
+    stalls.next().map_or(Moment::default(), |(at, _)| *at)
+}
+
 /// The longest control line that may answer this.
 fn longest(sent: &Sent) -> usize {
     match sent {
         Sent::Sync(token) => ":sync:1000:\n".len() + token.len(),
-        Sent::Stats => 420,
+        Sent::Stats => 560,
         Sent::Watch(name, _) => 90 + name.len(),
         Sent::Wrong("unknown") => 170,
         _ => 90,
