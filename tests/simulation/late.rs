@@ -21,7 +21,7 @@ use keywire::{
 };
 
 use crate::{
-    elsewhere,
+    elsewhere::{self, Elsewhere},
     history::{Entry, History, Kind, What, line_of},
     lists::Lists,
     store::{StoreFaults, fill, give},
@@ -55,6 +55,8 @@ pub(crate) struct LateStore<O> {
     pub(crate) lists: Arc<Mutex<Lists>>,
     pub(crate) history: History,
     pub(crate) faults: StoreFaults,
+    /// Makes changes, if any are made elsewhere.
+    pub(crate) elsewhere: Option<Elsewhere>,
     pub(crate) order: PhantomData<O>,
 }
 
@@ -243,6 +245,10 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let connection = connection_of(&batch);
+        if let Some(elsewhere) = self.elsewhere.as_ref().filter(|_| self.world.once_in(10)) {
+            // What the batch reads may show that.
+            elsewhere.make();
+        }
         let mut fate = Fate::choose(&self.world, self.faults);
         let ends_with_write = |batch: &mut Batch| {
             let last = batch.operations().last();
@@ -342,8 +348,10 @@ impl<O: KeepsOrder> Store for LateStore<O> {
     }
 
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
-        let has_some = self.faults.fails && self.world.once_in(2);
-        has_some.then(|| elsewhere::changes(&self.world, &self.lists, &self.history))
+        if self.faults.fails && self.world.once_in(2) {
+            self.elsewhere = Some(Elsewhere::new(&self.world, &self.lists, &self.history));
+        }
+        self.elsewhere.clone().map(elsewhere::changes)
     }
 
     fn size(&self) -> StoreSize {

@@ -215,6 +215,7 @@ fn run_late<O: KeepsOrder>(rng: Rng, world: World, history: History, settings: S
         lists: Arc::default(),
         history: history.clone(),
         faults: settings.faults,
+        elsewhere: None,
         order: PhantomData,
     };
     run_with(store, rng, world, history, settings)
