@@ -81,7 +81,13 @@ impl Watched {
                 let (may, must) = active.entry(topic).or_default();
                 let surely_before = after[index] <= place && index < check.next
                     || answered.is_some_and(|answered| answered < entry.at);
-                let maybe_before = before[index] < Some(place) && read < latest;
+                // Where the store is late, its answers have an order only where that was seen.
+                let own = before[index];
+                let is_later = match check.settings.late {
+                    None => own < Some(place),
+                    Some(_) => own.is_none_or(|own| check.entries[own].answered < latest),
+                };
+                let maybe_before = is_later && read < latest;
                 if begins {
                     *may |= maybe_before;
                     *must |= surely_before;
