@@ -44,7 +44,7 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{FromStore, Store, StoreSize, turn::Turn},
+    store::{FromStore, Order, Store, StoreSize, turn::Turn},
     watch::registry::WatchRegistry,
 };
 use changes::ChangeStream;
@@ -173,6 +173,10 @@ impl Coordinator {
 
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
         self.changes = store.changes().map(|it| Arc::new(ChangeStream::new(it)));
+        assert!(
+            S::ORDER != Order::Immediate || self.changes.is_none(),
+            "a store whose order is immediate has changes"
+        );
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {

@@ -399,3 +399,39 @@ fn a_store_may_give_back_the_batch_of_another_client() {
     assert_eq!(watcher.received(), ":watch:k\nk:0\n:put:k:1\n");
     assert_eq!(clients[0].received(), ":sync:0:\n");
 }
+
+/// A store that says of itself what is not so.
+struct NotImmediate {
+    has_changes: bool,
+}
+
+impl Store for NotImmediate {
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        _: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        Submission::Pending(pending())
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        self.has_changes.then(stream::pending)
+    }
+}
+
+#[test]
+#[should_panic = "a store whose order is immediate has changes"]
+fn an_immediate_store_has_no_changes() {
+    let store = NotImmediate { has_changes: true };
+    LocalServer::new(Server::builder().store(store).build()).run();
+}
+
+#[test]
+#[should_panic = "a store whose order is immediate has returned a pending submission"]
+fn an_immediate_store_never_waits() {
+    let store = NotImmediate { has_changes: false };
+    let mut server = LocalServer::new(Server::builder().store(store).build());
+    server.connect().send("Get:k\n");
+    server.run();
+}
