@@ -172,6 +172,10 @@ impl Coordinator {
                     Some(walking) => turn = walking,
                     None => return,
                 }
+                // A page without keys, of which a walk may have many: others are served before the next.
+                if turn.is_page_done() {
+                    return self.end_turn(turn, round);
+                }
             }
             if turn.progress.state == TurnState::Running && !turn.is_page_done() {
                 let submitted = match S::ORDER {
