@@ -141,7 +141,7 @@ pub(crate) use batch::{FromStore, TurnGuard};
 pub use {
     answer::Answer,
     batch::Batch,
-    memory::{Memory, Values},
+    memory::{Memory, MemoryLimits, Values},
     walk::KeyPage,
 };
 
@@ -206,7 +206,8 @@ pub enum Submission<T, F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
-    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys: if it does, the
+    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys, and has no
+    /// [`changes`](Store::changes), which would not be in order with its answers: if it does, the
     /// coordinator panics.
     Immediate,
     /// Nothing. The server never has two batches with the store that share a key.
@@ -260,7 +261,10 @@ pub enum Order {
 /// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
 ///
 /// ```
-/// use keywire::{protocol::{Operation, Write}, store::{Batch, Memory, Order, Store, Submission}};
+/// use keywire::{
+///     protocol::{Operation, Write},
+///     store::{Batch, KeyPage, Memory, Order, Store, StoreSize, Submission},
+/// };
 /// use std::future::Future;
 ///
 /// struct Guarded(Memory);
@@ -280,6 +284,17 @@ pub enum Order {
 ///             operation => self.0.apply(operation, answer, limits),
 ///         });
 ///         batch.done()
+///     }
+///
+///     fn keys(
+///         &mut self,
+///         page: KeyPage,
+///     ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+///         self.0.keys(page)
+///     }
+///
+///     fn size(&self) -> StoreSize {
+///         self.0.size()
 ///     }
 /// }
 ///
@@ -309,8 +324,13 @@ pub trait Store: Send + 'static {
     /// Changes that were made elsewhere, for watchers. It is called once, when the server begins to run.
     /// By default there are none.
     ///
-    /// The store tells a change that it makes known here before a `Get` that shows it is answered, and after
-    /// every `Get` that does not.
+    /// They are in order with the batches that the store gives back. A change comes before every batch that
+    /// has a command of its key that took effect after it, such as a `Get` that shows it, and after every
+    /// batch with one that took effect before it; if the order is [`Total`](Order::Total), of any key.
+    ///
+    /// The server takes changes as fast as it tells them to watchers. Whenever a batch comes back, it takes
+    /// all that are there, until the stream is pending. So the stream should bound what it holds, and if
+    /// it can't hold more, say that changes were [missed](Change::missed).
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
         None::<stream::Pending<Change>>
     }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::Future};
 
 use async_channel::Sender;
 
-use super::{Coordinator, key_order::ALL_WRITES, turns::Round};
+use super::{Coordinator, changes::send_turn, key_order::ALL_WRITES, turns::Round};
 use crate::{
     clock,
     protocol::Operation,
@@ -99,13 +99,14 @@ impl Coordinator {
             Submission::Done(batch) => {
                 round.timer.add_unknown();
                 let turn = batch.into_turn()?;
-                if let Some(changes) = &self.changes {
-                    // Changes may have been made known meanwhile. They come first.
-                    changes.send_turn(turn, &self.from_store);
-                    self.end_watcher_turn(key);
-                    return None;
+                if self.changes.is_none() && turn.client == key {
+                    return self.complete::<S>(turn, round);
                 }
-                self.complete::<S>(turn, round)
+                // Changes may have been made known meanwhile, which come first; or this is the batch of
+                // another client, which the store has kept.
+                send_turn(self.changes.as_deref(), turn, &self.from_store);
+                self.end_watcher_turn(key);
+                None
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
@@ -179,11 +180,7 @@ impl Coordinator {
         client.store_task = Some(self.executor.spawn(async move {
             let turn = std::pin::pin!(turn);
             if let Some(turn) = clock::deferrable(&clock, turn).await {
-                match changes {
-                    Some(changes) => changes.send_turn(turn, &from_store),
-                    // This fails only if the coordinator is gone.
-                    None => drop(from_store.try_send(FromStore::Turn(turn))),
-                }
+                send_turn(changes.as_deref(), turn, &from_store);
             }
         }));
         self.end_watcher_turn(key);
@@ -204,6 +201,13 @@ impl Coordinator {
             match it {
                 FromStore::Turn(turn) => self.on_returned(turn, store, round),
                 FromStore::Change(change) => {
+                    // Batches that were back before it, and have waited for others.
+                    while S::ORDER != Order::None {
+                        let Some(turn) = self.unblocked.pop() else {
+                            break;
+                        };
+                        self.on_unblocked(turn, store, round);
+                    }
                     let is_first = self.watches.is_quiet() && round.turns.is_empty();
                     if change.write().is_none() && !is_first {
                         // It is told at once, and so not before what the round has to tell.
@@ -213,6 +217,11 @@ impl Coordinator {
                     }
                     self.on_change(&change, round);
                 }
+            }
+            round.timer.add(1);
+            if self.is_over(round) {
+                self.returned.extend(returned);
+                return;
             }
         }
     }

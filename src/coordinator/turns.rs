@@ -76,7 +76,15 @@ impl Coordinator {
         if !self.returned.is_empty() || S::ORDER != Order::Immediate {
             self.take_store_output(store, &mut round);
             for turn in std::mem::take(&mut self.unblocked) {
-                self.on_unblocked(turn, store, &mut round);
+                if self.is_over(&mut round) {
+                    self.unblocked.push(turn);
+                } else {
+                    self.on_unblocked(turn, store, &mut round);
+                }
+            }
+            if round.timer.is_over() {
+                // So that a store that has much to say does not hold up those in the queue.
+                round.timer = RoundTimer::start(self.server.clock.now());
             }
         }
         while round.turns.len() < ROUND_CLIENTS && !self.is_over(&mut round) {
@@ -108,7 +116,7 @@ impl Coordinator {
         self.server.wake_workers(finished + notified.len());
     }
 
-    fn is_over(&self, round: &mut Round) -> bool {
+    pub(super) fn is_over(&self, round: &mut Round) -> bool {
         round.timer.read(&*self.server.clock);
         round.bytes >= ROUND_BYTES || round.timer.is_over()
     }
@@ -163,6 +171,10 @@ impl Coordinator {
                 match self.walk(turn, store, round) {
                     Some(walking) => turn = walking,
                     None => return,
+                }
+                // A page without keys, of which a walk may have many: others are served before the next.
+                if turn.is_page_done() {
+                    return self.end_turn(turn, round);
                 }
             }
             if turn.progress.state == TurnState::Running && !turn.is_page_done() {

@@ -311,7 +311,7 @@ impl Store for Memory {
         let mut found = Vec::new();
         loop {
             let (lists, last) = self.lists.part(from);
-            visited += lists.len();
+            visited += 1 + lists.len();
             found.clear();
             for list in lists {
                 let key = list.key();
