@@ -8,16 +8,12 @@ use super::{
     overflow::ReplyAction,
     rejection::Rejection,
     timer::BYTES_PER_WORK,
-    turn::{AppliedWrite, Progress, TURN_BYTES},
+    turn::{AppliedWrite, Progress},
 };
 use crate::{
     connection::outbox::{Size, Usage},
     protocol::{Code, Operation, push_error, push_sync, push_value},
 };
-
-/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Doubling
-/// step by step would copy as much as the replies themselves.
-const SMALL_REPLIES: usize = 2 * 1024;
 
 const MISFIT: &str = "the store gave an answer that does not fit the command";
 
@@ -216,7 +212,7 @@ impl Progress {
                     self.push_error(Code::Store, message);
                 };
             }
-            make_room(&mut self.replies, bytes);
+            self.buffers.reserve(&mut self.replies, bytes);
             push_value(&mut self.replies, key, value);
             lines += 1;
         }
@@ -239,13 +235,5 @@ impl Progress {
             bytes: self.replies.len() - before,
         };
         self.stats.lines_queued += lines as u64;
-    }
-}
-
-fn make_room(replies: &mut Vec<u8>, more: usize) {
-    if replies.capacity() - replies.len() < more
-        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
-    {
-        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
     }
 }

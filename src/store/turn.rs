@@ -11,14 +11,14 @@ use crate::{
     Clock,
     connection::outbox::{OutboxSender, OutboxStatus, Usage},
     protocol::{Command, LineBlock, LineTooLong, Operation, Write},
-    shared::{limits::Limits, stats::TurnStats},
+    shared::{buffers::BufferPool, limits::Limits, stats::TurnStats},
 };
 
 /// Lines of one client that are handled in one turn, before the others have theirs.
 const TURN_LINES: usize = 4096;
 
 /// Bytes of replies that one client may have in one turn, before the others have theirs.
-pub(super) const TURN_BYTES: usize = 64 * 1024;
+const TURN_BYTES: usize = 64 * 1024;
 
 /// `Get`s in a batch whose answers have to be waited for. The answers may all be in memory at a time.
 const MAX_ASKED_GETS: usize = 128;
@@ -43,6 +43,7 @@ pub(crate) struct Turn {
 /// How far a turn is.
 pub(crate) struct Progress {
     pub(super) limits: Arc<Limits>,
+    pub(super) buffers: Arc<BufferPool>,
     clock: Arc<dyn Clock>,
     pub(crate) outbox: Option<OutboxSender>,
     /// The client's number among the watchers, if it is one.
@@ -128,7 +129,11 @@ pub(crate) enum TurnState {
 }
 
 impl Turn {
-    pub(crate) fn new(limits: Arc<Limits>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        buffers: Arc<BufferPool>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let timer = RoundTimer::start(clock.now());
         Self {
             client: 0,
@@ -136,6 +141,7 @@ impl Turn {
             walk: None,
             progress: Progress {
                 limits,
+                buffers,
                 clock,
                 outbox: None,
                 watcher: None,
