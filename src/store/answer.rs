@@ -68,18 +68,23 @@ impl<'a> Answer<'a> {
     /// write this is no answer: it may have been applied.
     pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
         self.progress.timer.add_unknown();
-        self.values_at_once(values);
+        self.values_at_once(values, true);
     }
 
-    /// Like [`values`](Self::values), if they took no time to find.
-    pub(super) fn values_at_once<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    /// Like [`values`](Self::values), if they took no time to find, and if the store may know that none
+    /// of them holds an LF. To look for one costs more than to copy a value.
+    pub(super) fn values_at_once<'v>(
+        self,
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         match self.key {
             None => self.unconfirmed(MISFIT),
             Some(key) => {
                 self.progress.answered = true;
                 match self.progress.walk_line {
                     Some(walk) if walk.counts => self.progress.push_count(key, values.len()),
-                    _ => self.progress.push_values(key, values),
+                    _ => self.progress.push_values(key, values, may_hold_lf),
                 }
             }
         }
@@ -192,7 +197,12 @@ impl Progress {
         false
     }
 
-    fn push_values<'v>(&mut self, key: &[u8], values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    fn push_values<'v>(
+        &mut self,
+        key: &[u8],
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         if !self.accepts_reply(values.len()) {
             return;
         }
@@ -202,7 +212,7 @@ impl Progress {
         for value in values {
             let bytes = key.len() + value.len() + 2;
             let whole = self.replies.len() - before + bytes;
-            if whole > max || memchr(b'\n', value).is_some() {
+            if whole > max || (may_hold_lf && memchr(b'\n', value).is_some()) {
                 self.replies.truncate(before);
                 self.timer.add_unknown();
                 return if whole > max {

@@ -1,5 +1,7 @@
 mod list;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -8,6 +10,7 @@ use std::{
 };
 
 pub use list::Values;
+use memchr::memchr;
 
 use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission};
 use crate::protocol::{Operation, Write};
@@ -39,6 +42,8 @@ pub struct Memory {
     /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
+    /// A value may hold a line feed, which no line can carry. Those that lines brought do not.
+    may_hold_lf: bool,
 }
 
 impl Memory {
@@ -49,8 +54,14 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
         // Without bounds it cannot fail.
         let _ = self.try_put(key, value, MemoryLimits::NONE);
+    }
+
+    /// Looks at a value that may come from elsewhere than a line.
+    fn check_lf(&mut self, value: &[u8]) {
+        self.may_hold_lf |= memchr(b'\n', value).is_some();
     }
 
     fn try_put(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<(), Full> {
@@ -107,6 +118,7 @@ impl Memory {
 
     /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
+        self.check_lf(new);
         // Without bounds it cannot fail.
         let _ = self.try_update(key, old, new, MemoryLimits::NONE);
     }
@@ -140,6 +152,7 @@ impl Memory {
 
     /// Makes `value` the only one of the key's list.
     pub fn set(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
         // Without bounds it cannot fail.
         let _ = self.try_set(key, value, MemoryLimits::NONE);
     }
@@ -224,8 +237,16 @@ impl Memory {
         mut answer: Answer<'_>,
         limits: MemoryLimits,
     ) {
-        // The store around it may have taken any time.
+        // The store around it may have taken any time, and may have made the operation itself.
         answer.took_unknown_time();
+        match operation {
+            Operation::Write(Write::Put { value, .. } | Write::Set { value, .. }) => {
+                self.check_lf(value);
+            }
+            Operation::Write(Write::Update { new, .. }) => self.check_lf(new),
+            Operation::Write(Write::Delete { .. } | Write::Remove { .. })
+            | Operation::Get { .. } => {}
+        }
         self.apply_at_once(operation, answer, limits);
     }
 
@@ -236,7 +257,9 @@ impl Memory {
         limits: MemoryLimits,
     ) {
         let bytes = match operation {
-            Operation::Get { key } => return answer.values_at_once(self.get(key)),
+            Operation::Get { key } => {
+                return answer.values_at_once(self.get(key), self.may_hold_lf);
+            }
             Operation::Write(Write::Put { key, value }) => {
                 self.try_put(key, value, limits).map(|()| 0)
             }

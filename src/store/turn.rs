@@ -393,7 +393,10 @@ impl Progress {
             self.time += since_last;
         }
         if self.timer.is_over() || self.lines >= TURN_LINES || self.replies.len() >= TURN_BYTES {
-            self.state = TurnState::QuotaUsed;
+            self.state = match block.is_end(self.cursor.offset) {
+                true => TurnState::Done,
+                false => TurnState::QuotaUsed,
+            };
         } else if self.awaits_capacity() {
             self.state = TurnState::OutboxFull;
         }
