@@ -44,6 +44,8 @@ impl BufferPool {
             let mut longer = self.take(needed);
             longer.extend_from_slice(buffer);
             self.put(std::mem::replace(buffer, longer));
+        } else if needed < SMALLEST {
+            buffer.reserve(more.max(3 * buffer.capacity()));
         } else {
             buffer.reserve(more);
         }

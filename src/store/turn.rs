@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    lookahead::{Apply, Lookahead, ParsedLine},
     rejection::Rejection,
     timer::RoundTimer,
     walk::{Walk, WalkLine},
@@ -10,7 +11,7 @@ use super::{
 use crate::{
     Clock,
     connection::outbox::{OutboxSender, OutboxStatus, Usage},
-    protocol::{Command, LineBlock, LineTooLong, Operation, Write},
+    protocol::{Command, LineBlock, Operation, Write},
     shared::{buffers::BufferPool, limits::Limits, stats::TurnStats},
 };
 
@@ -272,8 +273,10 @@ impl Turn {
             return None;
         }
         progress.state = TurnState::Running;
-        let line = progress.next_line(&self.block)?;
-        let command = line.ok().and_then(|line| Command::parse(line).ok())?;
+        let mut end = progress.cursor.offset;
+        let line = self.block.line_at(&mut end)?.ok()?;
+        let command = Command::parse(line).ok()?;
+        progress.pass_line(end);
         progress.count(&command);
         Some((command, progress))
     }
@@ -296,63 +299,63 @@ impl Turn {
 
 impl Progress {
     /// The next operation. Lines before it that need no store are answered.
-    pub(super) fn next_operation<'b>(&mut self, block: &'b LineBlock) -> Option<Operation<'b>> {
-        while !self.should_yield(block) {
+    pub(super) fn next_operation<'b, A: Apply>(
+        &mut self,
+        lines: &mut Lookahead<'b, A::Place>,
+        store: &A,
+    ) -> Option<(Operation<'b>, A::Place)> {
+        while !self.should_yield(lines.block()) {
             self.line_offset = self.cursor.offset;
-            let line = self.next_line(block)?;
-            if line == Ok(b"") {
-                continue;
-            }
-            let command = match line {
-                _ if self.rejecting => Err(Rejection::Closing),
-                Ok(line) => match Command::parse(line) {
-                    Ok(Command::Auth { secret }) if !self.limits.accepts_secret(secret) => {
-                        Err(Rejection::WrongSecret)
-                    }
-                    command => command.map_err(Rejection::Parse),
-                },
-                Err(LineTooLong) => Err(Rejection::LongLine),
+            let Some((line, end)) = lines.next(self.line_offset, store) else {
+                self.state = TurnState::Done;
+                break;
             };
-            match command {
-                Ok(command) if !is_answered_in_place(&command) => {
-                    // It is read again, by the coordinator.
-                    self.cursor.offset = self.line_offset;
-                    self.cursor.line -= 1;
-                    self.lines -= 1;
+            match line {
+                ParsedLine::Blank => self.pass_line(end),
+                _ if self.rejecting => self.reject_line(end, Rejection::Closing),
+                ParsedLine::Operation(operation, place) => {
+                    self.pass_line(end);
+                    self.count(&operation.into());
+                    return Some((operation, place));
+                }
+                // The coordinator answers it.
+                ParsedLine::Other(command) if !is_answered_in_place(&command) => {
                     self.state = TurnState::AtControlLine;
                 }
-                Ok(command) => {
+                ParsedLine::Other(Command::Auth { secret })
+                    if !self.limits.accepts_secret(secret) =>
+                {
+                    self.reject_line(end, Rejection::WrongSecret);
+                }
+                ParsedLine::Other(command) => {
+                    self.pass_line(end);
                     self.count(&command);
-                    match command {
-                        Command::Operation(operation) => return Some(operation),
-                        Command::Sync { token } => self.push_sync(token.unwrap_or_default()),
-                        _ => {}
+                    if let Command::Sync { token } = command {
+                        self.push_sync(token.unwrap_or_default());
                     }
                 }
-                Err(rejection) => {
-                    match rejection {
-                        // Such a client is told when the server closes its connection.
-                        Rejection::WrongSecret => self.cursor.knows_control_lines = true,
-                        // It has been told already.
-                        Rejection::Closing => self.cursor.knows_control_lines = false,
-                        _ => {}
-                    }
-                    self.refuse(rejection);
-                }
+                ParsedLine::Rejected(rejection) => self.reject_line(end, rejection),
             }
         }
         None
     }
+    /// The line at hand is handled; the next one begins there.
+    fn pass_line(&mut self, end: usize) {
+        self.cursor.offset = end;
+        self.cursor.line += u64::from(self.walk_line.is_none());
+        self.lines += 1;
+    }
 
-    fn next_line<'b>(&mut self, block: &'b LineBlock) -> Option<Result<&'b [u8], LineTooLong>> {
-        let line = block.line_at(&mut self.cursor.offset);
-        if line.is_some() {
-            self.cursor.line += u64::from(self.walk_line.is_none());
-            self.lines += 1;
-        } else {
-            self.state = TurnState::Done;
+    fn reject_line(&mut self, end: usize, rejection: Rejection) {
+        self.pass_line(end);
+        match rejection {
+            // Such a client is told when the server closes its connection.
+            Rejection::WrongSecret => self.cursor.knows_control_lines = true,
+            // It has been told already.
+            Rejection::Closing => self.cursor.knows_control_lines = false,
+            _ => {}
         }
-        line
+        self.refuse(rejection);
     }
 
     fn count(&mut self, command: &Command<'_>) {
@@ -405,7 +408,7 @@ impl Progress {
 }
 
 /// Whether a command needs neither the store nor the coordinator, or the store alone.
-fn is_answered_in_place(command: &Command<'_>) -> bool {
+pub(super) fn is_answered_in_place(command: &Command<'_>) -> bool {
     matches!(
         command,
         Command::Operation(_) | Command::Sync { .. } | Command::Auth { .. }
