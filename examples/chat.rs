@@ -77,7 +77,11 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
     let listen = async {
         while let Some(event) = watcher.next().await {
             match event? {
-                Event::Put { value, .. } if !value.starts_with(mine.as_bytes()) => show(&value)?,
+                Event::Put { value, .. } | Event::Set { value, .. }
+                    if !value.starts_with(mine.as_bytes()) =>
+                {
+                    show(&value)?
+                }
                 Event::Missed(messages) => show(format!("* you missed {messages} messages"))?,
                 _ => {}
             }

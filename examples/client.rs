@@ -4,6 +4,9 @@
 //! cargo run --release --example client -- put user alice
 //! cargo run --release --example client -- get user
 //! cargo run --release --example client -- watch --prefix us
+//! cargo run --release --example client -- keys us
+//! cargo run --release --example client -- dump > saved
+//! sed 's/^/Put:/' saved | cargo run --release --example client -- --connect 127.0.0.1:9999
 //! cargo run --release --example client
 //! printf 'Put:a:1\nGet:a\n' | cargo run --release --example client -- --connect 127.0.0.1:9999
 //! cargo run --release --features tls --example client -- --tls-ca cert.pem --connect localhost:9999
@@ -16,10 +19,15 @@
 //!
 //! What follows a command's name is taken as it is, also if it looks like an option: `put k -h`
 //! stores `-h`. A `--` between the name and exactly the command's arguments is left out. Options
-//! stand before the command, or behind its arguments. Bytes go into a pipe as they are; on a
+//! stand before the command, or behind its arguments. The prefix of `keys` and `dump` may be left
+//! out, so one that begins with `-` stands behind a `--`. Bytes go into a pipe as they are; on a
 //! terminal, what is not printable is shown escaped.
 //!
-//! The exit code is 0 if all is done, 1 if `get` found nothing, and 2 if something went wrong: bad
+//! `keys` and `dump` print as the server sends, and hold only a bounded part. They are not the state
+//! of one moment: others are served meanwhile. If whoever reads the output pauses for longer than the
+//! server's `--stall-timeout`, the server may drop the rest, and the exit code is 2.
+//!
+//! The exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if something went wrong: bad
 //! usage, no server, a server that refused something, dropped a reply or went away, or replies that
 //! are missing.
 
@@ -56,7 +64,7 @@ use async_signal::Signal;
 use clap::{Parser, Subcommand};
 use converse::Conversation;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
-use keywire::{Client, Error, Event, Secret, Stats, Watcher};
+use keywire::{Client, Error, Event, Secret, Stats, Walk, Watcher};
 use say::say;
 use smol::Unblock;
 use stream::Target;
@@ -67,8 +75,8 @@ use stream::Target;
     version,
     after_help = "What follows a command's name is taken as it is, also if it looks like an option; \
     `client help COMMAND` explains a command. Options stand before the command, or behind its \
-    arguments.\n\nThe exit code is 0 if all is done, 1 if `get` found nothing, and 2 if something \
-    went wrong: with lines, also if one was refused, or replies were dropped or are missing."
+    arguments.\n\nThe exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if \
+    something went wrong: with lines, also if one was refused, or replies were dropped or are missing."
 )]
 struct Options {
     #[command(flatten)]
@@ -97,7 +105,29 @@ enum Command {
         old: OsString,
         new: OsString,
     },
-    /// Print every change of a key as it comes: put:KEY:VALUE, update:KEY:OLD:NEW, delete:KEY
+    /// Make VALUE the key's only one
+    Set { key: OsString, value: OsString },
+    /// Remove the first value equal to VALUE, if there is one
+    Remove { key: OsString, value: OsString },
+    /// Print every key that begins with PREFIX, and the number of its values: KEY:N
+    ///
+    /// In no particular order. A PREFIX that begins with - stands behind a --.
+    Keys {
+        /// All keys if it is left out
+        prefix: Option<OsString>,
+    },
+    /// Print all values of every key that begins with PREFIX: KEY:VALUE
+    ///
+    /// A key's values stand together, oldest first; the keys are in no particular order. With Put:
+    /// before each line, they are commands that restore what is printed. A PREFIX that begins with -
+    /// stands behind a --.
+    Dump {
+        /// All keys if it is left out
+        prefix: Option<OsString>,
+    },
+    /// Print every change of a key as it comes
+    ///
+    /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY
     Watch {
         /// Watch all keys that begin with KEY; with '', all there are
         #[arg(long)]
@@ -171,6 +201,25 @@ async fn run(options: Options) -> Result<bool, String> {
             };
             return watch(watcher.map_err(failed)?, failed).await.map(|()| true);
         }
+        Command::Keys { prefix } => {
+            let keys = client.keys(prefix.as_deref().unwrap_or_default().as_bytes());
+            let line = |(key, count): (Vec<u8>, u64)| {
+                let count = count.to_string();
+                vec![[&key, count.as_bytes()].join(&b':')]
+            };
+            return print_walk(keys, line, failed).await;
+        }
+        Command::Dump { prefix } => {
+            let entries = client.get_prefix(prefix.as_deref().unwrap_or_default().as_bytes());
+            let lines = |(key, values): (Vec<u8>, Vec<Vec<u8>>)| {
+                let values = values.iter().map(|value| [&key, &value[..]].join(&b':'));
+                values.collect()
+            };
+            // A server that holds nothing is dumped, too.
+            return print_walk(entries, lines, failed).await.map(|_| true);
+        }
+        Command::Set { key, value } => client.set(key.as_bytes(), value.as_bytes()).await,
+        Command::Remove { key, value } => client.remove(key.as_bytes(), value.as_bytes()).await,
         Command::Put { key, value } => client.put(key.as_bytes(), value.as_bytes()).await,
         Command::Delete { key } => client.delete(key.as_bytes()).await,
         Command::Update { key, old, new } => {
@@ -188,6 +237,41 @@ fn print(lines: &[impl AsRef<[u8]>]) -> Result<(), String> {
         .try_for_each(|line| out.write_all(&say::line(line.as_ref())))
         .and_then(|()| out.flush());
     printed.or_else(on_output)
+}
+
+/// Prints what comes of a walk, as it comes. Tells whether there was anything.
+async fn print_walk<T>(
+    mut walk: Walk<T>,
+    to_lines: impl Fn(T) -> Vec<Vec<u8>>,
+    failed: impl Fn(Error) -> String,
+) -> Result<bool, String> {
+    let stdout = io::stdout().lock();
+    let seen = stdout.is_terminal();
+    let mut out = io::BufWriter::with_capacity(64 * 1024, stdout);
+    let mut found = false;
+    let end = loop {
+        let next = match future::poll_once(walk.next()).await {
+            Some(next) => next,
+            // Nothing more has come, so what has is shown.
+            None => match out.flush() {
+                Ok(()) => walk.next().await,
+                Err(error) => return on_output(error).map(|()| true),
+            },
+        };
+        let Some(Ok(item)) = next else { break next };
+        found = true;
+        for mut line in to_lines(item) {
+            if seen {
+                line = say::shown(&line).into_bytes();
+            }
+            line.push(b'\n');
+            if let Err(error) = out.write_all(&line) {
+                return on_output(error).map(|()| true);
+            }
+        }
+    };
+    out.flush().or_else(on_output)?;
+    end.map_or(Ok(found), |end| end.map(|_| found).map_err(failed))
 }
 
 /// Where the reader of our output has had enough, as `head` has, that is no error.
@@ -252,6 +336,8 @@ fn to_line(event: Event) -> Vec<u8> {
     let fields: &[&[u8]] = match &event {
         Event::Put { key, value } => &[b"put", key, value],
         Event::Update { key, old, new } => &[b"update", key, old, new],
+        Event::Set { key, value } => &[b"set", key, value],
+        Event::Remove { key, value } => &[b"remove", key, value],
         Event::Delete { key } => &[b"delete", key],
         Event::Missed(changes) => {
             say(format_args!(

@@ -5,8 +5,7 @@
 //! |---|---|---|---|
 //! | `Input::Stop` | a handle that asks for a shutdown | the server's state | [`Coordinator::shut_down`] |
 //! | `Input::Incoming` | an accept loop or a handle | `incoming`, bounded | `clients.rs`: admitted or rejected |
-//! | `Input::Returned` | the store, if it waits | `returned_turns` | `submit.rs`: its answers are released, in the order of keys |
-//! | `Input::Change` | the store | `changes` | the events of those that watch |
+//! | `Input::FromStore` | a store that waits | `store_output` | `submit.rs`: turns that are back are released, in the order of keys; changes are told |
 //! | `Input::Message` | the task of a connection | `messages` | `clients.rs`: lines and `OutboxReady` to the queue of turns, the rest to the client table |
 //!
 //! After the inputs, the clients in the queue have their turns ([`run_ready`](Coordinator::run_ready)).
@@ -18,6 +17,7 @@
 
 #![expect(clippy::vec_box, reason = "turns move between queues and the store")]
 
+mod changes;
 mod clients;
 mod key_order;
 mod send_events;
@@ -25,7 +25,7 @@ mod submit;
 mod turn_queue;
 mod turns;
 
-use std::{pin::Pin, sync::Arc, task::Poll, time::Instant};
+use std::{pin::Pin, sync::Arc, time::Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::{Executor, Task};
@@ -44,9 +44,10 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{Change, Store, StoreSize, turn::Turn},
+    store::{FromStore, Store, StoreSize, turn::Turn},
     watch::registry::WatchRegistry,
 };
+use changes::ChangeStream;
 use clients::ClientEntry;
 use key_order::KeyOrder;
 use turn_queue::TurnQueue;
@@ -81,14 +82,14 @@ pub(crate) struct Coordinator {
     shutting_down: bool,
     limits: Arc<Limits>,
     key_order: KeyOrder,
-    /// Where turns come back from the store, and those that have come.
-    from_store: Sender<Box<Turn>>,
-    returned_turns: Pin<Box<Receiver<Box<Turn>>>>,
-    returned: Vec<Box<Turn>>,
-    /// Turns that have waited for their keys, and can be submitted.
+    /// Where turns come back from the store, and changes come in; and those that have come.
+    from_store: Sender<FromStore>,
+    store_output: Pin<Box<Receiver<FromStore>>>,
+    returned: Vec<FromStore>,
+    /// Turns that have waited for their keys: to be submitted, or to be released.
     unblocked: Vec<Box<Turn>>,
-    /// What the store brings in from elsewhere.
-    changes: Option<Pin<Box<dyn Stream<Item = Change> + Send>>>,
+    /// What the store brings in from elsewhere, if it does.
+    changes: Option<Arc<ChangeStream>>,
     /// Ended turns and emptied buffers, for the next round.
     turns: Vec<Box<Turn>>,
     reply_buffers: Vec<Vec<u8>>,
@@ -97,8 +98,7 @@ pub(crate) struct Coordinator {
 enum Input {
     Stop,
     Incoming(Incoming),
-    Returned(Box<Turn>),
-    Change(Change),
+    FromStore(FromStore),
     Message(FromConnection),
 }
 
@@ -113,7 +113,7 @@ impl Coordinator {
         // Not bounded by itself: a connection has at most one message of each kind under way.
         let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
         // Nor is this: a client has at most one turn with the store.
-        let (from_store, returned_turns) = async_channel::unbounded();
+        let (from_store, store_output) = async_channel::unbounded();
         let stop_requested = {
             let server = server.clone();
             async move { server.stop_requested().await }
@@ -144,7 +144,7 @@ impl Coordinator {
             limits: Arc::new(server.limits.clone()),
             key_order: KeyOrder::default(),
             from_store,
-            returned_turns: Box::pin(returned_turns),
+            store_output: Box::pin(store_output),
             returned: Vec::new(),
             unblocked: Vec::new(),
             changes: None,
@@ -171,7 +171,7 @@ impl Coordinator {
     }
 
     async fn run_loop<S: Store>(&mut self, store: &mut S) {
-        self.changes = store.changes().map(|changes| Box::pin(changes) as _);
+        self.changes = store.changes().map(|it| Arc::new(ChangeStream::new(it)));
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
@@ -196,16 +196,14 @@ impl Coordinator {
         }
         let stop = self.stop.as_mut().map(|()| Input::Stop);
         let incoming = self.incoming.as_mut().map(Input::Incoming);
-        let returned = self.returned_turns.as_mut().map(Input::Returned);
-        let changes = stream::poll_fn(|cx| match &mut self.changes {
-            Some(changes) => changes
-                .as_mut()
-                .poll_next(cx)
-                .map(|change| change.map(Input::Change)),
-            None => Poll::Pending,
+        let from_store = stream::poll_fn(|cx| {
+            if let Some(changes) = &self.changes {
+                changes.poll(cx, &self.from_store);
+            }
+            self.store_output.as_mut().poll_next(cx)
         });
+        let from_store = from_store.map(Input::FromStore);
         let messages = self.messages.as_mut().map(Input::Message);
-        let from_store = stream::or(returned, changes);
         let mut inputs = stream::or(stop, stream::or(incoming, stream::or(from_store, messages)));
         match idle {
             true => inputs.next().await,
@@ -216,9 +214,9 @@ impl Coordinator {
     /// One more input, if it is there.
     fn try_next_input(&self) -> Option<Input> {
         let incoming = self.incoming.try_recv().map(Input::Incoming);
-        let returned = || self.returned_turns.try_recv().map(Input::Returned);
+        let from_store = || self.store_output.try_recv().map(Input::FromStore);
         let message = || self.messages.try_recv().map(Input::Message);
-        let input = incoming.or_else(|_| returned()).or_else(|_| message());
+        let input = incoming.or_else(|_| from_store()).or_else(|_| message());
         input.ok()
     }
 
@@ -226,8 +224,7 @@ impl Coordinator {
         match input {
             Input::Stop => self.shut_down(),
             Input::Incoming(incoming) => self.add_client(incoming),
-            Input::Returned(turn) => self.returned.push(turn),
-            Input::Change(change) => self.on_change(&change),
+            Input::FromStore(it) => self.returned.push(it),
             Input::Message(message) => self.on_message(message),
         }
     }
@@ -251,21 +248,6 @@ impl Coordinator {
         self.reactor.poll_all_events();
         for (_, client) in &self.clients {
             client.outbox.announce_shutdown();
-        }
-    }
-
-    /// A change that was made elsewhere.
-    fn on_change(&mut self, change: &Change) {
-        match change.write() {
-            Some(write) => {
-                // No round is under way.
-                self.watches.publish(write, |_| 0, &mut self.stats);
-            }
-            None => {
-                for client in self.watches.miss_all() {
-                    self.send_missed_count(client);
-                }
-            }
         }
     }
 

@@ -48,8 +48,10 @@ pub enum Error {
         /// The server's message.
         message: String,
     },
-    /// The server took a client's command and refused the fence behind it, as it may at its
-    /// shutdown. The command may or may not be applied.
+    /// The server took a client's command and does not say that it is applied: it may or may not
+    /// be. With [`Code::Unconfirmed`], the store itself does not know, and the connection goes on.
+    /// With any other code, the server refused the fence behind the command, as it may at its
+    /// shutdown.
     Unconfirmed {
         /// What kind of refusal it is.
         code: Code,
@@ -57,10 +59,18 @@ pub enum Error {
         message: String,
     },
     /// The server dropped replies to a client that did not read in time, so this read has no
-    /// answer. That says nothing of the key.
+    /// answer. That says nothing of the key. Of a [`Walk`](crate::Walk) that was not polled in time,
+    /// the client drops lines too.
     RepliesDropped {
         /// How many lines were dropped.
         lines: u64,
+    },
+    /// A snapshot is not the state of the store: changes of its keys were lost, because this
+    /// connection did not keep up with them. It has to be read again.
+    ChangesMissed {
+        /// How many changes were lost. If the connection did not keep up, this counts the changes of
+        /// everything that it watches.
+        changes: u64,
     },
     /// A client's connection is over. What was under way may or may not have been applied.
     Disconnected(
@@ -128,13 +138,14 @@ impl Error {
     /// ```
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Error::Unconfirmed { .. }
-                | Error::Disconnected(_)
-                | Error::Protocol(_)
-                | Error::TimedOut
-        )
+            | Error::Disconnected(_)
+            | Error::Protocol(_)
+            | Error::TimedOut => true,
+            Error::Refused { code, .. } => *code == Code::Unconfirmed,
+            _ => false,
+        }
     }
 }
 
@@ -155,7 +166,16 @@ impl fmt::Display for Error {
                 "the server did not confirm it ({code}): {message}; it may or may not be applied"
             ),
             Error::RepliesDropped { lines } => {
-                write!(f, "the server dropped {lines} lines of the reply")
+                write!(
+                    f,
+                    "{lines} lines of the reply were dropped, because nobody read them in time"
+                )
+            }
+            Error::ChangesMissed { changes } => {
+                write!(
+                    f,
+                    "{changes} changes were missed, so the snapshot has to be read again"
+                )
             }
             Error::Disconnected(None) => f.write_str("the connection is over"),
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
@@ -209,6 +229,11 @@ impl From<io::Error> for ConnectionError {
 impl From<ConnectionError> for Error {
     fn from(error: ConnectionError) -> Self {
         match error {
+            // It says itself that the command may be applied.
+            error @ ConnectionError::Refused {
+                code: Code::Unconfirmed,
+                ..
+            } => error.unconfirmed(),
             ConnectionError::Refused { code, message } => Error::Refused { code, message },
             ConnectionError::Disconnected(source) => Error::Disconnected(source),
             ConnectionError::Protocol(reason) => Error::Protocol(reason),

@@ -56,7 +56,7 @@
 //! ```
 //!
 //! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
-//! only while some call, or some [`Watcher`], is being awaited.
+//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited.
 //!
 //! The program that runs the server has such a client without a socket: [`Handle::client`].
 //!
@@ -105,7 +105,7 @@
 //! # Where to read more
 //!
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
-//! - [`Client`], [`Pipeline`], [`Watcher`]: the client.
+//! - [`Client`], [`Pipeline`], [`Watcher`], [`Walk`]: the client.
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
@@ -152,7 +152,7 @@ mod watch;
 /// # Ok::<(), keywire::Error>(()) }).unwrap();
 /// ```
 pub use async_net;
-pub use client::{Client, Event, Outcome, Pipeline, Watcher};
+pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
 pub use clock::Clock;
 pub use error::Error;
 pub use listen::{Listener, tcp::bind};

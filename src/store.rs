@@ -138,7 +138,7 @@ use std::future::{self, Future};
 
 use futures_lite::{Stream, stream};
 
-pub(crate) use batch::TurnGuard;
+pub(crate) use batch::{FromStore, TurnGuard};
 pub use {
     answer::Answer,
     batch::Batch,
@@ -340,7 +340,7 @@ pub trait Store: Send + 'static {
 /// assert_eq!(format!("{change:?}"), "Change(Some(Delete { key: [4 bytes] }))");
 /// ```
 pub struct Change {
-    /// The write as a line.
+    /// The write as a line, without its line feed.
     line: Option<Vec<u8>>,
 }
 
@@ -352,7 +352,7 @@ impl Change {
 
     /// `None` if changes were missed.
     pub(crate) fn write(&self) -> Option<Write<'_>> {
-        match Command::parse(self.line.as_ref()?.strip_suffix(b"\n")?) {
+        match Command::parse(self.line.as_ref()?) {
             Ok(Command::Operation(Operation::Write(write))) => Some(write),
             _ => None,
         }
@@ -364,7 +364,13 @@ impl From<Write<'_>> for Change {
     fn from(write: Write<'_>) -> Self {
         let mut line = Vec::new();
         Command::from(write).encode(&mut line);
-        Self { line: Some(line) }
+        line.pop();
+        let change = Self { line: Some(line) };
+        let is_one_line = |line: &Vec<u8>| memchr::memchr(b'\n', line).is_none();
+        match change.line.as_ref().is_some_and(is_one_line) && change.write() == Some(write) {
+            true => change,
+            false => Self::missed(),
+        }
     }
 }
 

@@ -37,6 +37,16 @@ fn keep_values(program: Command, mut arguments: Vec<OsString>) -> (Command, Vec<
         arguments.append(&mut rest);
         return (program, arguments);
     }
+    // An argument that may be left out is not there if an option stands in its place.
+    let optional = command.get_positionals().any(|one| !one.is_required_set());
+    if optional
+        && rest
+            .first()
+            .is_none_or(|first| first.as_encoded_bytes().starts_with(b"-"))
+    {
+        arguments.append(&mut rest);
+        return (program, arguments);
+    }
     // A flag of the command itself stands before its key.
     while rest.len() > wanted && find_option(command, &rest[0]).is_some() {
         arguments.push(rest.remove(0));

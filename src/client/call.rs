@@ -6,7 +6,11 @@ use std::{
     vec,
 };
 
-use super::watch::{EventQueue, OwnedTopic};
+use super::{
+    snapshot::Snapshot,
+    walk_queue::WalkQueue,
+    watch::{EventQueue, OwnedTopic},
+};
 use crate::{Error, Stats, lock::Lock};
 
 /// One command to the server.
@@ -18,6 +22,14 @@ pub(super) enum Request {
         /// The changes up to the reply are contained in it, so they are removed from here.
         snapshot: Option<Arc<EventQueue>>,
     },
+    GetPrefix {
+        prefix: Vec<u8>,
+        to: Destination,
+    },
+    Keys {
+        prefix: Vec<u8>,
+        queue: Arc<WalkQueue>,
+    },
     /// Nothing but the fence.
     Sync,
     Stats,
@@ -27,12 +39,24 @@ pub(super) enum Request {
     },
 }
 
+/// Where the keys of a `GetPrefix` go.
+pub(super) enum Destination {
+    /// To whoever polls the walk, as they come.
+    Walk(Arc<WalkQueue>),
+    /// Into the response, all of them. The changes up to its end are contained in it, so they are
+    /// removed from here.
+    Snapshot(Arc<EventQueue>),
+}
+
 /// What the server replied to one [`Request`].
 pub(super) enum Response {
     Done,
     Values(Vec<Vec<u8>>),
     /// No values, and no way to know which changes this read came before. Request it again.
     Retry,
+    Snapshot(Snapshot),
+    /// This many changes were lost while the snapshot was read, so it is void. Request it again.
+    Missed(u64),
     Stats(Box<Stats>),
 }
 

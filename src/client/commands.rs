@@ -114,6 +114,60 @@ impl Client {
         self.write(update).await
     }
 
+    /// Makes value the key's only one, in one step: no read finds the key without values meanwhile.
+    /// `Ok` means that it is applied.
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// client.put("user", "alice").await?;
+    /// client.put("user", "bob").await?;
+    /// client.set("user", "carol").await?;
+    /// assert_eq!(client.get("user").await?, [b"carol"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.write(validate::set(key.as_ref(), value.as_ref()))
+            .await
+    }
+
+    /// Removes the first value equal to value. A key without values is gone. `Ok` means that it is
+    /// applied, also if there was no such value.
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// client.put("user", "alice").await?;
+    /// client.put("user", "bob").await?;
+    /// client.remove("user", "alice").await?;
+    /// assert_eq!(client.get("user").await?, [b"bob"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn remove(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<(), Error> {
+        self.write(validate::remove(key.as_ref(), value.as_ref()))
+            .await
+    }
+
     /// A fence: when it returns, everything that was sent on this connection before is applied.
     ///
     /// ```

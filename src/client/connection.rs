@@ -11,7 +11,8 @@ use std::{
 };
 
 use async_channel::Receiver;
-use futures_lite::{AsyncRead, AsyncWrite};
+use async_io::Timer;
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt as _};
 
 use super::{
     call::Call,
@@ -42,6 +43,8 @@ pub(super) struct ClientConnection {
     out: Vec<u8>,
     written: usize,
     flushed: bool,
+    /// Runs while a walk that has no room stops the reading.
+    stall: Option<Timer>,
     /// What the server said before it hung up is still there to be read.
     write_error: Option<io::Error>,
     /// What ended the connection, for the callers.
@@ -65,6 +68,7 @@ impl ClientConnection {
             out: Vec::new(),
             written: 0,
             flushed: true,
+            stall: None,
             write_error: None,
             end,
         }
@@ -96,6 +100,9 @@ impl ClientConnection {
                 Err(error) => self.write_error = Some(error),
             }
         }
+        if self.is_stalled(cx) {
+            return Ok(again);
+        }
         let read = self.framing.expects() && self.read(cx)?;
         match self.write_error.take() {
             Some(error) if !read => Err(error.into()),
@@ -104,6 +111,22 @@ impl ClientConnection {
                 Ok(again || read && (self.framing.expects() || self.has_more()))
             }
         }
+    }
+
+    /// Whether nothing is read for now, because what comes next belongs to a walk without room.
+    fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(left) = self
+            .framing
+            .walk_queue()
+            .and_then(|queue| queue.left_to_wait())
+        {
+            let timer = self.stall.insert(Timer::after(left));
+            if timer.poll(cx).is_pending() {
+                return true;
+            }
+        }
+        self.stall = None;
+        false
     }
 
     /// Whether there is anything to write at once.

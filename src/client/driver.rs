@@ -64,6 +64,11 @@ impl SharedDriver {
         self.notifier.0.lock().ready = true;
     }
 
+    /// The future has something to do, and nobody is about to drive it: those who wait are woken.
+    pub(super) fn wake(&self) {
+        self.notifier.wake_all();
+    }
+
     /// Polls the future, unless there is nothing to do or another thread is at it, which then
     /// does what there is to do. The caller's task is woken when there is something again. As soon
     /// as the caller has `enough`, the rest is left to the tasks that still wait.

@@ -94,7 +94,7 @@ impl Event {
     }
 
     /// `Err` is the number of changes missed.
-    fn as_write(&self) -> Result<Write<'_>, u64> {
+    pub(super) fn as_write(&self) -> Result<Write<'_>, u64> {
         match self {
             Event::Put { key, value } => Ok(Write::Put { key, value }),
             Event::Update { key, old, new } => Ok(Write::Update { key, old, new }),

@@ -2,18 +2,20 @@
 //!
 //! In: calls, and the lines that the server sends. Out: lines to be sent, a response to each
 //! request, and events for the watchers' queues. This file holds the way out; [`incoming`] the way
-//! in.
+//! in, and [`walk`] that of the replies that are as long as the store is large.
 //!
 //! Commands go out in *exchanges*: any number of writes, then at most one command that is answered by
 //! lines of its own, then a `Sync` with the number of its own line for a token. So whatever comes
 //! before the reply to that Sync belongs to that one command, or is an error that names its line.
 
 mod incoming;
+mod walk;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     call::{Call, PendingCall, Request},
+    snapshot::Snapshot,
     watch::{EventQueue, OwnedTopic, WatchTable},
 };
 use crate::{
@@ -66,8 +68,14 @@ struct Exchange {
 /// What has come for the first exchange so far.
 #[derive(Default)]
 struct PartialResponse {
+    /// Of one key.
     values: Vec<Vec<u8>>,
     bytes: usize,
+    /// The key of these values, in a walk.
+    key: Vec<u8>,
+    snapshot: Snapshot,
+    /// Changes that are missing in the snapshot.
+    missed: u64,
     stats: Option<Stats>,
     watching: bool,
     /// In the order of their lines.
@@ -126,6 +134,8 @@ impl Framing {
             Request::Write(line) => return out.extend_from_slice(line),
             Request::Sync => return,
             Request::Get { key, .. } => Command::Operation(Operation::Get { key }).encode(out),
+            Request::GetPrefix { prefix, .. } => Command::GetPrefix { prefix }.encode(out),
+            Request::Keys { prefix, .. } => Command::Keys { prefix }.encode(out),
             Request::Stats => Command::Stats.encode(out),
             Request::Watch { topic, queue } => {
                 Command::Watch(topic.topic()).encode(out);

@@ -16,9 +16,9 @@ use async_channel::Sender;
 use futures_lite::future::{self, poll_fn};
 
 use super::{
-    call::{Call, Request, Response, Responses},
+    call::{Call, Receipt, Request, Response, Responses},
     connection::ClientConnection,
-    driver::SharedDriver,
+    driver::{SharedDriver, Waiter},
     watch::{EventQueue, OwnedTopic},
 };
 use crate::{Error, error::ConnectionError, transport::Transport};
@@ -59,7 +59,7 @@ impl ServerLink {
         self.end.get().cloned().map(Error::from)
     }
 
-    fn disconnected(&self) -> Error {
+    pub(super) fn disconnected(&self) -> Error {
         self.error().unwrap_or(Error::Disconnected(None))
     }
 
@@ -87,18 +87,7 @@ impl ServerLink {
         let _guard = CallGuard(&self.calls_under_way);
         let others = self.calls_under_way.fetch_add(1, Ordering::Relaxed) > 0;
         let mut waiter = self.driver.waiter();
-        let (call, receipt) = Call::new(requests);
-        let mut send = pin!(self.calls.send(call));
-        let sent = poll_fn(|cx| {
-            let sent = send.as_mut().poll(cx);
-            if sent.is_ready() {
-                return sent;
-            }
-            self.driver.drive(&mut waiter, cx, || false);
-            send.as_mut().poll(cx)
-        });
-        sent.await.map_err(|_| self.disconnected())?;
-        self.driver.mark_ready();
+        let receipt = self.send(requests, &mut waiter).await?;
         if others {
             // Other callers may have something to send too. It can go in the same write.
             future::yield_now().await;
@@ -113,6 +102,27 @@ impl ServerLink {
             receipt.poll(Some(cx.waker()))
         });
         responses.await.ok_or_else(|| self.disconnected())
+    }
+
+    /// Queues requests to be sent, as soon as there is room. The caller drives the connection then.
+    pub(super) async fn send(
+        &self,
+        requests: Vec<Request>,
+        waiter: &mut Waiter,
+    ) -> Result<Receipt, Error> {
+        let (call, receipt) = Call::new(requests);
+        let mut send = pin!(self.calls.send(call));
+        let sent = poll_fn(|cx| {
+            let sent = send.as_mut().poll(cx);
+            if sent.is_ready() {
+                return sent;
+            }
+            self.driver.drive(waiter, cx, || false);
+            send.as_mut().poll(cx)
+        });
+        sent.await.map_err(|_| self.disconnected())?;
+        self.driver.mark_ready();
+        Ok(receipt)
     }
 }
 

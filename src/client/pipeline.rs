@@ -24,6 +24,9 @@ impl Client {
 /// Commands that are sent in one go, in order and with no other caller's in between; made by
 /// [`Client::pipeline`].
 ///
+/// A pipeline is not a transaction. Between any two of its commands, those of other connections may
+/// be applied, and if one command fails, those behind it are applied all the same.
+///
 /// ```
 /// # use {futures_lite::future, keywire::Client};
 /// # let mut server = keywire::Server::new();
@@ -90,6 +93,16 @@ impl Pipeline<'_> {
         new: impl AsRef<[u8]>,
     ) -> Self {
         self.add(validate::update(key.as_ref(), old.as_ref(), new.as_ref()))
+    }
+
+    /// Makes value the key's only one, in one step.
+    pub fn set(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.add(validate::set(key.as_ref(), value.as_ref()))
+    }
+
+    /// Removes the first value equal to value, if there is one.
+    pub fn remove(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.add(validate::remove(key.as_ref(), value.as_ref()))
     }
 
     /// How many commands it has, without those that can't be sent.

@@ -52,6 +52,23 @@ pub(super) fn watch_prefix(prefix: &[u8]) -> Validated<OwnedTopic> {
     Ok(OwnedTopic::Prefix(prefix.to_vec()))
 }
 
+pub(super) fn set(key: &[u8], value: &[u8]) -> Validated<Request> {
+    whole_key(key)?;
+    last_field(value)?;
+    Ok(write(Write::Set { key, value }))
+}
+
+pub(super) fn remove(key: &[u8], value: &[u8]) -> Validated<Request> {
+    whole_key(key)?;
+    last_field(value)?;
+    Ok(write(Write::Remove { key, value }))
+}
+
+pub(super) fn prefix(prefix: &[u8]) -> Validated<Vec<u8>> {
+    name(prefix)?;
+    Ok(prefix.to_vec())
+}
+
 fn write(write: Write<'_>) -> Request {
     let mut line = Vec::new();
     Command::Operation(Operation::Write(write)).encode(&mut line);

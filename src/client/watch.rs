@@ -94,6 +94,10 @@ impl EventQueue {
         state.sent
     }
 
+    pub(super) fn is_dropped(&self) -> bool {
+        self.0.lock().dropped
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().events.is_empty()
     }
@@ -133,11 +137,14 @@ impl EventQueue {
     }
 
     /// Whether every event here leaves its key with values. If so, a read that found none came
-    /// before all of them: a key that was written to has values until it is deleted.
+    /// before all of them: a key that was written to has values until it is deleted or its values
+    /// are removed.
     pub(super) fn holds_only_values(&self) -> bool {
         let state = self.0.lock();
-        let leaves_values =
-            |event: &Event| matches!(event, Event::Put { .. } | Event::Update { .. });
+        let leaves_values = |event: &Event| match event {
+            Event::Put { .. } | Event::Update { .. } | Event::Set { .. } => true,
+            Event::Remove { .. } | Event::Delete { .. } | Event::Missed(_) => false,
+        };
         state.missed == 0 && state.events.iter().all(leaves_values)
     }
 

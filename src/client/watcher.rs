@@ -121,7 +121,7 @@ impl Client {
                 if let Some(Response::Values(values)) = responses?.pop() {
                     break Ok(values);
                 }
-                // The key was deleted just then, before the read or after it.
+                // The key lost its values just then, before the read or after it.
             }
         };
         let values = self.with_deadline(read).await?;
@@ -180,14 +180,14 @@ impl Client {
 /// Cancel safety: a `next` that is dropped has taken no event.
 #[must_use = "dropping it ends the watch"]
 pub struct Watcher {
-    link: Arc<ServerLink>,
+    pub(super) link: Arc<ServerLink>,
     topic: OwnedTopic,
-    queue: Arc<EventQueue>,
+    pub(super) queue: Arc<EventQueue>,
     waiter: Waiter,
 }
 
 impl Watcher {
-    fn new(link: Arc<ServerLink>, topic: OwnedTopic) -> Self {
+    pub(super) fn new(link: Arc<ServerLink>, topic: OwnedTopic) -> Self {
         Self {
             waiter: link.driver.waiter(),
             link,
@@ -196,7 +196,7 @@ impl Watcher {
         }
     }
 
-    fn request(&self) -> Request {
+    pub(super) fn request(&self) -> Request {
         Request::Watch {
             topic: self.topic.clone(),
             queue: self.queue.clone(),

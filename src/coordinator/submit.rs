@@ -9,9 +9,8 @@ use crate::{
     clock,
     protocol::Operation,
     store::{
-        Batch, KeyPage, Order, Store, Submission, TurnGuard,
+        Batch, FromStore, KeyPage, Order, Store, Submission, TurnGuard,
         rejection::Rejection,
-        timer::RoundTimer,
         turn::{Turn, TurnState},
     },
 };
@@ -30,9 +29,9 @@ impl Coordinator {
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
             let key = order.hash(operation.key());
-            if S::ORDER == Order::None && !keys.contains(&key) {
+            if S::ORDER != Order::Total && !keys.contains(&key) {
                 let is_free = order.is_free(key);
-                // What is behind a key that is not free would hold up others meanwhile.
+                // What is in a batch with a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
                     return false;
                 }
@@ -45,7 +44,9 @@ impl Coordinator {
             true
         });
         if !asked {
+            turn.progress.timer = round.timer;
             turn.answer_lines();
+            round.timer = turn.progress.timer;
             self.collect(&mut turn, round);
             return Some(turn);
         }
@@ -75,10 +76,9 @@ impl Coordinator {
     ) -> Option<Box<Turn>> {
         let is_immediate = S::ORDER == Order::Immediate;
         let (key, offset) = (turn.client, turn.progress.cursor.offset);
-        turn.progress.timer = match is_immediate {
-            true => round.timer,
-            false => RoundTimer::start(self.server.clock.now()),
-        };
+        if is_immediate {
+            turn.progress.timer = round.timer;
+        }
         let guard = TurnGuard::new(turn, self.lost_turns::<S>());
         match store.submit(Batch::new(guard)) {
             Submission::Done(batch) if is_immediate => {
@@ -87,14 +87,21 @@ impl Coordinator {
                 if turn.progress.cursor.offset == offset
                     && turn.progress.state == TurnState::Running
                 {
-                    turn.fail_lines();
+                    turn.fail_unanswered();
                 }
                 self.collect(&mut turn, round);
                 Some(turn)
             }
             Submission::Done(batch) => {
                 round.timer.add_unknown();
-                self.complete::<S>(batch.into_turn()?, round)
+                let turn = batch.into_turn()?;
+                if let Some(changes) = &self.changes {
+                    // Changes may have been made known meanwhile. They come first.
+                    changes.send_turn(turn, &self.from_store);
+                    self.end_watcher_turn(key);
+                    return None;
+                }
+                self.complete::<S>(turn, round)
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
@@ -143,7 +150,7 @@ impl Coordinator {
     }
 
     /// Where turns come back that the store has lost. One that does not wait can't lose any.
-    fn lost_turns<S: Store>(&self) -> Option<Sender<Box<Turn>>> {
+    fn lost_turns<S: Store>(&self) -> Option<Sender<FromStore>> {
         (S::ORDER != Order::Immediate).then(|| self.from_store.clone())
     }
 
@@ -163,76 +170,101 @@ impl Coordinator {
             return;
         };
         client.at_store = true;
-        if let Some(watcher) = client.watcher {
-            self.watches.end_turn(watcher);
-        }
         let (from_store, clock) = (self.from_store.clone(), self.server.clock.clone());
+        let changes = self.changes.clone();
         client.store_task = Some(self.executor.spawn(async move {
             let turn = std::pin::pin!(turn);
             if let Some(turn) = clock::deferrable(&clock, turn).await {
-                // This fails only if the coordinator is gone.
-                let _ = from_store.try_send(turn);
+                match changes {
+                    Some(changes) => changes.send_turn(turn, &from_store),
+                    // This fails only if the coordinator is gone.
+                    None => drop(from_store.try_send(FromStore::Turn(turn))),
+                }
             }
         }));
+        self.end_watcher_turn(key);
     }
 
-    /// A turn that was not in this round joins it. `None` if its client is gone.
-    fn rejoin(&mut self, turn: &mut Turn, round: &Round) -> Option<()> {
-        let client = self.clients.get_mut(turn.client)?;
+    /// The client has no turn in this round any more.
+    fn end_watcher_turn(&mut self, key: usize) {
+        let client = self.clients.get(key);
+        if let Some(watcher) = client.and_then(|client| client.watcher) {
+            self.watches.end_turn(watcher);
+        }
+    }
+
+    /// What has come from the store, in its order.
+    pub(super) fn take_store_output<S: Store>(&mut self, store: &mut S, round: &mut Round) {
+        let mut returned = std::mem::take(&mut self.returned).into_iter();
+        while let Some(it) = returned.next() {
+            match it {
+                FromStore::Turn(turn) => self.on_returned(turn, store, round),
+                FromStore::Change(change) => {
+                    let is_first = self.watches.is_quiet() && round.turns.is_empty();
+                    if change.write().is_none() && !is_first {
+                        // It is told at once, and so not before what the round has to tell.
+                        self.returned.push(FromStore::Change(change));
+                        self.returned.extend(returned);
+                        return;
+                    }
+                    self.on_change(&change, round);
+                }
+            }
+        }
+    }
+
+    /// A turn that was not in this round joins it.
+    fn rejoin(&mut self, turn: &mut Turn, round: &Round) {
+        let Some(client) = self.clients.get_mut(turn.client) else {
+            return;
+        };
         client.store_task = None;
         // Its input may have ended meanwhile, and its watches with it.
         turn.progress.watcher = client.watcher;
         if let Some(watcher) = client.watcher {
             self.watches.set_turn(watcher, round.turns.len());
         }
-        Some(())
     }
 
     /// A turn has come back from the store.
-    pub(super) fn on_returned<S: Store>(
-        &mut self,
-        mut turn: Box<Turn>,
-        store: &mut S,
-        round: &mut Round,
-    ) -> Option<()> {
-        self.rejoin(&mut turn, round)?;
+    fn on_returned<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
+        self.rejoin(&mut turn, round);
         if turn.has_page() {
             turn.on_page();
             self.collect(&mut turn, round);
             self.run_turn(turn, store, round);
-        } else {
-            let turn = self.complete::<S>(turn, round)?;
+        } else if let Some(turn) = self.complete::<S>(turn, round) {
             self.end_turn(turn, round);
         }
-        Some(())
     }
 
-    /// A turn has waited for its keys: its batch can be submitted, or its answers released.
+    /// A turn has waited for its keys: to be submitted, or to be released.
     pub(super) fn on_unblocked<S: Store>(
         &mut self,
         mut turn: Box<Turn>,
         store: &mut S,
         round: &mut Round,
-    ) -> Option<()> {
-        self.rejoin(&mut turn, round)?;
+    ) {
+        self.rejoin(&mut turn, round);
         let turn = match S::ORDER {
-            Order::None => self.submit(turn, store, round)?,
-            _ => self.release(turn, round),
+            Order::None => self.submit(turn, store, round),
+            _ => Some(self.release(turn, round)),
         };
-        self.end_turn(turn, round);
-        Some(())
+        if let Some(turn) = turn {
+            self.end_turn(turn, round);
+        }
     }
 
     /// The store is done with a batch. Gives it back if its answers may be released.
     fn complete<S: Store>(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Option<Box<Turn>> {
-        turn.end_batch();
+        turn.fail_unanswered();
         if S::ORDER != Order::None {
             turn = self.wait_for_keys(turn)?;
         }
         Some(self.release(turn, round))
     }
 
-    /// Releases the answers of a batch, and its keys.
+    /// The answers of a batch are released, and other batches may have waited for that.
     fn release(&mut self, mut turn: Box<Turn>, round: &mut Round) -> Box<Turn> {
         let unblocked = &mut self.unblocked;
         self.key_order
@@ -243,11 +275,10 @@ impl Coordinator {
 
     /// Gives the turn back if it is the first of all its keys.
     fn wait_for_keys(&mut self, turn: Box<Turn>) -> Option<Box<Turn>> {
-        let watcher = turn.progress.watcher;
+        let key = turn.client;
         let first = self.key_order.wait(turn);
-        if let (None, Some(watcher)) = (&first, watcher) {
-            // It has no turn in this round any more.
-            self.watches.end_turn(watcher);
+        if first.is_none() {
+            self.end_watcher_turn(key);
         }
         first
     }

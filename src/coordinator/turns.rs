@@ -39,6 +39,19 @@ pub(super) struct Round {
     pub(super) timer: RoundTimer,
 }
 
+impl Round {
+    pub(super) fn reply_bytes(&self, turn: usize) -> usize {
+        reply_bytes(&self.turns, turn)
+    }
+}
+
+/// Bytes of the replies of this turn; none if there is no such turn.
+fn reply_bytes(turns: &[Box<Turn>], turn: usize) -> usize {
+    turns
+        .get(turn)
+        .map_or(0, |turn| turn.progress.replies.len())
+}
+
 impl Coordinator {
     /// Whether there is nothing for a round to do.
     pub(super) fn is_idle(&self) -> bool {
@@ -60,10 +73,8 @@ impl Coordinator {
         self.stats.uptime = began - self.started;
         // A Stats in this round is answered with the counters of now, not of the last round.
         self.stats.accept_errors = self.server.accept_errors();
-        if S::ORDER != Order::Immediate {
-            for turn in std::mem::take(&mut self.returned) {
-                self.on_returned(turn, store, &mut round);
-            }
+        if !self.returned.is_empty() || S::ORDER != Order::Immediate {
+            self.take_store_output(store, &mut round);
             for turn in std::mem::take(&mut self.unblocked) {
                 self.on_unblocked(turn, store, &mut round);
             }
@@ -183,7 +194,11 @@ impl Coordinator {
     }
 
     /// The turn is over for this round.
-    pub(super) fn end_turn(&mut self, turn: Box<Turn>, round: &mut Round) {
+    pub(super) fn end_turn(&mut self, mut turn: Box<Turn>, round: &mut Round) {
+        if turn.walk.is_some() && turn.progress.state == TurnState::Done {
+            // That was a page. What follows it comes next.
+            turn.progress.state = TurnState::Running;
+        }
         round.bytes += turn.progress.replies.len();
         round.turns.push(turn);
     }
@@ -198,10 +213,9 @@ impl Coordinator {
         let (watches, stats) = (&mut self.watches, &mut self.stats);
         let own = turns.len();
         turn.drain_applied(|write, replies| {
-            let offset = |turn: usize| match turns.get(turn) {
-                _ if turn == own => replies,
-                Some(turn) => turn.progress.replies.len(),
-                None => 0,
+            let offset = |turn| match turn == own {
+                true => replies,
+                false => reply_bytes(turns, turn),
             };
             let (look_ups, events) = watches.publish(write, offset, stats);
             timer.add(look_ups + events / EVENTS_PER_WORK);

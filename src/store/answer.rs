@@ -81,11 +81,11 @@ impl<'a> Answer<'a> {
         match self.key {
             None => self.unconfirmed(MISFIT),
             Some(key) => {
-                self.progress.answered = true;
                 match self.progress.walk_line {
                     Some(walk) if walk.counts => self.progress.push_count(key, values.len()),
                     _ => self.progress.push_values(key, values, may_hold_lf),
                 }
+                self.progress.answered = true;
             }
         }
     }

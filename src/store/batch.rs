@@ -5,12 +5,12 @@ use std::{fmt, future::Ready};
 use async_channel::Sender;
 
 use super::{
-    Submission,
+    Change, Submission,
     answer::Answer,
     lookahead::{Apply, ApplyFn, Lookahead},
     turn::Turn,
 };
-use crate::protocol::Operation;
+use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
 ///
@@ -82,7 +82,7 @@ impl Batch {
             return;
         };
         if turn.progress.asked.is_some() {
-            turn.progress.refresh_status();
+            turn.progress.resume();
         }
         turn.each_by(store);
     }
@@ -134,15 +134,11 @@ impl fmt::Debug for Batch {
 const NO_ANSWER: &str = "the store gave no answer";
 
 impl Turn {
-    /// Answers lines that need no store, up to where the store is asked.
+    /// Answers lines that need no store. There are only such lines up to where the store is asked.
     pub(crate) fn answer_lines(&mut self) {
-        self.fail_lines();
-    }
-
-    /// Fails operations that the store did not answer.
-    pub(crate) fn fail_lines(&mut self) {
-        // An answer that is left out is that of a failure.
-        self.each_by(&mut ApplyFn(|_: Operation<'_>, _: Answer<'_>| {}));
+        self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+            answer.fail(NO_ANSWER);
+        }));
     }
 
     fn each_by<A: Apply>(&mut self, store: &mut A) {
@@ -160,13 +156,29 @@ impl Turn {
     }
 
     /// The store has given the batch back, or lost it: what it was asked and has not answered, fails.
-    pub(crate) fn end_batch(&mut self) {
-        self.progress.refresh_status();
-        if let Some(asked) = self.progress.asked {
-            // A store that did not read what was asked may stop anywhere, but not before the first.
-            if asked.read || self.progress.cursor.offset == asked.start {
-                self.fail_lines();
+    pub(crate) fn fail_unanswered(&mut self) {
+        let Self {
+            block, progress, ..
+        } = self;
+        progress.resume();
+        if !progress.answered {
+            // The store has panicked between the command and its answer, or within the answer.
+            progress.replies.truncate(progress.usage.all.bytes);
+            let line = block.line_at(&mut progress.line_offset.clone());
+            if let Some(Ok(Command::Operation(operation))) =
+                line.and_then(Result::ok).map(Command::parse)
+            {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
             }
+        }
+        // A store that did not read what was asked may stop anywhere, but not before the first.
+        if progress
+            .asked
+            .is_none_or(|asked| asked.read || progress.cursor.offset == asked.start)
+        {
+            self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+                answer.unconfirmed(NO_ANSWER);
+            }));
         }
         self.progress.asked = None;
     }
@@ -176,11 +188,18 @@ impl Turn {
 pub(crate) struct TurnGuard {
     /// There until it is taken back.
     turn: Option<Box<Turn>>,
-    lost: Option<Sender<Box<Turn>>>,
+    lost: Option<Sender<FromStore>>,
+}
+
+/// What the coordinator gets from a store, in this order.
+pub(crate) enum FromStore {
+    /// It is back, or was lost.
+    Turn(Box<Turn>),
+    Change(Change),
 }
 
 impl TurnGuard {
-    pub(crate) fn new(turn: Box<Turn>, lost: Option<Sender<Box<Turn>>>) -> Self {
+    pub(crate) fn new(turn: Box<Turn>, lost: Option<Sender<FromStore>>) -> Self {
         Self {
             turn: Some(turn),
             lost,
@@ -204,7 +223,7 @@ impl Drop for TurnGuard {
     fn drop(&mut self) {
         if let (Some(turn), Some(lost)) = (self.turn.take(), &self.lost) {
             // This fails only if the server is gone.
-            let _ = lost.try_send(turn);
+            let _ = lost.try_send(FromStore::Turn(turn));
         }
     }
 }

@@ -6,7 +6,11 @@
 
 use smallvec::SmallVec;
 
-use super::{answer::Answer, rejection::Rejection, turn::is_answered_in_place};
+use super::{
+    answer::Answer,
+    rejection::Rejection,
+    turn::{Progress, TurnState, is_answered_in_place},
+};
 use crate::protocol::{Command, LineBlock, LineTooLong, Operation};
 
 /// Lines that are parsed ahead. A processor has about as many fetches under way at a time.
@@ -122,5 +126,68 @@ impl<'b, P: Copy> Lookahead<'b, P> {
                 }
             }
         }
+    }
+}
+
+impl Progress {
+    /// The next operation. Lines before it that need no store are answered.
+    pub(super) fn next_operation<'b, A: Apply>(
+        &mut self,
+        lines: &mut Lookahead<'b, A::Place>,
+        store: &A,
+    ) -> Option<(Operation<'b>, A::Place)> {
+        while !self.should_yield(lines.block()) {
+            self.line_offset = self.cursor.offset;
+            let Some((line, end)) = lines.next(self.line_offset, store) else {
+                self.state = TurnState::Done;
+                break;
+            };
+            match line {
+                ParsedLine::Blank => self.pass_line(end),
+                _ if self.rejecting => self.reject_line(end, Rejection::Closing),
+                ParsedLine::Operation(operation, place) => {
+                    self.pass_line(end);
+                    self.count(&operation.into());
+                    return Some((operation, place));
+                }
+                // The coordinator answers it.
+                ParsedLine::Other(command) if !is_answered_in_place(&command) => {
+                    self.state = TurnState::AtControlLine;
+                }
+                ParsedLine::Other(Command::Auth { secret })
+                    if !self.limits.accepts_secret(secret) =>
+                {
+                    self.reject_line(end, Rejection::WrongSecret);
+                }
+                ParsedLine::Other(command) => {
+                    self.pass_line(end);
+                    self.count(&command);
+                    if let Command::Sync { token } = command {
+                        self.push_sync(token.unwrap_or_default());
+                    }
+                }
+                ParsedLine::Rejected(rejection) => self.reject_line(end, rejection),
+            }
+        }
+        None
+    }
+
+    /// The line at hand is handled; the next one begins there.
+    pub(super) fn pass_line(&mut self, end: usize) {
+        self.cursor.offset = end;
+        self.cursor.line += u64::from(self.walk_line.is_none());
+        self.lines += 1;
+    }
+
+    fn reject_line(&mut self, end: usize, rejection: Rejection) {
+        self.pass_line(end);
+        match rejection {
+            // Such a client is told when the server closes its connection.
+            Rejection::WrongSecret => self.cursor.knows_control_lines = true,
+            // It has been told already.
+            Rejection::Closing => self.cursor.knows_control_lines = false,
+            _ => {}
+        }
+        self.refuse(rejection);
     }
 }

@@ -3,8 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    lookahead::{Apply, Lookahead, ParsedLine},
-    rejection::Rejection,
     timer::RoundTimer,
     walk::{Walk, WalkLine},
 };
@@ -78,7 +76,7 @@ pub(crate) struct Progress {
     pub(super) line_offset: usize,
     pub(super) answered: bool,
     /// Lines handled in this turn.
-    lines: usize,
+    pub(super) lines: usize,
 }
 
 /// A write that was applied.
@@ -162,7 +160,7 @@ impl Turn {
                 asked: None,
                 walk_line: None,
                 line_offset: 0,
-                answered: false,
+                answered: true,
                 lines: 0,
             },
         }
@@ -298,67 +296,13 @@ impl Turn {
 }
 
 impl Progress {
-    /// The next operation. Lines before it that need no store are answered.
-    pub(super) fn next_operation<'b, A: Apply>(
-        &mut self,
-        lines: &mut Lookahead<'b, A::Place>,
-        store: &A,
-    ) -> Option<(Operation<'b>, A::Place)> {
-        while !self.should_yield(lines.block()) {
-            self.line_offset = self.cursor.offset;
-            let Some((line, end)) = lines.next(self.line_offset, store) else {
-                self.state = TurnState::Done;
-                break;
-            };
-            match line {
-                ParsedLine::Blank => self.pass_line(end),
-                _ if self.rejecting => self.reject_line(end, Rejection::Closing),
-                ParsedLine::Operation(operation, place) => {
-                    self.pass_line(end);
-                    self.count(&operation.into());
-                    return Some((operation, place));
-                }
-                // The coordinator answers it.
-                ParsedLine::Other(command) if !is_answered_in_place(&command) => {
-                    self.state = TurnState::AtControlLine;
-                }
-                ParsedLine::Other(Command::Auth { secret })
-                    if !self.limits.accepts_secret(secret) =>
-                {
-                    self.reject_line(end, Rejection::WrongSecret);
-                }
-                ParsedLine::Other(command) => {
-                    self.pass_line(end);
-                    self.count(&command);
-                    if let Command::Sync { token } = command {
-                        self.push_sync(token.unwrap_or_default());
-                    }
-                }
-                ParsedLine::Rejected(rejection) => self.reject_line(end, rejection),
-            }
-        }
-        None
-    }
-    /// The line at hand is handled; the next one begins there.
-    fn pass_line(&mut self, end: usize) {
-        self.cursor.offset = end;
-        self.cursor.line += u64::from(self.walk_line.is_none());
-        self.lines += 1;
+    /// Answers are at hand, any time after the batch was submitted.
+    pub(super) fn resume(&mut self) {
+        self.refresh_status();
+        self.timer = RoundTimer::start(self.clock.now());
     }
 
-    fn reject_line(&mut self, end: usize, rejection: Rejection) {
-        self.pass_line(end);
-        match rejection {
-            // Such a client is told when the server closes its connection.
-            Rejection::WrongSecret => self.cursor.knows_control_lines = true,
-            // It has been told already.
-            Rejection::Closing => self.cursor.knows_control_lines = false,
-            _ => {}
-        }
-        self.refuse(rejection);
-    }
-
-    fn count(&mut self, command: &Command<'_>) {
+    pub(super) fn count(&mut self, command: &Command<'_>) {
         if self.walk_line.is_some() {
             return;
         }
@@ -369,11 +313,14 @@ impl Progress {
     }
 
     /// Whether the turn has to stop before its next line.
-    fn should_yield(&mut self, block: &LineBlock) -> bool {
+    pub(super) fn should_yield(&mut self, block: &LineBlock) -> bool {
         if self.state != TurnState::Running || self.walk_line.is_some_and(|walk| walk.ended) {
             return true;
         }
+        let mut is_timed = true;
         if let Some(asked) = &self.asked {
+            // What the store has read is bounded, and would be asked for again if it were left out.
+            is_timed = !asked.read;
             if self.cursor.offset >= asked.end {
                 if block.is_end(self.cursor.offset) {
                     self.state = TurnState::Done;
@@ -391,9 +338,11 @@ impl Progress {
         } else if self.applied.len() >= WATCHED_WRITES {
             return true;
         }
-        self.timer.add(1);
-        if let Some(since_last) = self.timer.read(&*self.clock) {
-            self.time += since_last;
+        if is_timed {
+            self.timer.add(1);
+            if let Some(since_last) = self.timer.read(&*self.clock) {
+                self.time += since_last;
+            }
         }
         if self.timer.is_over() || self.lines >= TURN_LINES || self.replies.len() >= TURN_BYTES {
             self.state = match block.is_end(self.cursor.offset) {

@@ -115,9 +115,13 @@ impl PendingEvents {
         true
     }
 
-    /// So many more were lost.
+    /// So many more were lost; 0 if it is unknown.
     pub(super) fn miss(&mut self, events: u64) {
-        *self.missed.get_or_insert_default() += events;
+        self.missed = match self.missed {
+            Some(0) => Some(0),
+            _ if events == 0 => Some(0),
+            missed => Some(missed.unwrap_or_default() + events),
+        };
     }
 
     pub(super) fn has_missed(&self) -> bool {

@@ -9,7 +9,7 @@ use futures_lite::future;
 use keywire::{
     Error, Server,
     protocol::{Code, Operation, Write},
-    store::{Batch, Store},
+    store::{Batch, Order, Store, Submission},
 };
 
 use super::connect;
@@ -34,6 +34,28 @@ fn threads_share_a_connection() {
         }
     });
     assert_eq!(server.handle.stats().active, 1);
+}
+
+#[test]
+fn a_list_is_set_and_its_values_removed() {
+    let server = TestServer::start(Server::new());
+    future::block_on(async {
+        let client = connect(&server).await;
+        let outcomes = client
+            .pipeline()
+            .put("k", "a")
+            .put("k", "b")
+            .set("k", "c:d");
+        let outcomes = outcomes.put("k", "e").get("k").remove("k", "c:d").get("k");
+        let outcomes = outcomes.send().await.unwrap();
+        assert_eq!(outcomes[4].as_ref().unwrap(), &[&b"c:d"[..], b"e"]);
+        assert_eq!(outcomes[6].as_ref().unwrap(), &[b"e"]);
+        client.remove("k", "not there").await.unwrap();
+        client.remove("k", "e").await.unwrap();
+        assert!(client.get("k").await.unwrap().is_empty());
+        client.set("k", "").await.unwrap();
+        assert_eq!(client.get("k").await.unwrap(), [b""]);
+    });
 }
 
 #[test]
@@ -114,23 +136,27 @@ fn a_refusal_belongs_to_the_command_that_caused_it() {
     });
 }
 
-/// Fails every command on the key `bad`.
+/// Fails every command on the key `bad`, and can't say what became of one on `gone`.
 #[derive(Debug)]
 struct Picky;
 
 impl Store for Picky {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            match operation {
-                Operation::Get { key: b"bad" } => batch.fail(&Error::store("no:\nsuch luck")),
-                Operation::Write(Write::Put { key: b"bad", .. }) => {
-                    batch.fail(&Error::store("read only"))
-                }
-                Operation::Get { .. } => batch.values([&b"fine"[..]].into_iter()),
-                _ => batch.done(),
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.each(|operation, answer| match operation {
+            Operation::Get { key: b"bad" } => answer.fail("no:\nsuch luck"),
+            Operation::Write(Write::Put { key: b"bad", .. }) => answer.fail("read only"),
+            Operation::Write(Write::Put { key: b"gone", .. }) => {
+                answer.unconfirmed("a node is gone")
             }
-        }
-        Ok(())
+            Operation::Get { .. } => answer.values([&b"fine"[..]].into_iter()),
+            Operation::Write(_) => answer.done(),
+        });
+        batch.done()
     }
 }
 
@@ -144,6 +170,7 @@ fn a_failing_store_is_told_of_in_its_own_words() {
             .pipeline()
             .put("good", "1")
             .put("bad", "1")
+            .put("gone", "1")
             .get("bad")
             .get("good");
         let outcomes = outcomes.send().await.unwrap();
@@ -156,6 +183,8 @@ fn a_failing_store_is_told_of_in_its_own_words() {
             [
                 "ok",
                 "the server refused (store): read only",
+                "the server did not confirm it (unconfirmed): a node is gone; it may or may not be \
+                 applied",
                 "the server refused (store): no: such luck",
                 "ok"
             ]

@@ -2,7 +2,7 @@
 
 use std::task::Poll;
 
-use futures_lite::future;
+use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Error, protocol::Code};
 
 use super::with_fences;
@@ -23,15 +23,25 @@ fn what_no_line_can_carry_is_never_sent() {
             refused("get", client.get(key).await.map(drop));
             refused("delete", client.delete(key).await);
             refused("update", client.update(key, "a", "b").await);
+            refused("set", client.set(key, "a").await);
+            refused("remove", client.remove(key, "a").await);
             refused("watch", client.watch(key).await.map(drop));
             refused("both", client.get_and_watch(key).await.map(drop));
             if !key.is_empty() {
                 refused("prefix", client.watch_prefix(key).await.map(drop));
+                let both = client.get_and_watch_prefix(key).await;
+                refused("prefix and both", both.map(drop));
+                let (mut walk, mut keys) = (client.get_prefix(key), client.keys(key));
+                refused("walk", walk.next().await.unwrap().map(drop));
+                refused("keys", keys.next().await.unwrap().map(drop));
+                assert!(walk.next().await.is_none() && keys.next().await.is_none());
             }
         }
         for value in bad_values {
             refused("put", client.put("k", value).await);
             refused("update", client.update("k", "old", value).await);
+            refused("set", client.set("k", value).await);
+            refused("remove", client.remove("k", value).await);
         }
         refused("old", client.update("k", "a:b", "new").await);
         refused("old", client.update("k", "a\nb", "new").await);
@@ -133,6 +143,37 @@ fn a_refused_fence_confirms_nothing_and_the_next_one_does() {
     ));
     server.send(":sync:0:6\n");
     future::block_on(client.put("k", "v")).unwrap();
+}
+
+/// The store does not know whether it applied it. The connection goes on.
+#[test]
+fn a_write_that_nobody_can_confirm_may_be_applied() {
+    let (client, server) = silent();
+    let mut pipeline = Box::pin(client.pipeline().set("a", "1").remove("b", "2").send());
+    assert!(poll(pipeline.as_mut()).is_pending());
+    server.send(":error:1:unconfirmed:a node is gone\n:sync:0:3\n");
+    let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
+        panic!("no outcomes");
+    };
+    assert!(outcomes[1].is_ok());
+    let error = outcomes[0].as_ref().unwrap_err();
+    assert!(matches!(error, Error::Unconfirmed { code, .. } if *code == Code::Unconfirmed));
+    assert!(error.may_be_applied() && !error.is_disconnected());
+    assert_eq!(
+        error.to_string(),
+        "the server did not confirm it (unconfirmed): a node is gone; it may or may not be applied"
+    );
+    // It is not why a connection ends that ends behind it.
+    let mut last = Box::pin(client.put("a", "1"));
+    assert!(poll(last.as_mut()).is_pending());
+    server.send(":error:4:unconfirmed:a node is gone\n");
+    server.close();
+    match poll(last.as_mut()) {
+        Poll::Ready(Err(Error::Unconfirmed { code, .. })) => assert_eq!(code, Code::Unconfirmed),
+        other => panic!("{other:?}"),
+    }
+    let error = future::block_on(client.sync()).unwrap_err();
+    assert!(matches!(error, Error::Disconnected(None)), "{error}");
 }
 
 #[test]

@@ -6,8 +6,11 @@ mod common;
 mod calls;
 mod connection;
 mod framing;
+mod prefix;
 mod protocol_errors;
 mod sharing;
+mod snapshot;
+mod walk;
 mod watch;
 mod watch_server;
 

@@ -114,7 +114,7 @@ fn a_call_that_is_dropped_before_it_is_sent_is_never_sent() {
 #[test]
 fn a_call_may_be_dropped_at_any_point() {
     type Call = fn(&Client) -> future::Boxed<()>;
-    let calls: [Call; 7] = [
+    let calls: [Call; 12] = [
         |client| {
             let client = client.clone();
             async move { client.put("k", "new").await.unwrap() }.boxed()
@@ -138,6 +138,26 @@ fn a_call_may_be_dropped_at_any_point() {
         |client| {
             let client = client.clone();
             async move { drop(client.get_and_watch("old").await.unwrap()) }.boxed()
+        },
+        |client| {
+            let client = client.clone();
+            async move { client.set("k", "new").await.unwrap() }.boxed()
+        },
+        |client| {
+            let client = client.clone();
+            async move { client.remove("k", "v").await.unwrap() }.boxed()
+        },
+        |client| {
+            let client = client.clone();
+            async move { assert_eq!(client.get_prefix("o").count().await, 1) }.boxed()
+        },
+        |client| {
+            let client = client.clone();
+            async move { assert_eq!(client.keys("o").count().await, 1) }.boxed()
+        },
+        |client| {
+            let client = client.clone();
+            async move { drop(client.get_and_watch_prefix("o").await.unwrap()) }.boxed()
         },
         |client| {
             let client = client.clone();

@@ -9,7 +9,7 @@ use futures_lite::{Stream, StreamExt as _, future};
 use keywire::{Client, Error, Event, Watcher};
 
 use crate::common::{
-    events::{delete, put, update},
+    events::{delete, put, remove, set, update},
     scripted::{self, answering, poll},
 };
 
@@ -109,6 +109,20 @@ fn a_snapshot_has_neither_gap_nor_overlap() {
             0,
             vec![put("k", 1), put("k", 2)],
         ),
+        (
+            "",
+            "",
+            ":set:k:1\n:update:k:1:2\n",
+            0,
+            vec![set("k", "1"), update("k", "1", "2")],
+        ),
+        (
+            ":remove:k:1\n",
+            "k:1\n",
+            ":remove:k:1\n",
+            1,
+            vec![remove("k", "1")],
+        ),
     ];
     for (before, values, after, count, events) in cases {
         let (stream, _server) = scripted::pair(move |line, out| match line.split_once(':') {
@@ -126,7 +140,13 @@ fn a_snapshot_has_neither_gap_nor_overlap() {
 
 #[test]
 fn a_snapshot_that_can_not_be_placed_is_taken_again() {
-    for doubtful in [":put:k:1\n:delete:k\n", ":delete:k\n", ":missed:1\n"] {
+    for doubtful in [
+        ":put:k:1\n:delete:k\n",
+        ":delete:k\n",
+        ":remove:k:1\n",
+        ":set:k:1\n:remove:k:1\n",
+        ":missed:1\n",
+    ] {
         let mut gets = 0;
         let (stream, server) = scripted::pair(move |line, out| match line.split_once(':') {
             Some(("Watch", key)) => *out += &format!(":watch:{key}\n"),

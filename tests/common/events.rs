@@ -10,6 +10,20 @@ pub fn put(key: &str, value: impl ToString) -> Event {
     }
 }
 
+pub fn set(key: &str, value: &str) -> Event {
+    Event::Set {
+        key: key.into(),
+        value: value.into(),
+    }
+}
+
+pub fn remove(key: &str, value: &str) -> Event {
+    Event::Remove {
+        key: key.into(),
+        value: value.into(),
+    }
+}
+
 pub fn delete(key: &str) -> Event {
     Event::Delete { key: key.into() }
 }

@@ -115,6 +115,25 @@ impl<S: Store> LocalServer<S> {
         self.run();
     }
 
+    /// Asks for a shutdown, and lets the server begin it.
+    pub fn begin_shutdown(&mut self, grace: Duration) {
+        let shutdown = self.handle.shutdown(grace);
+        let asked = future::block_on(future::poll_once(shutdown));
+        assert!(asked.is_none(), "it has ended before");
+    }
+
+    /// Gives back the store, if the server has come to its end by itself.
+    pub fn ended(mut self) -> Option<S> {
+        while self.woken.0.swap(false, Ordering::SeqCst) {
+            let waker = Waker::from(self.woken.clone());
+            let cx = &mut Context::from_waker(&waker);
+            if let Poll::Ready(store) = self.running.as_mut().poll(cx) {
+                return Some(store);
+            }
+        }
+        None
+    }
+
     /// Shuts the server down and gives back its store.
     pub fn shut_down(self) -> S {
         let shutdown = self.handle.shutdown(Duration::from_secs(10));

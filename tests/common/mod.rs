@@ -5,6 +5,7 @@
 
 pub mod events;
 pub mod flood;
+pub mod late_store;
 pub mod local;
 pub mod model;
 pub mod numbered;

@@ -3,7 +3,7 @@
 //! step.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -69,7 +69,7 @@ pub fn pair(answer: impl FnMut(&str, &mut String) + Send + 'static) -> (ClientEn
 
 /// One that answers as a server does, in so far as the tests need it.
 pub fn answers() -> impl FnMut(&str, &mut String) + Send + 'static {
-    let mut store: HashMap<String, Vec<String>> = HashMap::new();
+    let mut store: BTreeMap<String, Vec<String>> = BTreeMap::new();
     move |line, out| {
         let fields: Vec<_> = line.splitn(4, ':').collect();
         match fields[..] {
@@ -78,6 +78,26 @@ pub fn answers() -> impl FnMut(&str, &mut String) + Send + 'static {
             ["Get", key] => {
                 for value in store.get(key).into_iter().flatten() {
                     *out += &format!("{key}:{value}\n");
+                }
+            }
+            ["Set", key, value] => drop(store.insert(key.into(), vec![value.into()])),
+            ["Remove", key, value] => {
+                let values = store.entry(key.into()).or_default();
+                if let Some(at) = values.iter().position(|one| one == value) {
+                    values.remove(at);
+                }
+                if values.is_empty() {
+                    store.remove(key);
+                }
+            }
+            [word @ ("GetPrefix" | "Keys"), prefix] => {
+                for (key, values) in store.iter().filter(|(key, _)| key.starts_with(prefix)) {
+                    match word {
+                        "Keys" => *out += &format!("{key}:{}\n", values.len()),
+                        _ => values
+                            .iter()
+                            .for_each(|value| *out += &format!("{key}:{value}\n")),
+                    }
                 }
             }
             ["Sync", token] => *out += &format!(":sync:0:{token}\n"),
@@ -135,6 +155,11 @@ impl ScriptedServer {
     /// How many lines it sent, fences and all.
     pub fn lines(&self) -> usize {
         lock(&self.0).received.len()
+    }
+
+    /// How many bytes the client has not read.
+    pub fn unread(&self) -> usize {
+        lock(&self.0).replies.len()
     }
 
     pub fn writes(&self) -> usize {

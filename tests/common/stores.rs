@@ -1,4 +1,5 @@
-//! Stores that are slow, or fail, or take their time before they answer, and a clock for them.
+//! Stores that fail or take their time before they answer, and a clock for them.
+//! [`LateStore`](super::late_store::LateStore) answers when a test says so.
 
 use std::{
     pin::Pin,
@@ -9,68 +10,89 @@ use std::{
 
 use futures_lite::future;
 use keywire::{
-    Clock, Error,
+    Clock,
     protocol::{Operation, Write},
-    store::{Batch, Memory, Store, StoreSize},
+    store::{Batch, Memory, Order, Store, StoreSize, Submission},
 };
 
 use super::local::LocalClient;
 
-/// Fails on command: every operation on the key `bad`, and every batch that touches `worse`.
+/// Fails on command: every operation on the key `bad`, and every batch that touches `worse`. It never
+/// waits.
 #[derive(Default)]
 pub struct Failing(Memory);
 
 impl Store for Failing {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let mut taken = Vec::new();
-        while let Some(operation) = batch.take() {
-            taken.push(operation);
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        if batch.operations().any(|asked| asked.key() == b"worse") {
+            batch.fail("nothing\nof this");
+            return batch.done();
         }
-        if taken.iter().any(|operation| operation.key() == b"worse") {
-            return Err(Error::store("nothing\nof this"));
-        }
-        for operation in taken {
-            if operation.key() == b"bad" {
-                batch.fail(&Error::store("out of order"));
-            } else {
-                self.0.answer(operation, batch);
-            }
-        }
-        Ok(())
+        let limits = self.0.limits(&batch);
+        batch.each(|operation, answer| match operation.key() {
+            b"bad" => answer.fail("out of order"),
+            _ => self.0.apply(operation, answer, limits),
+        });
+        batch.done()
+    }
+
+    fn size(&self) -> StoreSize {
+        self.0.size()
     }
 }
 
-/// Answers a while later, as a remote store would, several commands at a time.
+/// Answers a while later, as a remote store would: it reads what is asked, and applies it when its future
+/// is polled again.
 #[derive(Default)]
 pub struct Remote {
-    pub memory: Memory,
+    pub memory: Arc<Mutex<Memory>>,
     pub batches: usize,
 }
 
 impl Store for Remote {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(7).collect();
-        future::yield_now().await;
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         self.batches += 1;
-        for operation in taken {
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
+        let memory = self.memory.clone();
+        Submission::Pending(async move {
+            let asked = batch.operations().count();
+            future::yield_now().await;
+            let mut memory = memory.lock().unwrap();
+            let limits = memory.limits(&batch);
+            let mut answered = 0;
+            batch.each(|operation, answer| {
+                answered += 1;
+                memory.apply(operation, answer, limits);
+            });
+            assert!(answered <= asked);
+            drop(memory);
+            batch
+        })
+    }
+
+    fn size(&self) -> StoreSize {
+        self.memory.lock().unwrap().size()
     }
 }
 
-/// Says that it has come to the key `gate`, and waits there until told to go on.
+/// A batch with `Get:gate` says that it has come there, and waits until told to go on. Others are
+/// answered at once.
 pub struct Gated {
-    pub memory: Memory,
-    pub reached: async_channel::Sender<()>,
-    pub open: async_channel::Receiver<()>,
+    pub memory: Arc<Mutex<Memory>>,
+    reached: async_channel::Sender<()>,
+    open: async_channel::Receiver<()>,
 }
 
 impl Gated {
     pub fn new() -> (Self, async_channel::Receiver<()>, async_channel::Sender<()>) {
         let (reached, at_gate) = async_channel::bounded(1);
         let (go_on, open) = async_channel::bounded(1);
-        let memory = Memory::new();
+        let memory = Arc::default();
         let store = Self {
             memory,
             reached,
@@ -81,69 +103,36 @@ impl Gated {
 }
 
 impl Store for Gated {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            if matches!(operation, Operation::Get { key: b"gate" }) {
-                self.reached.send(()).await.unwrap();
-                self.open.recv().await.unwrap();
-            }
-            self.memory.answer(operation, batch);
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let is_gate = |asked| matches!(asked, Operation::Get { key: b"gate" });
+        if !batch.operations().any(is_gate) {
+            apply_all(&mut self.memory.lock().unwrap(), &mut batch);
+            return Submission::Done(batch);
         }
-        Ok(())
+        let (memory, reached, open) =
+            (self.memory.clone(), self.reached.clone(), self.open.clone());
+        Submission::Pending(async move {
+            reached.send(()).await.unwrap();
+            open.recv().await.unwrap();
+            apply_all(&mut memory.lock().unwrap(), &mut batch);
+            batch
+        })
     }
 }
 
-/// Takes at most so many commands at a time and answers each at once. A batch that touches the key
-/// `worse` it takes back in the end, which takes some time by its clock.
-pub struct Undoing {
-    pub memory: Memory,
-    pub most: usize,
-    pub clock: Option<ManualClock>,
-}
-
-impl Undoing {
-    pub fn new(most: usize) -> Self {
-        Self {
-            memory: Memory::new(),
-            most,
-            clock: None,
-        }
-    }
-}
-
-impl Store for Undoing {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let mut before = Memory::new();
-        for (key, values) in self.memory.iter() {
-            values.for_each(|value| before.put(key, value));
-        }
-        let mut worse = false;
-        for _ in 0..self.most {
-            let Some(operation) = batch.take() else { break };
-            worse |= operation.key() == b"worse";
-            self.memory.answer(operation, batch);
-        }
-        if worse {
-            self.memory = before;
-            if let Some(clock) = &self.clock {
-                clock.advance(ROUND_TIME);
-            }
-            return Err(Error::store("undone"));
-        }
-        Ok(())
-    }
-
-    fn size(&self) -> StoreSize {
-        self.memory.size()
-    }
+fn apply_all(memory: &mut Memory, batch: &mut Batch) {
+    let limits = memory.limits(batch);
+    batch.each(|operation, answer| memory.apply(operation, answer, limits));
 }
 
 /// Each `Update` takes some time by its clock. In the middle of one of them, a client asks for a
-/// key, and the store counts the updates until it is asked.
-pub struct Costly {
+/// key, and the store counts the updates until it is asked. It never waits; whether it says so is up
+/// to the test.
+pub struct Costly<const IMMEDIATE: bool> {
     pub memory: Memory,
-    /// It takes at most so many commands at a time.
-    pub most: usize,
     pub clock: ManualClock,
     /// How long an update takes.
     pub time: Duration,
@@ -152,16 +141,39 @@ pub struct Costly {
     pub updates_before_get: Option<usize>,
 }
 
-impl Costly {
+impl<const IMMEDIATE: bool> Costly<IMMEDIATE> {
     /// The client asks during the update of this number, when the server knows that the turns of
     /// the others take long.
     const ASKS: usize = 450;
+
+    pub fn new(
+        clock: ManualClock,
+        time: Duration,
+        asking: Arc<Mutex<Option<LocalClient>>>,
+    ) -> Self {
+        Self {
+            memory: Memory::new(),
+            clock,
+            time,
+            updates: 0,
+            asking,
+            updates_before_get: None,
+        }
+    }
 }
 
-impl Store for Costly {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        for _ in 0..self.most {
-            let Some(operation) = batch.take() else { break };
+impl<const IMMEDIATE: bool> Store for Costly<IMMEDIATE> {
+    const ORDER: Order = match IMMEDIATE {
+        true => Order::Immediate,
+        false => Order::None,
+    };
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let limits = self.memory.limits(&batch);
+        batch.each(|operation, answer| {
             match operation {
                 Operation::Write(Write::Update { .. }) => {
                     self.updates += 1;
@@ -175,11 +187,11 @@ impl Store for Costly {
                 Operation::Get { .. } => {
                     self.updates_before_get = Some(self.updates - Self::ASKS);
                 }
-                _ => {}
+                Operation::Write(_) => {}
             }
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
+            self.memory.apply(operation, answer, limits);
+        });
+        batch.done()
     }
 }
 

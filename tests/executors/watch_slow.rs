@@ -49,7 +49,8 @@ fn watchers_that_do_not_read(executor: Executor, overflow: Overflow, watchers: u
     wait_until("everyone has missed a good deal", || {
         change(&mut writer, changes..changes + 100);
         changes += 100;
-        server.handle.stats().missed > 100 * watchers as u64
+        // The system may take megabytes more for one of them than for another.
+        server.handle.stats().missed > 1000 * watchers as u64
     });
     let stats = server.handle.stats();
     assert_eq!(stats.events + stats.missed, (changes * watchers) as u64);

@@ -12,5 +12,6 @@ mod scripted;
 
 mod client;
 mod protocol;
+mod snapshot;
 mod squarer;
 mod wire;

@@ -8,12 +8,18 @@ mod common;
 mod pipe;
 
 mod auth;
+mod changes;
 mod counts;
 mod in_process;
 mod in_process_lifetime;
+mod key_order;
+mod late_clients;
+mod late_store;
 mod limits;
 mod listeners;
 mod shutdown;
 mod slow_store;
 mod store;
+mod store_shutdown;
+mod walks;
 mod wire;

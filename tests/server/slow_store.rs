@@ -1,15 +1,13 @@
 //! A store that takes its time, and what happens meanwhile.
 
 use std::{
-    future::pending,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::{
-    Error, Overflow, Server,
-    store::{Batch, Memory, Store},
+    Server,
+    store::{Batch, Memory, Order, Store, Submission},
 };
 
 use crate::common::{
@@ -51,110 +49,20 @@ fn a_client_that_reads_while_the_store_is_slow_loses_nothing_more() {
     assert_eq!((lines.len(), lost), (5, 0));
 }
 
-#[test]
-fn what_was_read_before_a_shutdown_is_applied() {
-    let (store, at_gate, go_on) = Gated::new();
-    let server = Server::builder().store(store).build();
-    let handle = server.handle();
-    let (ours, mut theirs) = async_net::unix::UnixStream::pair().unwrap();
-    let (gates, mut gating) = async_net::unix::UnixStream::pair().unwrap();
-    let talk = async {
-        handle.attach(ours).await.unwrap();
-        handle.attach(gates).await.unwrap();
-        gating.write_all(b"Get:gate\n").await.unwrap();
-        at_gate.recv().await.unwrap();
-        theirs.write_all(b"Put:k:v\nSync:fence\n").await.unwrap();
-        // The store is at the gate; the server reads on.
-        smol::Timer::after(Duration::from_millis(100)).await;
-        let mut shutdown = std::pin::pin!(handle.shutdown(Duration::from_secs(60)));
-        assert!(future::poll_once(shutdown.as_mut()).await.is_none());
-        go_on.send(()).await.unwrap();
-        let mut replies = String::new();
-        theirs.read_to_string(&mut replies).await.unwrap();
-        drop((theirs, gating));
-        shutdown.await;
-        replies
-    };
-    let (store, replies) = future::block_on(future::zip(server.run(), talk));
-    let last = ":error:0:closing:the server is shutting down\n";
-    assert_eq!(replies, format!(":sync:0:fence\n{last}"));
-    assert_eq!(store.memory.get(b"k").len(), 1);
-}
-
-/// Takes a long time to commit a batch of many commands: until told to go on.
-struct Committing(Gated);
-
-impl Store for Committing {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let mut taken = 0;
-        while let Some(operation) = batch.take() {
-            self.0.memory.answer(operation, batch);
-            taken += 1;
-        }
-        // A turn takes ten where there is room; on a busy machine it may not take many more at once.
-        if taken > 12 {
-            self.0.reached.send(()).await.unwrap();
-            self.0.open.recv().await.unwrap();
-        }
-        Ok(())
-    }
-}
-
-#[test]
-fn a_client_that_is_cut_off_after_it_broke_is_gone() {
-    let (store, at_gate, go_on) = Gated::new();
-    let server = Server::builder()
-        .overflow(Overflow::Disconnect)
-        .outbox_lines(10)
-        .stall_timeout(Duration::from_millis(200))
-        .store(Committing(store))
-        .build();
-    let server = TestServer::start(server);
-    let mut client = server.connect();
-    client.send(format!("Put:big:{}\n", "x".repeat(60_000)));
-    client.sync();
-    // It does not read, so the turn that takes the last of this is the one that cuts it off.
-    client.send("Get:big\n".repeat(1000));
-    at_gate.recv_blocking().unwrap();
-    client.reset();
-    // The server's writer finds out while the store commits; nothing tells when it has.
-    std::thread::sleep(Duration::from_millis(100));
-    go_on.send_blocking(()).unwrap();
-    server.await_counts(0, 1);
-}
-
-/// Never comes back.
-struct Stuck;
-
-impl Store for Stuck {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        match batch.take() {
-            Some(_) => pending().await,
-            None => Ok(()),
-        }
-    }
-}
-
-#[test]
-fn a_stuck_store_can_not_hold_a_shutdown_up() {
-    let server = TestServer::start(Server::builder().store(Stuck).build());
-    let mut client = server.connect();
-    client.sync();
-    client.send("Get:k\n");
-    server.stop(Duration::from_millis(100));
-    client.await_hang_up();
-}
-
 /// Takes longer for a batch than a round may last, by its clock.
 struct Slow(Memory, ManualClock);
 
 impl Store for Slow {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while let Some(operation) = batch.take() {
-            self.0.answer(operation, batch);
-        }
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let limits = self.0.limits(&batch);
+        batch.each(|operation, answer| self.0.apply(operation, answer, limits));
         self.1.advance(ROUND_TIME);
-        Ok(())
+        batch.done()
     }
 }
 
@@ -192,64 +100,53 @@ fn a_round_that_ends_early_does_nothing_twice() {
 }
 
 /// Many clients with long commands, and one with a short one: it waits for the rest of the round and
-/// for no other, whatever stands between them and however few the store takes.
+/// for no other, whatever stands between them, and whether or not the store says that it never waits.
 #[test]
 fn a_short_command_does_not_wait_for_all_long_ones() {
-    const CLIENTS: usize = 40;
-    const UPDATES: usize = 15;
-    let short = (Duration::from_micros(600), 4);
-    let long = (Duration::from_millis(4), 1);
+    // A batch of a store that may wait is measured by itself, so a round may end with a whole one.
+    let short = (Duration::from_micros(600), [4, 7]);
+    let long = (Duration::from_millis(4), [1, 1]);
     for (time, most_before) in [short, long] {
-        for most in [1, 7, usize::MAX] {
-            for between in ["", "Stats\n", "bad\n"] {
-                let clock = ManualClock::new();
-                let asking = Arc::new(Mutex::new(None));
-                let store = Costly {
-                    memory: Memory::new(),
-                    most,
-                    clock: clock.clone(),
-                    time,
-                    updates: 0,
-                    asking: asking.clone(),
-                    updates_before_get: None,
-                };
-                let server = Server::builder().clock(clock).store(store);
-                let mut server = LocalServer::new(server.build());
-                let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
-                *asking.lock().unwrap() = Some(server.connect());
-                for client in &mut clients {
-                    client.send(format!("Update:L:1:1\n{between}").repeat(UPDATES));
-                }
-                server.run();
-                drop((clients, asking.lock().unwrap().take()));
-                let store = server.shut_down();
-                assert_eq!(store.updates, CLIENTS * UPDATES);
-                let before = store.updates_before_get.expect("it asked");
-                assert!(
-                    before <= most_before,
-                    "{between:?}, {most} at a time, {time:?} each: {before} came before"
-                );
-            }
+        for between in ["", "Stats\n", "bad\n"] {
+            let before = [
+                updates_before_get::<true>(time, between),
+                updates_before_get::<false>(time, between),
+            ];
+            assert!(
+                before[0] <= most_before[0] && before[1] <= most_before[1],
+                "{between:?}, {time:?} each: {before:?} came before"
+            );
         }
     }
+}
+
+const CLIENTS: usize = 40;
+const UPDATES: usize = 15;
+
+fn updates_before_get<const IMMEDIATE: bool>(time: Duration, between: &str) -> usize {
+    let clock = ManualClock::new();
+    let asking = Arc::new(Mutex::new(None));
+    let store = Costly::<IMMEDIATE>::new(clock.clone(), time, asking.clone());
+    let server = Server::builder().clock(clock).store(store);
+    let mut server = LocalServer::new(server.build());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    *asking.lock().unwrap() = Some(server.connect());
+    for client in &mut clients {
+        client.send(format!("Update:L:1:1\n{between}").repeat(UPDATES));
+    }
+    server.run();
+    drop((clients, asking.lock().unwrap().take()));
+    let store = server.shut_down();
+    assert_eq!(store.updates, CLIENTS * UPDATES);
+    store.updates_before_get.expect("it asked")
 }
 
 /// The same if each of them has a short command between its long ones.
 #[test]
 fn a_short_command_in_between_makes_no_long_turn_a_short_one() {
-    const CLIENTS: usize = 40;
-    const UPDATES: usize = 15;
     let clock = ManualClock::new();
     let asking = Arc::new(Mutex::new(None));
-    let store = Costly {
-        memory: Memory::new(),
-        most: usize::MAX,
-        clock: clock.clone(),
-        time: Duration::from_millis(4),
-        updates: 0,
-        asking: asking.clone(),
-        updates_before_get: None,
-    };
+    let store = Costly::<true>::new(clock.clone(), Duration::from_millis(4), asking.clone());
     let server = Server::builder().clock(clock).store(store);
     let mut server = LocalServer::new(server.build());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();

@@ -1,18 +1,16 @@
 //! The contract of a store, from both sides.
 
-use std::time::Duration;
-
-use futures_lite::future;
 use keywire::{
-    Error, Server,
-    store::{Batch, Memory, Store},
+    Server,
+    store::{Batch, Memory, Order, Store, Submission},
 };
 
 use crate::common::{
     TestServer,
+    late_store::{LateStore, NoOrder, Outcome},
+    local::LocalServer,
     script::converse,
     stores::{Failing, Remote},
-    wait_until,
 };
 
 fn replies<S: Store>(store: S, commands: &str) -> String {
@@ -31,7 +29,7 @@ fn a_command_that_fails_is_named_and_the_others_are_done() {
         ":error:2:store:out of order\n\
          :sync:0:\n\
          :error:4:store:out of order\n\
-         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          a:1\n\
          :error:7:store:out of order\n\
          :error:8:store:out of order\n\
@@ -49,7 +47,7 @@ fn a_batch_that_fails_fails_whole_and_in_order() {
         ":error:1:store:nothing of this\n\
          :error:3:store:nothing of this\n\
          :sync:0:x\n\
-         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :error:6:store:nothing of this\n\
          :sync:0:y\n",
     );
@@ -71,144 +69,74 @@ fn the_server_goes_on_after_a_failure() {
     assert_eq!(stats.errors, 300);
 }
 
-/// Lets the first batch wait at a gate, fails the second, and is well after that.
-struct FailsSecond {
-    memory: Memory,
-    gate: async_channel::Receiver<()>,
-    batches: usize,
-    most: usize,
-}
-
-impl Store for FailsSecond {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let taken: Vec<_> = std::iter::from_fn(|| batch.take())
-            .take(self.most)
-            .collect();
-        if taken.is_empty() {
-            return Ok(());
-        }
-        self.batches += 1;
-        match self.batches {
-            1 => self.gate.recv().await.unwrap(),
-            2 => return Err(Error::store("the whole batch")),
-            _ => {}
-        }
-        for operation in taken {
-            self.memory.answer(operation, batch);
-        }
-        Ok(())
-    }
-}
-
+/// The errors fill the client's outbox. All the same, each write is answered, and what other clients wrote
+/// stands.
 #[test]
-fn a_batch_that_fails_fails_what_was_taken_and_nothing_else() {
-    // The errors fill the first client's outbox. All the same, they go to the commands that were
-    // taken, of both clients, and what was not taken is applied later.
-    let (open, gate) = async_channel::bounded(1);
-    let store = FailsSecond {
-        memory: Memory::new(),
-        gate,
-        batches: 0,
-        most: 60,
-    };
-    let server = Server::builder().outbox_lines(30).store(store).build();
-    let server = TestServer::start(server);
-    let (mut first, mut second, mut third) = (server.connect(), server.connect(), server.connect());
-    server.await_counts(3, 0);
-    third.send("Put:gate:1\n");
-    let fifty = |key| {
-        (1..=50)
-            .map(|n| format!("Put:{key}:{n}\n"))
-            .collect::<String>()
-    };
+fn a_batch_that_fails_fails_alone_and_whole_with_a_full_outbox() {
+    let (store, control) = LateStore::<NoOrder>::new();
+    let server = Server::builder().outbox_lines(30).store(store);
+    let mut server = LocalServer::new(server.build());
+    let (mut first, mut second) = (server.connect(), server.connect());
+    let fifty = |key| -> String { (1..=50).map(|n| format!("Put:{key}:{n}\n")).collect() };
     first.send(fifty("first") + "Sync:fence\n");
     second.send(fifty("second") + "Sync:fence\n");
-    open.send_blocking(()).unwrap();
-    // The number of the line is the number that was to be put.
-    let failed = |client: &mut crate::common::Client| -> Vec<String> {
-        let (errors, _) = client.read_to_sync();
-        let number = |line: &[u8]| {
-            String::from_utf8_lossy(line)
-                .split(':')
-                .nth(2)
-                .unwrap()
-                .into()
-        };
-        errors.iter().map(|line| number(line)).collect()
+    server.run();
+    control.end("Put:first:1", Outcome::Fail);
+    control.end("Put:second:1", Outcome::Apply);
+    let failed: String = (1..=50)
+        .map(|n| format!(":error:{n}:store:on purpose\n"))
+        .collect();
+    assert_eq!(first.receive_all(&mut server), failed + ":sync:0:fence\n");
+    assert_eq!(second.receive_all(&mut server), ":sync:0:fence\n");
+    assert_eq!(control.values("first"), Vec::<String>::new());
+    assert_eq!(control.values("second").len(), 50);
+}
+
+/// Answers nothing. `LOOKS` says whether it goes through the commands, and `AT_ONCE` whether it says that it
+/// never waits.
+struct Careless<const LOOKS: bool, const AT_ONCE: bool>;
+
+impl<const LOOKS: bool, const AT_ONCE: bool> Store for Careless<LOOKS, AT_ONCE> {
+    const ORDER: Order = match AT_ONCE {
+        true => Order::Immediate,
+        false => Order::None,
     };
-    let failed = [failed(&mut first), failed(&mut second)];
-    assert!(failed.iter().any(|numbers| !numbers.is_empty()));
-    drop((first, second, third));
-    let store = server.stop(Duration::from_secs(10)).memory;
-    for (key, failed) in ["first", "second"].into_iter().zip(failed) {
-        let numbers = (1..=50).map(|n| n.to_string());
-        let applied = numbers
-            .filter(|n| !failed.contains(n))
-            .map(String::into_bytes);
-        assert!(
-            store.get(key.as_bytes()).eq(applied),
-            "{key}: {failed:?} failed"
-        );
-    }
-}
 
-/// Breaks the contract in the ways that need no malice.
-struct Careless {
-    answers: bool,
-    takes: bool,
-}
-
-impl Store for Careless {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        if self.takes {
-            batch.take();
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        if LOOKS {
+            batch.each(|_, _| {});
         }
-        if self.answers {
-            // More often than there are commands.
-            batch.done();
-            batch.done();
-            batch.fail(&Error::store("what?"));
-        }
-        Ok(())
+        batch.done()
     }
 }
 
 #[test]
-fn a_command_without_an_answer_has_failed() {
-    for takes in [true, false] {
-        let store = Careless {
-            answers: false,
-            takes,
-        };
-        assert_eq!(
-            replies(store, "Put:a:1\nSync:1\nGet:a\nSync:2\n"),
-            ":error:1:store:the store gave no answer\n:sync:0:1\n\
-             :error:3:store:the store gave no answer\n:sync:0:2\n",
-        );
-    }
-}
-
-#[test]
-fn a_store_may_take_one_command_at_a_time_and_answer_too_often() {
-    let store = Careless {
-        answers: true,
-        takes: true,
-    };
-    assert_eq!(
-        replies(store, "Put:a:1\nSync:1\nDelete:a\nSync:2\n"),
-        ":sync:0:1\n:sync:0:2\n"
-    );
+fn a_command_without_an_answer_may_have_been_applied() {
+    let commands = "Put:a:1\nSync:1\nGet:a\nSync:2\nPut:b:1\n";
+    let expected = ":error:1:unconfirmed:the store gave no answer\n:sync:0:1\n\
+                    :error:3:store:the store gave no answer\n:sync:0:2\n\
+                    :error:5:unconfirmed:the store gave no answer\n";
+    assert_eq!(replies(Careless::<true, true>, commands), expected);
+    assert_eq!(replies(Careless::<true, false>, commands), expected);
+    assert_eq!(replies(Careless::<false, true>, commands), expected);
+    assert_eq!(replies(Careless::<false, false>, commands), expected);
 }
 
 /// Answers every command with the same list.
 struct Parrot(&'static [u8]);
 
 impl Store for Parrot {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        while batch.take().is_some() {
-            batch.values([&b"first"[..], self.0].into_iter());
-        }
-        Ok(())
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.each(|_, answer| answer.values([&b"first"[..], self.0].into_iter()));
+        batch.done()
     }
 }
 
@@ -217,7 +145,7 @@ fn an_answer_that_does_not_fit_is_a_failure_of_the_store() {
     assert_eq!(
         replies(Parrot(b"second"), "Get:a\nPut:a:1\nSync\nGet:a\n"),
         "a:first\na:second\n\
-         :error:2:store:the store gave an answer that does not fit the command\n:sync:0:\n\
+         :error:2:unconfirmed:the store gave an answer that does not fit the command\n:sync:0:\n\
          a:first\na:second\n",
     );
 }
@@ -233,8 +161,12 @@ fn a_value_can_not_forge_a_line() {
 struct AlwaysFailing;
 
 impl Store for AlwaysFailing {
-    async fn apply(&mut self, _: &mut Batch<'_>) -> Result<(), Error> {
-        Err(Error::store("no"))
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.fail("no");
+        batch.done()
     }
 }
 
@@ -246,76 +178,24 @@ fn a_store_that_fails_without_looking_fails_every_command() {
     );
 }
 
+/// Syncs, errors and blank lines are no reason to go to the store once more.
 #[test]
-fn a_store_may_take_several_commands_before_it_answers() {
+fn a_store_gets_many_commands_at_a_time() {
     let commands: String = (0..100)
-        .map(|n| format!("Put:k:{n}\nGet:k\nSync:{n}\nDelete:k\nwhat\n"))
+        .map(|n| format!("Put:k:{n}\nGet:k\nSync:{n}\nDelete:k\nPut\n\n"))
         .collect();
     let server = Server::builder().store(Remote::default()).build();
     let (output, store) = converse(server, [commands.as_bytes()]);
-    let expected: String = (0..100)
-        .map(|n| {
-            let line = 5 * n + 5;
-            format!(
-                "k:{n}\n:sync:0:{n}\n:error:{line}:unknown:no such command (case matters); there are \
-                 Put, Get, Delete, Update, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n"
-            )
-        })
-        .collect();
-    assert_eq!(String::from_utf8(output).unwrap(), expected);
-    assert!(
-        (300 / 7..=300).contains(&store.batches),
-        "{} batches",
-        store.batches
-    );
-}
-
-#[test]
-fn many_clients_share_a_batch() {
-    /// Counts the batches, and holds each until all clients have sent.
-    struct Counting {
-        batches: usize,
-        go: async_channel::Receiver<()>,
+    let output = String::from_utf8(output).unwrap();
+    let mut lines = output.lines();
+    for n in 0..100 {
+        let error = format!(":error:{}:malformed:", 6 * n + 5);
+        assert_eq!(lines.next(), Some(&*format!("k:{n}")));
+        assert_eq!(lines.next(), Some(&*format!(":sync:0:{n}")));
+        assert!(lines.next().unwrap().starts_with(&error));
     }
-    impl Store for Counting {
-        async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-            let mut any = false;
-            while batch.take().is_some() {
-                any = true;
-                batch.done();
-            }
-            if any {
-                self.batches += 1;
-                let _ = self.go.recv().await;
-            }
-            Ok(())
-        }
-    }
-    let (sender, go) = async_channel::bounded(1);
-    let store = Counting { batches: 0, go };
-    let server = TestServer::start(Server::builder().store(store).build());
-    let mut first = server.connect();
-    first.sync();
-    let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
-    server.await_counts(51, 0);
-    first.send("Put:k:first\n");
-    wait_until("the store is busy", || server.handle.stats().commands >= 1);
-    for client in &mut clients {
-        client.send("Put:k:v\nSync:fence\n");
-    }
-    // The server has all of it at hand by the time the store is let go on; how much of it comes in
-    // one batch is up to the executor, but a batch a client would be no sharing.
-    future::block_on(async {
-        smol::Timer::after(Duration::from_millis(50)).await;
-        sender.send(()).await.unwrap();
-    });
-    sender.close();
-    for client in &mut clients {
-        client.read_to_sync();
-    }
-    drop((first, clients));
-    let store = server.stop(Duration::from_secs(10));
-    assert!(store.batches < 40, "{} batches", store.batches);
+    assert_eq!(lines.next(), None);
+    assert_eq!(store.batches, 1);
 }
 
 /// Its place in the table can't be told from outside, so nobody can send keys that all have the same.

@@ -35,8 +35,8 @@ fn the_table_on_a_real_socket() {
     assert_eq!(
         String::from_utf8(client.end()).unwrap(),
         "user:charlie\nuser:bob\n\
-         :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :error:6:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+         GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :sync:0:done\n\
          :error:10:malformed:the input ended within a line; it was not applied\n",
     );
@@ -86,10 +86,10 @@ fn sync_is_a_fence_that_gives_its_token_back() {
 fn stats_begin_with_active_and_dropped() {
     plain(
         "Put:k:v\nGet:k\nnonsense\nStats\n",
-        "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+        "k:v\n:error:3:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+         GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
-         deletes=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 throttled=0 lines_queued=3 lines_dropped=0 \
+         deletes=0 sets=0 removes=0 walks=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 unconfirmed=0 slow_lines=0 idle=0 throttled=0 lines_queued=3 lines_dropped=0 \
          watching=0 events=0 missed=0 keys=1 values=1 bytes=2 size=74 uptime=0\n",
     );
 }
@@ -106,8 +106,8 @@ fn a_carriage_return_before_the_line_feed_is_stripped_once() {
 fn blank_lines_are_ignored_and_counted() {
     plain(
         "\n\r\nPut:k:v\n\n\nGet:k\n\nwhat\n",
-        "k:v\n:error:8:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n",
+        "k:v\n:error:8:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+         GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n",
     );
 }
 
@@ -116,12 +116,12 @@ fn bad_lines_are_named_and_the_connection_goes_on() {
     plain(
         "Put:k\nGet:\nGet:a:b\nput:k:v\nPut:k:v\nGet:k\n",
         ":error:1:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n\
+         Update:key:old:new, Set:key:value, Remove:key:value, GetPrefix:prefix, Keys:prefix, Watch:key, WatchPrefix:prefix and Auth:secret\n\
          :error:2:malformed:the key is empty\n\
-         :error:3:malformed:a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
+         :error:3:malformed:a colon too many; Get, Delete and Watch take a key and GetPrefix, Keys and WatchPrefix a prefix, which hold none, and Stats takes \
          nothing\n\
-         :error:4:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :error:4:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+         GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          k:v\n",
     );
 }
@@ -227,8 +227,8 @@ fn a_request_line_too_long_to_look_at_does_not_hide_http() {
 /// From the first command on, only what is a command matters.
 #[test]
 fn what_looks_like_http_behind_a_command_is_a_mistake_like_any() {
-    let unknown = "unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-                   Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth";
+    let unknown = "unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+                   GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth";
     plain(
         "Get:k\nGET / HTTP/1.1\nHost: x\nPut:k:v\nGet:k\n",
         &format!(":error:2:{unknown}\n:error:3:{unknown}\nk:v\n"),

@@ -150,6 +150,10 @@ fn a_watch_prints_changes_as_they_come_until_a_signal() {
         client(&server, &["update", "k", "1:2", ""]);
         client(&server, &["update", "k", "", "3"]);
         assert_eq!(watch.line(), "update:k::3\n");
+        client(&server, &["set", "k", "4:5"]);
+        assert_eq!(watch.line(), "set:k:4:5\n");
+        client(&server, &["remove", "k", "4:5"]);
+        assert_eq!(watch.line(), "remove:k:4:5\n");
         client(&server, &["delete", "k"]);
         assert_eq!(watch.line(), "delete:k\n");
         watch.signal(signal);

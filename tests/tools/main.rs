@@ -11,3 +11,4 @@ mod arguments;
 mod client;
 mod lines;
 mod terminal;
+mod walk;

@@ -13,8 +13,8 @@ fn with_watches(max: usize, commands: &str, replies: &str) {
 #[test]
 fn a_watch_has_one_field() {
     let missing = "a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-                   Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret";
-    let extra = "a colon too many; Get, Delete and Watch take a key, which holds none, and Stats takes \
+                   Update:key:old:new, Set:key:value, Remove:key:value, GetPrefix:prefix, Keys:prefix, Watch:key, WatchPrefix:prefix and Auth:secret";
+    let extra = "a colon too many; Get, Delete and Watch take a key and GetPrefix, Keys and WatchPrefix a prefix, which hold none, and Stats takes \
                  nothing";
     for word in ["Watch", "Unwatch", "WatchPrefix", "UnwatchPrefix"] {
         let empty = match word {

@@ -3,7 +3,10 @@
 use keywire::Server;
 
 use super::replies;
-use crate::common::{script::converse, stores::Undoing};
+use crate::common::{
+    script::converse,
+    stores::{Failing, Remote},
+};
 
 #[test]
 fn stats_count_watches_events_and_kinds_of_commands() {
@@ -16,7 +19,7 @@ fn stats_count_watches_events_and_kinds_of_commands() {
     assert_eq!(
         output.lines().last().unwrap(),
         ":stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=14 gets=1 puts=3 updates=1 \
-         deletes=1 syncs=1 stats=1 watches=3 unwatches=3 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 slow_lines=0 idle=0 throttled=0 lines_queued=7 lines_dropped=0 \
+         deletes=1 sets=0 removes=0 walks=0 syncs=1 stats=1 watches=3 unwatches=3 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 unconfirmed=0 slow_lines=0 idle=0 throttled=0 lines_queued=7 lines_dropped=0 \
          watching=0 events=4 missed=0 keys=2 values=3 bytes=9 size=161 uptime=0",
     );
 }
@@ -59,10 +62,14 @@ fn stats_know_of_everything_that_came_before_them() {
         figures(&replies(keywire::store::Memory::new(), STATS), names),
         OF_STATS
     );
-    for most in [1, 2, 3, 100] {
-        let output = replies(Undoing::new(most), STATS);
-        assert_eq!(figures(&output, names), OF_STATS, "{most} at a time");
-    }
+    let output = replies(Remote::default(), STATS);
+    assert_eq!(figures(&output, names), OF_STATS, "late");
+    let output = replies(Failing::default(), STATS);
+    assert_eq!(
+        figures(&output, names),
+        OF_STATS,
+        "at once, each batch by itself"
+    );
     let (output, _) = converse(Server::new(), STATS.as_bytes().chunks(1));
     assert_eq!(
         figures(&String::from_utf8(output).unwrap(), names),

@@ -27,13 +27,13 @@ fn nothing_but_writes_is_told() {
         "Watch:k\nGet:k\nSync\nPut:k\nput:k:v\nDelete:k:x\nUpdate:k:v\n",
         ":watch:k\n:sync:0:\n\
          :error:4:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n\
-         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Sync, \
-         Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
-         :error:6:malformed:a colon too many; Get, Delete and Watch take a key, which holds none, and \
+         Update:key:old:new, Set:key:value, Remove:key:value, GetPrefix:prefix, Keys:prefix, Watch:key, WatchPrefix:prefix and Auth:secret\n\
+         :error:5:unknown:no such command (case matters); there are Put, Get, Delete, Update, Set, Remove, \
+         GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
+         :error:6:malformed:a colon too many; Get, Delete and Watch take a key and GetPrefix, Keys and WatchPrefix a prefix, which hold none, and \
          Stats takes nothing\n\
          :error:7:malformed:a field is missing; the forms are Put:key:value, Get:key, Delete:key, \
-         Update:key:old:new, Watch:key, WatchPrefix:prefix and Auth:secret\n",
+         Update:key:old:new, Set:key:value, Remove:key:value, GetPrefix:prefix, Keys:prefix, Watch:key, WatchPrefix:prefix and Auth:secret\n",
     );
 }
 

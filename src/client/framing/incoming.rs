@@ -1,9 +1,9 @@
 //! The way in: each line of the server completes a response, or is an event.
 
-use super::{Exchange, Framing, MAX_REPLY, PartialResponse};
+use super::{Exchange, Framing, MAX_REPLY, PartialResponse, walk};
 use crate::{
     Error, Stats,
-    client::call::{Request, Response},
+    client::call::{Destination, Request, Response},
     error::ConnectionError,
     protocol::{Code, Reply},
 };
@@ -79,8 +79,11 @@ impl Framing {
                 }
                 _ => return Err(ConnectionError::Protocol("a watch out of turn")),
             },
-            Reply::Change(change) => self.watches.notify(change),
-            Reply::Missed(changes) => self.watches.missed(changes),
+            Reply::Change(change) => self.change(change),
+            Reply::Missed(changes) => {
+                self.partial.missed = self.partial.missed.saturating_add(changes);
+                self.watches.missed(changes);
+            }
             // A newer server may say more than this client understands.
             Reply::Other(_) => {}
         }
@@ -92,8 +95,15 @@ impl Framing {
             .exchanges
             .front()
             .and_then(|first| first.query.as_ref());
-        let Some(Request::Get { key, snapshot }) = query else {
-            return Err(ConnectionError::Protocol("a value out of turn"));
+        let (key, snapshot) = match query {
+            Some(Request::Get { key, snapshot }) => (key, snapshot),
+            Some(Request::GetPrefix { prefix, to }) => {
+                return self.partial.entry((requested, value), prefix, to);
+            }
+            Some(Request::Keys { prefix, queue }) => {
+                return walk::count((requested, value), prefix, queue);
+            }
+            _ => return Err(ConnectionError::Protocol("a value out of turn")),
         };
         if key != requested {
             return Err(ConnectionError::Protocol("a value of another key"));
@@ -112,7 +122,10 @@ impl Framing {
     fn error(&mut self, line: u64, code: Code, message: String) -> Result<(), ConnectionError> {
         let refusal = ConnectionError::Refused { code, message };
         // After the other codes, a server goes on.
-        let may_end = !matches!(code, Code::Unknown | Code::Store | Code::Full);
+        let may_end = !matches!(
+            code,
+            Code::Unknown | Code::Store | Code::Unconfirmed | Code::Full
+        );
         self.refusal = may_end.then(|| refusal.clone());
         if line == 0 {
             self.rejected = matches!(code, Code::Full | Code::Unauthorized);
@@ -141,6 +154,7 @@ impl Framing {
         dropped: u64,
         refused: Option<&ConnectionError>,
     ) -> Result<(), ConnectionError> {
+        self.finish_walk();
         let Some(exchange) = self.exchanges.pop_front() else {
             return Ok(());
         };
@@ -225,6 +239,8 @@ impl Exchange {
         partial: &mut PartialResponse,
         dropped: u64,
     ) -> Result<Result<Response, Error>, ConnectionError> {
+        let queue = self.query.as_ref().and_then(Request::walk_queue);
+        let dropped = dropped.saturating_add(queue.map_or(0, |queue| queue.dropped()));
         let response = match &self.query {
             None | Some(Request::Write(_) | Request::Sync) => Response::Done,
             Some(_) if dropped > 0 => return Ok(Err(Error::RepliesDropped { lines: dropped })),
@@ -234,6 +250,18 @@ impl Exchange {
                 }
                 _ => Response::Values(std::mem::take(&mut partial.values)),
             },
+            Some(Request::GetPrefix {
+                to: Destination::Snapshot(queue),
+                ..
+            }) => {
+                // All events so far are contained.
+                queue.clear();
+                match partial.missed {
+                    0 => Response::Snapshot(std::mem::take(&mut partial.snapshot)),
+                    missed => Response::Missed(missed),
+                }
+            }
+            Some(Request::GetPrefix { .. } | Request::Keys { .. }) => Response::Done,
             Some(Request::Stats) => match partial.stats.take() {
                 Some(stats) => Response::Stats(stats.into()),
                 None => return Err(ConnectionError::Protocol("no counters")),

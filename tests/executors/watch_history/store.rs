@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use keywire::{
-    Error,
     protocol::{Operation, Reply},
-    store::{Batch, Memory, Store},
+    store::{Batch, Memory, Order, Store, Submission},
 };
 
 /// What happened, as the store sees it.
@@ -16,8 +15,7 @@ pub(crate) enum Entry {
 
 pub(crate) type History = Arc<Mutex<Vec<Entry>>>;
 
-/// Writes the history. It takes several commands before it answers, ends before it has taken all,
-/// and fails now and then, all at random.
+/// Writes the history, and fails now and then, at random: one write, or all of a batch.
 pub(crate) struct RecordingStore {
     pub(crate) memory: Memory,
     pub(crate) history: History,
@@ -37,51 +35,38 @@ impl RecordingStore {
 }
 
 impl Store for RecordingStore {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let mut history = self.history.lock().unwrap();
-        let before = history.len();
-        let mut undo = (self.random.u8(..8) == 0).then(|| {
-            let mut copy = Memory::new();
-            for (key, values) in self.memory.iter() {
-                values.for_each(|value| copy.put(key, value));
+        // Gets mark the places of everything else, so they don't fail.
+        let all_fail = self.random.u8(..8) == 0;
+        let limits = self.memory.limits(&batch);
+        batch.each(|operation, answer| match operation {
+            Operation::Get { key } => {
+                let values = self.memory.get(key);
+                answer.values(values.clone());
+                let (key, values) = (key.to_vec(), values.map(<[u8]>::to_vec).collect());
+                history.push(Entry::Get { key, values });
             }
-            copy
-        });
-        loop {
-            let most = self.random.usize(1..20);
-            let taken: Vec<_> = std::iter::from_fn(|| batch.take()).take(most).collect();
-            let ended = taken.len() < most || self.random.u8(..4) == 0;
-            for operation in taken {
-                match operation {
-                    Operation::Get { key } => {
-                        // Gets mark the places of everything else, so they don't fail.
-                        undo = None;
-                        let values = self.memory.get(key);
-                        batch.values(values.clone());
-                        let (key, values) = (key.to_vec(), values.map(<[u8]>::to_vec).collect());
-                        history.push(Entry::Get { key, values });
-                    }
-                    Operation::Write(_) if self.random.u8(..20) == 0 => {
-                        batch.fail(&Error::store("by chance"));
-                    }
-                    Operation::Write(change) => {
-                        self.memory.answer(operation, batch);
-                        let (key, mut line) = (change.key().to_vec(), Vec::new());
-                        Reply::Change(change).encode(&mut line);
-                        line.pop();
-                        history.push(Entry::Change { key, line });
-                    }
+            Operation::Write(_) if all_fail || self.random.u8(..20) == 0 => {
+                match self.random.bool() {
+                    true => answer.fail("by chance"),
+                    false => answer.unconfirmed("by chance"),
                 }
             }
-            if ended {
-                break;
+            Operation::Write(change) => {
+                self.memory.apply(operation, answer, limits);
+                let (key, mut line) = (change.key().to_vec(), Vec::new());
+                Reply::Change(change).encode(&mut line);
+                line.pop();
+                history.push(Entry::Change { key, line });
             }
-        }
-        if let Some(memory) = undo {
-            self.memory = memory;
-            history.truncate(before);
-            return Err(Error::store("all of it, by chance"));
-        }
-        Ok(())
+        });
+        drop(history);
+        batch.done()
     }
 }
