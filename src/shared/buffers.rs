@@ -63,3 +63,57 @@ impl BufferPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The address of its memory.
+    fn address(buffer: &[u8]) -> *const u8 {
+        buffer.as_ptr()
+    }
+
+    #[test]
+    fn a_buffer_grows_step_by_step_and_comes_back_empty() {
+        let pool = BufferPool::default();
+        let mut buffer = Vec::new();
+        let mut sizes = Vec::new();
+        for n in 0..60 * 1024 {
+            pool.reserve(&mut buffer, 1);
+            buffer.push(n as u8);
+            if sizes.last() != Some(&buffer.capacity()) {
+                sizes.push(buffer.capacity());
+            }
+        }
+        assert!(sizes.ends_with(&SIZES), "{sizes:?}");
+        assert!((0..60 * 1024).all(|n| buffer[n] == n as u8));
+
+        let was_at = address(&buffer);
+        pool.put(buffer);
+        let again = pool.take(20 * 1024);
+        assert_eq!((address(&again), again.len()), (was_at, 0));
+        // And so do those that it has outgrown.
+        for kept in pool.kept.lock().iter().take(2) {
+            assert_eq!(kept.len(), 1);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_limit() {
+        let pool = BufferPool::default();
+        for size in SIZES {
+            let taken: Vec<_> = (0..2 * KEPT_BYTES / size)
+                .map(|_| pool.take(size))
+                .collect();
+            taken.into_iter().for_each(|buffer| pool.put(buffer));
+        }
+        // One of another size is none of these.
+        pool.put(Vec::with_capacity(SIZES[2] + 1));
+        pool.put(Vec::with_capacity(SMALLEST - 1));
+        for (kept, size) in pool.kept.lock().iter().zip(SIZES) {
+            assert!(kept.iter().all(|buffer| buffer.capacity() == size));
+            let bytes: usize = kept.iter().map(Vec::capacity).sum();
+            assert!(bytes <= KEPT_BYTES && bytes + size > KEPT_BYTES, "{bytes}");
+        }
+    }
+}
