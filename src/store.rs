@@ -126,6 +126,7 @@
 
 mod answer;
 mod batch;
+mod lookahead;
 mod memory;
 mod overflow;
 pub(crate) mod rejection;

@@ -28,8 +28,8 @@ const ROUND_BYTES: usize = 256 * 1024;
 /// Emptied buffers and ended turns that are kept, so that most rounds allocate none.
 const POOLED: usize = ROUND_CLIENTS;
 
-/// A buffer larger than this is given back to the allocator.
-const POOLED_BYTES: usize = 16 * 1024;
+/// A buffer of more bytes than this goes to the connections' pool.
+const POOLED_BYTES: usize = 1024;
 
 /// The turns of a round that have ended and whose replies have not been sent.
 pub(super) struct Round {
@@ -141,7 +141,7 @@ impl Coordinator {
         } = client.pending.take()?;
         let mut turn = self.turns.pop().unwrap_or_else(|| {
             let (limits, clock) = (self.limits.clone(), self.server.clock.clone());
-            Box::new(Turn::new(limits, clock))
+            Box::new(Turn::new(limits, self.context.buffers.clone(), clock))
         });
         turn.block = block;
         turn.start(
@@ -357,7 +357,9 @@ impl Coordinator {
     }
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.reply_buffers.len() < POOLED && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
+        if buffer.capacity() > POOLED_BYTES {
+            self.context.buffers.put(buffer);
+        } else if self.reply_buffers.len() < POOLED && buffer.capacity() > 0 {
             buffer.clear();
             self.reply_buffers.push(buffer);
         }

@@ -76,6 +76,14 @@ impl Tables {
         lists.find(inner(hash), |list| list.key() == key)
     }
 
+    /// Has the list of this hash fetched from memory, if there is one.
+    pub(super) fn touch(&self, hash: u64) {
+        let lists = &self.table(hash).lists;
+        if let Some(list) = lists.iter_hash(inner(hash)).next() {
+            list.touch();
+        }
+    }
+
     pub(super) fn find_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut List> {
         let lists = &mut self.table_mut(hash).lists;
         lists.find_mut(inner(hash), |list| list.key() == key)
