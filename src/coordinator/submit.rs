@@ -202,11 +202,10 @@ impl Coordinator {
                 FromStore::Turn(turn) => self.on_returned(turn, store, round),
                 FromStore::Change(change) => {
                     // Batches that were back before it, and have waited for others.
-                    while S::ORDER != Order::None {
-                        let Some(turn) = self.unblocked.pop() else {
-                            break;
-                        };
-                        self.on_unblocked(turn, store, round);
+                    if S::ORDER != Order::None {
+                        while let Some(turn) = self.unblocked.pop() {
+                            self.on_unblocked(turn, store, round);
+                        }
                     }
                     let is_first = self.watches.is_quiet() && round.turns.is_empty();
                     if change.write().is_none() && !is_first {
