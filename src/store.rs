@@ -205,6 +205,7 @@ pub enum Submission<T, F> {
 /// The commands of one client are always applied in their order, since a client has at most one batch with
 /// the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
     /// store never returns [`Pending`](Submission::Pending), of batches nor of keys, and has no

@@ -66,9 +66,12 @@ impl<'a> Answer<'a> {
     ///
     /// A value that holds an LF, which would look like two lines, makes it fail with a store error. Of a
     /// write this is no answer: it may have been applied.
-    pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    pub fn values<'v, V>(self, values: V)
+    where
+        V: IntoIterator<Item = &'v [u8], IntoIter: ExactSizeIterator>,
+    {
         self.progress.timer.add_unknown();
-        self.values_at_once(values, true);
+        self.values_at_once(values.into_iter(), true);
     }
 
     /// Like [`values`](Self::values), if they took no time to find, and if the store may know that none

@@ -33,7 +33,7 @@ use crate::protocol::{Command, Operation};
 ///         batch.each(|operation, answer| match operation {
 ///             Operation::Get { key } => {
 ///                 let length = key.len().to_string();
-///                 answer.values([length.as_bytes()].into_iter());
+///                 answer.values([length.as_bytes()]);
 ///             }
 ///             Operation::Write(_) => answer.fail("this store can't be written"),
 ///         });

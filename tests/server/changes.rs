@@ -212,7 +212,7 @@ impl Store for Mirror {
             let (key, value) = (&b"k"[..], value.as_bytes());
             let told = change.try_send(Change::from(Write::Set { key, value }));
             told.unwrap();
-            batch.each(|_, answer| answer.values([value].into_iter()));
+            batch.each(|_, answer| answer.values([value]));
         };
         if self.at_once {
             answer(&mut batch);
@@ -373,7 +373,7 @@ impl Store for OneBehind {
             None => Submission::Pending(pending()),
             Some(mut before) => {
                 before.each(|operation, answer| match operation {
-                    Operation::Get { .. } => answer.values([&b"0"[..]].into_iter()),
+                    Operation::Get { .. } => answer.values([&b"0"[..]]),
                     Operation::Write(_) => answer.done(),
                 });
                 Submission::Done(before)

@@ -289,7 +289,7 @@ impl Store for EmptyPages {
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let pages = self.0.to_string();
-        batch.each(|_, answer| answer.values([pages.as_bytes()].into_iter()));
+        batch.each(|_, answer| answer.values([pages.as_bytes()]));
         batch.done()
     }
 

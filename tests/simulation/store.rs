@@ -176,7 +176,7 @@ pub(crate) fn give(answer: Answer<'_>, what: &What) {
         What::Read(lines) => {
             let value = |line: &'_ [u8]| line.iter().position(|&byte| byte == b':').unwrap() + 1;
             let values: Vec<&[u8]> = lines.iter().map(|line| &line[value(line)..]).collect();
-            answer.values(values.into_iter());
+            answer.values(values);
         }
     }
 }
