@@ -342,8 +342,12 @@ fn to_line(event: Event) -> Vec<u8> {
         Event::Remove { key, value } => &[b"remove", key, value],
         Event::Delete { key } => &[b"delete", key],
         Event::Missed(changes) => {
+            let number = match changes {
+                0 => "an unknown number of".to_string(),
+                number => number.to_string(),
+            };
             say(format_args!(
-                "missed {changes} changes, which came faster than they were read"
+                "missed {number} changes, which came faster than they were read"
             ));
             return Vec::new();
         }

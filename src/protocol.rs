@@ -116,12 +116,14 @@
 
 mod command;
 mod lines;
+mod missed;
 mod reply;
 
 use std::fmt;
 
 pub use command::{Command, Operation, ParseError, Topic, Write};
 pub use lines::{LineBlock, LineDecoder, LineTooLong};
+pub(crate) use missed::MissedCount;
 pub use reply::{Code, Reply, ReplyError};
 pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 

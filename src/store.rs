@@ -38,7 +38,7 @@
 //!         mut batch: Batch,
 //!     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
 //!         batch.each(|operation, answer| match operation {
-//!             Operation::Get { key } => answer.values(self.0.get(key).into_iter().map(Vec::as_slice)),
+//!             Operation::Get { key } => answer.values(self.0.get(key).map(Vec::as_slice)),
 //!             Operation::Write(Write::Set { key, value }) => {
 //!                 self.0.insert(key.to_vec(), value.to_vec());
 //!                 answer.done();
@@ -141,6 +141,7 @@
 
 mod answer;
 mod batch;
+mod lookahead;
 mod memory;
 mod overflow;
 pub(crate) mod rejection;
@@ -156,7 +157,7 @@ pub(crate) use batch::{FromStore, TurnGuard};
 pub use {
     answer::Answer,
     batch::Batch,
-    memory::{Memory, Values},
+    memory::{Memory, MemoryLimits, Values},
     walk::KeyPage,
 };
 
@@ -221,9 +222,11 @@ pub enum Submission<T, F> {
 /// The commands of one client are always applied in their order, since a client has at most one batch with
 /// the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
-    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys: if it does, the
+    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys, and has no
+    /// [`changes`](Store::changes), which would not be in order with its answers: if it does, the
     /// coordinator panics.
     Immediate,
     /// The store keeps no order. So the server never gives it two batches at a time that share a key.
@@ -279,7 +282,10 @@ pub enum Order {
 /// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
 ///
 /// ```
-/// use keywire::{protocol::{Operation, Write}, store::{Batch, Memory, Order, Store, Submission}};
+/// use keywire::{
+///     protocol::{Operation, Write},
+///     store::{Batch, KeyPage, Memory, Order, Store, StoreSize, Submission},
+/// };
 /// use std::future::Future;
 ///
 /// struct Guarded(Memory);
@@ -299,6 +305,17 @@ pub enum Order {
 ///             operation => self.0.apply(operation, answer, limits),
 ///         });
 ///         batch.done()
+///     }
+///
+///     fn keys(
+///         &mut self,
+///         page: KeyPage,
+///     ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+///         self.0.keys(page)
+///     }
+///
+///     fn size(&self) -> StoreSize {
+///         self.0.size()
 ///     }
 /// }
 ///
@@ -328,9 +345,14 @@ pub trait Store: Send + 'static {
     /// Changes that were made elsewhere, for watchers. It is called once, when the server begins to run.
     /// By default there are none.
     ///
-    /// The server polls the stream each time a batch comes back, and takes the changes before the batch. So
-    /// a store keeps this order: first it gives back every batch with a `Get` that does not show the change,
-    /// then it makes the change ready here, then it gives back the batches with a `Get` that shows it.
+    /// Changes and the batches that the store gives back have one order, and the store has to keep it. Take a
+    /// change, and a command of the same key; if the order is [`Total`](Order::Total), of any key. If the
+    /// command took effect after the change, such as a `Get` that shows it, the change comes before the
+    /// command's batch. If the command took effect before the change, its batch comes first.
+    ///
+    /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
+    /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't
+    /// hold more, it gives [`Change::missed`].
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
         None::<stream::Pending<Change>>
     }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::Future};
 
 use async_channel::Sender;
 
-use super::{Coordinator, key_order::ALL_WRITES, turns::Round};
+use super::{Coordinator, changes::send_turn, key_order::ALL_WRITES, turns::Round};
 use crate::{
     clock,
     protocol::Operation,
@@ -24,12 +24,14 @@ impl Coordinator {
         store: &mut S,
         round: &mut Round,
     ) -> Option<Box<Turn>> {
-        let mut keys = HashSet::new();
+        // In the order asked, so that a simulation can repeat what follows from it.
+        let mut keys = Vec::new();
+        let mut known = HashSet::new();
         let mut is_blocked = false;
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
             let key = order.hash(operation.key());
-            if S::ORDER != Order::Total && !keys.contains(&key) {
+            if S::ORDER != Order::Total && !known.contains(&key) {
                 let is_free = order.is_free(key);
                 // What is in a batch with a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
@@ -37,9 +39,12 @@ impl Coordinator {
                 }
                 is_blocked = !is_free;
             }
-            keys.insert(key);
-            if S::ORDER == Order::Total && matches!(operation, Operation::Write(_)) {
-                keys.insert(ALL_WRITES);
+            if known.insert(key) {
+                keys.push(key);
+            }
+            let is_write = matches!(operation, Operation::Write(_));
+            if S::ORDER == Order::Total && is_write && known.insert(ALL_WRITES) {
+                keys.push(ALL_WRITES);
             }
             true
         });
@@ -59,8 +64,7 @@ impl Coordinator {
         client.at_store = true;
         client.watcher = turn.progress.watcher;
         turn.progress.watched = true;
-        self.key_order
-            .enter(turn.client, keys.into_iter().collect());
+        self.key_order.enter(turn.client, keys);
         if S::ORDER == Order::None {
             turn = self.wait_for_keys(turn)?;
         }
@@ -95,13 +99,14 @@ impl Coordinator {
             Submission::Done(batch) => {
                 round.timer.add_unknown();
                 let turn = batch.into_turn()?;
-                if let Some(changes) = &self.changes {
-                    // Changes may have been made known meanwhile. They come first.
-                    changes.send_turn(turn, &self.from_store);
-                    self.end_watcher_turn(key);
-                    return None;
+                if self.changes.is_none() && turn.client == key {
+                    return self.complete::<S>(turn, round);
                 }
-                self.complete::<S>(turn, round)
+                // Changes may have been made known meanwhile, which come first; or this is the batch of
+                // another client, which the store has kept.
+                send_turn(self.changes.as_deref(), turn, &self.from_store);
+                self.end_watcher_turn(key);
+                None
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
@@ -120,7 +125,7 @@ impl Coordinator {
     ) -> Option<Box<Turn>> {
         if self.shutting_down && !turn.is_walk_over() {
             turn.progress.refuse(Rejection::Closing);
-            turn.progress.cursor.knows_control_lines = false;
+            turn.progress.cursor.told_closing = true;
             self.collect(&mut turn, round);
         }
         if turn.is_walk_over() {
@@ -175,11 +180,7 @@ impl Coordinator {
         client.store_task = Some(self.executor.spawn(async move {
             let turn = std::pin::pin!(turn);
             if let Some(turn) = clock::deferrable(&clock, turn).await {
-                match changes {
-                    Some(changes) => changes.send_turn(turn, &from_store),
-                    // This fails only if the coordinator is gone.
-                    None => drop(from_store.try_send(FromStore::Turn(turn))),
-                }
+                send_turn(changes.as_deref(), turn, &from_store);
             }
         }));
         self.end_watcher_turn(key);
@@ -200,6 +201,12 @@ impl Coordinator {
             match it {
                 FromStore::Turn(turn) => self.on_returned(turn, store, round),
                 FromStore::Change(change) => {
+                    // Batches that were back before it, and have waited for others.
+                    if S::ORDER != Order::None {
+                        while let Some(turn) = self.unblocked.pop() {
+                            self.on_unblocked(turn, store, round);
+                        }
+                    }
                     let is_first = self.watches.is_quiet() && round.turns.is_empty();
                     if change.write().is_none() && !is_first {
                         // It is told at once, and so not before what the round has to tell.
@@ -209,6 +216,11 @@ impl Coordinator {
                     }
                     self.on_change(&change, round);
                 }
+            }
+            round.timer.add(1);
+            if self.is_over(round) {
+                self.returned.extend(returned);
+                return;
             }
         }
     }

@@ -8,16 +8,12 @@ use super::{
     overflow::ReplyAction,
     rejection::Rejection,
     timer::BYTES_PER_WORK,
-    turn::{AppliedWrite, Progress, TURN_BYTES},
+    turn::{AppliedWrite, Progress},
 };
 use crate::{
     connection::outbox::{Size, Usage},
     protocol::{Code, Operation, push_error, push_sync, push_value},
 };
-
-/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Doubling
-/// step by step would copy as much as the replies themselves.
-const SMALL_REPLIES: usize = 2 * 1024;
 
 const MISFIT: &str = "the store gave an answer that does not fit the command";
 
@@ -70,19 +66,27 @@ impl<'a> Answer<'a> {
     ///
     /// If a value holds an LF, which would look like two lines, the `Get` fails with a store error. This does
     /// not answer a write: one that is answered so counts as [`unconfirmed`](Self::unconfirmed).
-    pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    pub fn values<'v, V>(self, values: V)
+    where
+        V: IntoIterator<Item = &'v [u8], IntoIter: ExactSizeIterator>,
+    {
         self.progress.timer.add_unknown();
-        self.values_at_once(values);
+        self.values_at_once(values.into_iter(), true);
     }
 
-    /// Like [`values`](Self::values), if they took no time to find.
-    pub(super) fn values_at_once<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    /// Like [`values`](Self::values), if they took no time to find, and if the store may know that none
+    /// of them holds an LF. To look for one costs more than to copy a value.
+    pub(super) fn values_at_once<'v>(
+        self,
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         match self.key {
             None => self.unconfirmed(MISFIT),
             Some(key) => {
                 match self.progress.walk_line {
                     Some(walk) if walk.counts => self.progress.push_count(key, values.len()),
-                    _ => self.progress.push_values(key, values),
+                    _ => self.progress.push_values(key, values, may_hold_lf),
                 }
                 self.progress.answered = true;
             }
@@ -197,7 +201,12 @@ impl Progress {
         false
     }
 
-    fn push_values<'v>(&mut self, key: &[u8], values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    fn push_values<'v>(
+        &mut self,
+        key: &[u8],
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         if !self.accepts_reply(values.len()) {
             return;
         }
@@ -207,7 +216,7 @@ impl Progress {
         for value in values {
             let bytes = key.len() + value.len() + 2;
             let whole = self.replies.len() - before + bytes;
-            if whole > max || memchr(b'\n', value).is_some() {
+            if whole > max || (may_hold_lf && memchr(b'\n', value).is_some()) {
                 self.replies.truncate(before);
                 self.timer.add_unknown();
                 return if whole > max {
@@ -217,7 +226,7 @@ impl Progress {
                     self.push_error(Code::Store, message);
                 };
             }
-            make_room(&mut self.replies, bytes);
+            self.buffers.reserve(&mut self.replies, bytes);
             push_value(&mut self.replies, key, value);
             lines += 1;
         }
@@ -240,13 +249,5 @@ impl Progress {
             bytes: self.replies.len() - before,
         };
         self.stats.lines_queued += lines as u64;
-    }
-}
-
-fn make_room(replies: &mut Vec<u8>, more: usize) {
-    if replies.capacity() - replies.len() < more
-        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
-    {
-        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
     }
 }

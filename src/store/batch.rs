@@ -4,7 +4,12 @@ use std::{fmt, future::Ready};
 
 use async_channel::Sender;
 
-use super::{Change, Submission, answer::Answer, turn::Turn};
+use super::{
+    Change, Submission,
+    answer::Answer,
+    lookahead::{Apply, ApplyFn, Lookahead},
+    turn::Turn,
+};
 use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
@@ -28,7 +33,7 @@ use crate::protocol::{Command, Operation};
 ///         batch.each(|operation, answer| match operation {
 ///             Operation::Get { key } => {
 ///                 let length = key.len().to_string();
-///                 answer.values([length.as_bytes()].into_iter());
+///                 answer.values([length.as_bytes()]);
 ///             }
 ///             Operation::Write(_) => answer.fail("this store can't be written"),
 ///         });
@@ -68,23 +73,19 @@ impl Batch {
     /// to be served. The rest comes in another batch.
     ///
     /// A command that `apply` leaves unanswered is answered as by [`unconfirmed`](Self::unconfirmed).
-    pub fn each(&mut self, mut apply: impl FnMut(Operation<'_>, Answer<'_>)) {
-        let Some(Turn {
-            block, progress, ..
-        }) = self.0.turn_mut()
-        else {
+    pub fn each(&mut self, apply: impl FnMut(Operation<'_>, Answer<'_>)) {
+        self.each_by(&mut ApplyFn(apply));
+    }
+
+    /// Like [`each`](Self::each), of a store that looks keys up ahead.
+    pub(super) fn each_by(&mut self, store: &mut impl Apply) {
+        let Some(turn) = self.0.turn_mut() else {
             return;
         };
-        if progress.asked.is_some() {
-            progress.resume();
+        if turn.progress.asked.is_some() {
+            turn.progress.resume();
         }
-        while let Some(operation) = progress.next_operation(block) {
-            progress.answered = false;
-            apply(operation, Answer::new(progress, &operation));
-            if !progress.answered {
-                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
-            }
-        }
+        turn.each_by(store);
     }
 
     /// Answers every command by [`fail`](Answer::fail): it failed, and left nothing behind.
@@ -131,11 +132,22 @@ const NO_ANSWER: &str = "the store gave no answer";
 impl Turn {
     /// Answers lines that need no store. There are only such lines up to where the store is asked.
     pub(crate) fn answer_lines(&mut self) {
+        self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+            answer.fail(NO_ANSWER);
+        }));
+    }
+
+    fn each_by<A: Apply>(&mut self, store: &mut A) {
         let Self {
             block, progress, ..
         } = self;
-        while let Some(operation) = progress.next_operation(block) {
-            Answer::new(progress, &operation).fail(NO_ANSWER);
+        let mut lines = Lookahead::new(block);
+        while let Some((operation, place)) = progress.next_operation(&mut lines, store) {
+            progress.answered = false;
+            store.apply(operation, place, Answer::new(progress, &operation));
+            if !progress.answered {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+            }
         }
     }
 
@@ -160,11 +172,11 @@ impl Turn {
             .asked
             .is_none_or(|asked| asked.read || progress.cursor.offset == asked.start)
         {
-            while let Some(operation) = progress.next_operation(block) {
-                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
-            }
+            self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+                answer.unconfirmed(NO_ANSWER);
+            }));
         }
-        progress.asked = None;
+        self.progress.asked = None;
     }
 }
 

@@ -1,5 +1,8 @@
+mod apply;
 mod list;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -8,9 +11,11 @@ use std::{
 };
 
 pub use list::Values;
+use memchr::memchr;
 
-use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission};
+use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission, lookahead::Apply as _};
 use crate::protocol::{Operation, Write};
+use apply::Limited;
 use list::List;
 use tables::Tables;
 
@@ -38,6 +43,8 @@ pub struct Memory {
     /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
+    /// A value may hold a line feed, which no line can carry. Those that lines brought do not.
+    may_hold_lf: bool,
 }
 
 impl Memory {
@@ -48,12 +55,28 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_put(key, value, MemoryLimits::NONE);
+        let _ = self.try_put(hash, key, value, MemoryLimits::NONE);
     }
 
-    fn try_put(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<(), Full> {
-        let hash = hash_of(&self.hasher, key);
+    fn hash(&self, key: &[u8]) -> u64 {
+        hash_of(&self.hasher, key)
+    }
+
+    /// Looks at a value that may come from elsewhere than a line.
+    fn check_lf(&mut self, value: &[u8]) {
+        self.may_hold_lf |= memchr(b'\n', value).is_some();
+    }
+
+    fn try_put(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        bounds: MemoryLimits,
+    ) -> Result<(), Full> {
         let list = self.lists.find_mut(hash, key);
         let mut more = StoreSize {
             keys: u64::from(list.is_none()),
@@ -81,19 +104,22 @@ impl Memory {
 
     /// The key's values, oldest first.
     pub fn get(&self, key: &[u8]) -> Values<'_> {
-        let hash = hash_of(&self.hasher, key);
+        self.values(self.hash(key), key)
+    }
+
+    fn values(&self, hash: u64, key: &[u8]) -> Values<'_> {
         let list = self.lists.find(hash, key);
         list.map(List::iter).unwrap_or_default()
     }
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
-        self.remove_key(key);
+        let hash = self.hash(key);
+        self.remove_key(hash, key);
     }
 
     /// Gives the bytes that went.
-    fn remove_key(&mut self, key: &[u8]) -> usize {
-        let hash = hash_of(&self.hasher, key);
+    fn remove_key(&mut self, hash: u64, key: &[u8]) -> usize {
         let hasher = &self.hasher;
         let Some(list) = self.lists.remove(hash, key, |key| hash_of(hasher, key)) else {
             return 0;
@@ -106,24 +132,26 @@ impl Memory {
 
     /// Replaces the first value equal to `old` by `new`, in place; appends `new` if there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
+        self.check_lf(new);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_update(key, old, new, MemoryLimits::NONE);
+        let _ = self.try_update(hash, key, old, new, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that it may have gone through.
     fn try_update(
         &mut self,
+        hash: u64,
         key: &[u8],
         old: &[u8],
         new: &[u8],
         bounds: MemoryLimits,
     ) -> Result<usize, Full> {
-        let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, key);
         let bytes = list.as_ref().map_or(0, |list| list.bytes.len());
         let Some((list, place)) = list.and_then(|list| list.find(old).map(|place| (list, place)))
         else {
-            return self.try_put(key, new, bounds).map(|()| bytes);
+            return self.try_put(hash, key, new, bounds).map(|()| bytes);
         };
         if new.len() > old.len() {
             let more = StoreSize {
@@ -139,15 +167,22 @@ impl Memory {
 
     /// Makes `value` the only one of the key's list.
     pub fn set(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_set(key, value, MemoryLimits::NONE);
+        let _ = self.try_set(hash, key, value, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that went.
-    fn try_set(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<usize, Full> {
-        let hash = hash_of(&self.hasher, key);
+    fn try_set(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        bounds: MemoryLimits,
+    ) -> Result<usize, Full> {
         let Some(list) = self.lists.find_mut(hash, key) else {
-            return self.try_put(key, value, bounds).map(|()| 0);
+            return self.try_put(hash, key, value, bounds).map(|()| 0);
         };
         let old = StoreSize {
             keys: 1,
@@ -171,19 +206,19 @@ impl Memory {
 
     /// Removes the first value equal to `value`, if there is one. A key without values is gone.
     pub fn remove(&mut self, key: &[u8], value: &[u8]) {
-        self.remove_value(key, value);
+        let hash = self.hash(key);
+        self.remove_value(hash, key, value);
     }
 
     /// Gives the bytes that it may have gone through.
-    fn remove_value(&mut self, key: &[u8], value: &[u8]) -> usize {
-        let hash = hash_of(&self.hasher, key);
+    fn remove_value(&mut self, hash: u64, key: &[u8], value: &[u8]) -> usize {
         let Some(list) = self.lists.find_mut(hash, key) else {
             return 0;
         };
         let bytes = list.bytes.len();
         if let Some(place) = list.find(value) {
             if list.len == 1 {
-                self.remove_key(key);
+                self.remove_key(hash, key);
             } else {
                 list.remove(place, value.len());
                 self.size.values -= 1;
@@ -223,34 +258,22 @@ impl Memory {
         mut answer: Answer<'_>,
         limits: MemoryLimits,
     ) {
-        // The store around it may have taken any time.
+        // The store around it may have taken any time, and may have made the operation itself.
         answer.took_unknown_time();
-        self.apply_at_once(operation, answer, limits);
-    }
-
-    fn apply_at_once(
-        &mut self,
-        operation: Operation<'_>,
-        answer: Answer<'_>,
-        limits: MemoryLimits,
-    ) {
-        let bytes = match operation {
-            Operation::Get { key } => return answer.values_at_once(self.get(key)),
-            Operation::Write(Write::Put { key, value }) => {
-                self.try_put(key, value, limits).map(|()| 0)
+        match operation {
+            Operation::Write(Write::Put { value, .. } | Write::Set { value, .. }) => {
+                self.check_lf(value);
             }
-            Operation::Write(Write::Delete { key }) => Ok(self.remove_key(key)),
-            Operation::Write(Write::Update { key, old, new }) => {
-                self.try_update(key, old, new, limits)
-            }
-            Operation::Write(Write::Set { key, value }) => self.try_set(key, value, limits),
-            Operation::Write(Write::Remove { key, value }) => Ok(self.remove_value(key, value)),
-        };
-        match bytes {
-            Ok(bytes) => answer.done_after(bytes),
-            Err(Full::Store) => answer.store_full(),
-            Err(Full::Values) => answer.values_full(),
+            Operation::Write(Write::Update { new, .. }) => self.check_lf(new),
+            Operation::Write(Write::Delete { .. } | Write::Remove { .. })
+            | Operation::Get { .. } => {}
         }
+        let hash = self.hash(operation.key());
+        let mut store = Limited {
+            memory: self,
+            limits,
+        };
+        store.apply(operation, hash, answer);
     }
 }
 
@@ -296,7 +319,10 @@ impl Store for Memory {
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let limits = self.limits(&batch);
-        batch.each(|operation, answer| self.apply_at_once(operation, answer, limits));
+        batch.each_by(&mut Limited {
+            memory: self,
+            limits,
+        });
         batch.done()
     }
 
@@ -310,12 +336,12 @@ impl Store for Memory {
         let mut found = Vec::new();
         loop {
             let (lists, last) = self.lists.part(from);
-            visited += lists.len();
+            visited += 1 + lists.len();
             found.clear();
             for list in lists {
                 let key = list.key();
                 if key.starts_with(page.prefix()) {
-                    let hash = hash_of(&self.hasher, key);
+                    let hash = self.hash(key);
                     if hash >= from {
                         found.push((hash, key));
                     }
