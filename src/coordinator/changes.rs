@@ -21,7 +21,7 @@ const WAITING_CHANGES: usize = ROUND_INPUTS / 2;
 /// What the store brings in. Whoever hands a turn to the coordinator passes on the changes that were made
 /// known before, so that one channel carries both in their order.
 ///
-/// The stream is polled with the lock held. If it panics, the state is whole all the same.
+/// The stream is polled with the lock held. If it panics, it has ended.
 pub(super) struct ChangeStream(Lock<State>);
 
 struct State {
@@ -50,31 +50,31 @@ impl ChangeStream {
 
 /// A turn has come back. All changes that were made known before go first.
 pub(super) fn send_turn(changes: Option<&ChangeStream>, turn: Box<Turn>, to: &Sender<FromStore>) {
-    // It is sent when this is dropped, also if the stream panics. That fails only if the coordinator
-    // is gone.
+    // If the stream panics, the turn is lost, and comes back all the same.
     let guard = TurnGuard::new(turn, Some(to.clone()));
     let mut state = changes.map(|it| it.0.lock());
     while state.as_mut().is_some_and(|it| it.pass_on(to)) {}
-    drop(guard);
+    if let Some(turn) = guard.into_turn() {
+        // This fails only if the coordinator is gone.
+        let _ = to.try_send(FromStore::Turn(turn));
+    }
 }
 
 impl State {
     /// Passes on a change, if there is one.
     fn pass_on(&mut self, to: &Sender<FromStore>) -> bool {
-        let Some(stream) = &mut self.stream else {
+        // If it panics, it has ended.
+        let Some(mut stream) = self.stream.take() else {
             return false;
         };
-        match stream
-            .as_mut()
-            .poll_next(&mut Context::from_waker(&self.waker))
-        {
-            Poll::Ready(Some(change)) => to.try_send(FromStore::Change(change)).is_ok(),
-            Poll::Ready(None) => {
-                self.stream = None;
-                false
-            }
-            Poll::Pending => false,
-        }
+        let cx = &mut Context::from_waker(&self.waker);
+        let change = match stream.as_mut().poll_next(cx) {
+            Poll::Ready(None) => return false,
+            Poll::Ready(Some(change)) => Some(change),
+            Poll::Pending => None,
+        };
+        self.stream = Some(stream);
+        change.is_some_and(|change| to.try_send(FromStore::Change(change)).is_ok())
     }
 }
 

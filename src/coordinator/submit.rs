@@ -200,6 +200,10 @@ impl Coordinator {
         while let Some(it) = returned.next() {
             match it {
                 FromStore::Turn(turn) => self.on_returned(turn, store, round),
+                // Changes that were made known before come first.
+                FromStore::Lost(turn) => {
+                    send_turn(self.changes.as_deref(), turn, &self.from_store);
+                }
                 FromStore::Change(change) => {
                     // Batches that were back before it, and have waited for others.
                     if S::ORDER != Order::None {

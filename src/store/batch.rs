@@ -189,8 +189,10 @@ pub(crate) struct TurnGuard {
 
 /// What the coordinator gets from a store, in this order.
 pub(crate) enum FromStore {
-    /// It is back, or was lost.
+    /// It is back.
     Turn(Box<Turn>),
+    /// The store has dropped it.
+    Lost(Box<Turn>),
     Change(Change),
 }
 
@@ -210,7 +212,7 @@ impl TurnGuard {
         self.turn.as_deref_mut()
     }
 
-    pub(super) fn into_turn(mut self) -> Option<Box<Turn>> {
+    pub(crate) fn into_turn(mut self) -> Option<Box<Turn>> {
         self.turn.take()
     }
 }
@@ -219,7 +221,7 @@ impl Drop for TurnGuard {
     fn drop(&mut self) {
         if let (Some(turn), Some(lost)) = (self.turn.take(), &self.lost) {
             // This fails only if the server is gone.
-            let _ = lost.try_send(FromStore::Turn(turn));
+            let _ = lost.try_send(FromStore::Lost(turn));
         }
     }
 }
