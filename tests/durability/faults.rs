@@ -65,7 +65,9 @@ fn survives(wrapper: &[&str], only_its_files: bool) -> Outcome {
         Ok(process) => {
             let outcome = write(&process, &mut lists);
             // It keeps the directory, also when it refuses writes.
-            let second = Process::of(&mut server(directory.path(), &[])).err().unwrap();
+            let second = Process::of(&mut server(directory.path(), &[]))
+                .err()
+                .unwrap();
             assert!(second.contains("another process has it open"), "{second}");
             process.stop();
             outcome

@@ -36,7 +36,11 @@ fn overwriting_takes_bounded_space() {
         let lines: String = sets.collect();
         assert_eq!(connection.ask(&lines), [""; 0]);
         if (first / BURST).is_multiple_of(50) {
-            most = most.max(size(&directory));
+            let now = size(&directory);
+            most = most.max(now);
+            if (first / BURST).is_multiple_of(1_000) {
+                eprintln!("{} MiB after {first} writes", now >> 20);
+            }
         }
     }
     let took = began.elapsed().as_secs_f64();

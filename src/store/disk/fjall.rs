@@ -11,7 +11,9 @@ use std::{
     },
 };
 
-use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
+use ::fjall::{
+    AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _,
+};
 use blocking::unblock;
 
 use super::engine::{Engine, Row, Space};
@@ -208,7 +210,13 @@ impl Engine for Fjall {
 
     async fn clear(&mut self, space: Space) -> io::Result<()> {
         let space = self.space(space).clone();
-        unblock(move || space.clear().map_err(to_io)).await
+        unblock(move || {
+            // `clear` alone leaves the files where they are until the next start.
+            let tables = space.tree.drop_range::<&[u8], _>(..);
+            tables.map_err(|error| to_io(error.into()))?;
+            space.clear().map_err(to_io)
+        })
+        .await
     }
 
     async fn read(&mut self, space: Space, from: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
