@@ -27,6 +27,9 @@ const MIN_MEMORY: u64 = 2 << 20;
 /// Commits between two measurements of the bytes on the disk.
 const COMMITS_PER_SIZE: u32 = 256;
 
+/// Bytes of the engine's own log from which on it writes out all of its buffers, to be rid of the oldest part.
+const JOURNALS: u64 = 128 << 20;
+
 /// Threads of the engine, which write out its buffers and merge its files.
 const THREADS: usize = 2;
 
@@ -61,6 +64,7 @@ impl Fjall {
         }
         let database = Database::builder(directory)
             .worker_threads(THREADS)
+            .max_journaling_size(JOURNALS)
             .cache_size(memory / 4)
             .open()
             .map_err(to_io)?;
