@@ -87,11 +87,11 @@ pub(crate) fn copy_all(from: &Path, to: &Path) {
 fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) {
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
-        let metadata = entry.metadata().unwrap();
-        if metadata.is_dir() {
-            collect(&entry.path(), files);
-        } else {
-            files.push((entry.path(), metadata.len()));
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => collect(&entry.path(), files),
+            Ok(metadata) => files.push((entry.path(), metadata.len())),
+            // The engine has just removed it.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
         }
     }
 }

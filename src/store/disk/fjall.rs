@@ -11,7 +11,9 @@ use std::{
     },
 };
 
-use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
+use ::fjall::{
+    AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _,
+};
 use blocking::unblock;
 
 use super::engine::{Engine, Row, Space};
@@ -24,6 +26,9 @@ const MIN_MEMORY: u64 = 2 << 20;
 
 /// Commits between two measurements of the bytes on the disk.
 const COMMITS_PER_SIZE: u32 = 256;
+
+/// Bytes of the engine's own log from which on it writes out all of its buffers, to be rid of the oldest part.
+const JOURNALS: u64 = 128 << 20;
 
 /// Threads of the engine, which write out its buffers and merge its files.
 const THREADS: usize = 2;
@@ -59,6 +64,7 @@ impl Fjall {
         }
         let database = Database::builder(directory)
             .worker_threads(THREADS)
+            .max_journaling_size(JOURNALS)
             .cache_size(memory / 4)
             .open()
             .map_err(to_io)?;
@@ -208,7 +214,13 @@ impl Engine for Fjall {
 
     async fn clear(&mut self, space: Space) -> io::Result<()> {
         let space = self.space(space).clone();
-        unblock(move || space.clear().map_err(to_io)).await
+        unblock(move || {
+            // `clear` alone leaves the files where they are until the next start.
+            let tables = space.tree.drop_range::<&[u8], _>(..);
+            tables.map_err(|error| to_io(error.into()))?;
+            space.clear().map_err(to_io)
+        })
+        .await
     }
 
     async fn read(&mut self, space: Space, from: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
