@@ -6,7 +6,7 @@
 //! cargo run --release --example client -- watch --prefix us
 //! cargo run --release --example client -- keys us
 //! cargo run --release --example client -- dump > saved
-//! sed 's/^/Put:/' saved | cargo run --release --example client -- --connect 127.0.0.1:9999
+//! cargo run --release --example client -- load < saved
 //! cargo run --release --example client
 //! printf 'Put:a:1\nGet:a\n' | cargo run --release --example client -- --connect 127.0.0.1:9999
 //! cargo run --release --features tls --example client -- --tls-ca cert.pem --connect localhost:9999
@@ -43,6 +43,8 @@ mod arguments;
 mod converse;
 #[path = "tools/leave.rs"]
 mod leave;
+#[path = "tools/load.rs"]
+mod load;
 #[path = "tools/replies.rs"]
 mod replies;
 #[path = "common/say.rs"]
@@ -126,6 +128,11 @@ enum Command {
         /// All keys if it is left out
         prefix: Option<OsString>,
     },
+    /// Store lines KEY:VALUE from standard input, as dump prints them
+    ///
+    /// Each key gets just the values that are in the lines: the first by a Set, the others by Puts. So a
+    /// load can be repeated. The lines of a key stand together.
+    Load,
     /// Print every change of a key as it comes
     ///
     /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY. Standard error
@@ -220,6 +227,7 @@ async fn run(options: Options) -> Result<bool, String> {
             // A server that holds nothing is dumped, too.
             return print_walk(entries, lines, failed).await.map(|_| true);
         }
+        Command::Load => return load::load(&client, failed).await,
         Command::Set { key, value } => client.set(key.as_bytes(), value.as_bytes()).await,
         Command::Remove { key, value } => client.remove(key.as_bytes(), value.as_bytes()).await,
         Command::Put { key, value } => client.put(key.as_bytes(), value.as_bytes()).await,

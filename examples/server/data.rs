@@ -17,6 +17,9 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
     };
 
     let Some(directory) = &options.data else {
+        if options.sync.0.is_some() {
+            return Err("--sync SECONDS wants --data".into());
+        }
         return crate::serve(options, output, Memory::new(), "values in memory".into());
     };
     let place = directory.display();
@@ -45,7 +48,7 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
 pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
     use keywire::store::Memory;
 
-    if options.data.is_some() {
+    if options.data.is_some() || options.sync.0.is_some() {
         return Err("this server was built without the disk; \
                     cargo build --release --features disk --example server builds it with"
             .into());

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     thread::{self, JoinHandle},
 };
 
@@ -165,4 +165,32 @@ fn a_dump_restores_a_server() {
     expect(client(&other, &["get", "user.a"]), 0, "1\nx:y\n");
     expect(client(&other, &["get", "user.b"]), 0, "\n");
     expect(client(&other, &["get", "z"]), 1, "");
+}
+
+#[test]
+fn a_dump_is_loaded_as_often_as_one_likes() {
+    let server = start();
+    let load = |lines: &str| {
+        let mut command = Command::new(example("client"));
+        command.args(["--connect", &server.address.to_string(), "load"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+        let mut loading = command.spawn().unwrap();
+        let mut input = loading.stdin.take().unwrap();
+        input.write_all(lines.as_bytes()).unwrap();
+        drop(input);
+        loading.wait_with_output().unwrap()
+    };
+    for _ in 0..2 {
+        expect(load("a:1\na:2\nb::\na-longer-key:"), 0, "");
+        expect(client(&server, &["get", "a"]), 0, "1\n2\n");
+        expect(client(&server, &["get", "b"]), 0, ":\n");
+        expect(client(&server, &["get", "a-longer-key"]), 0, "\n");
+    }
+    for lines in ["no colon\n", ":no key\n"] {
+        let refused = load(lines);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(said, "error: line 1 is no KEY:VALUE\n");
+    }
 }
