@@ -82,6 +82,7 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
                 {
                     show(&value)?
                 }
+                Event::Missed(0) => show("* you missed some messages")?,
                 Event::Missed(messages) => show(format!("* you missed {messages} messages"))?,
                 _ => {}
             }

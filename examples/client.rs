@@ -17,19 +17,19 @@
 //! input has ended and every reply is in; so that it knows, it sends a `Sync` of its own behind the
 //! last line, and keeps the reply to itself.
 //!
-//! What follows a command's name is taken as it is, also if it looks like an option: `put k -h`
+//! The arguments of a command are taken as they are, also if they look like options: `put k -h`
 //! stores `-h`. A `--` between the name and exactly the command's arguments is left out. Options
 //! stand before the command, or behind its arguments. The prefix of `keys` and `dump` may be left
-//! out, so one that begins with `-` stands behind a `--`. Bytes go into a pipe as they are; on a
-//! terminal, what is not printable is shown escaped.
+//! out, so a prefix that begins with `-` needs a `--` before it. Bytes go into a pipe as they are; on
+//! a terminal, what is not printable is shown escaped.
 //!
 //! `keys` and `dump` print as the server sends, and hold only a bounded part. They are not the state
 //! of one moment: others are served meanwhile. If whoever reads the output pauses for longer than the
 //! server's `--stall-timeout`, the server may drop the rest, and the exit code is 2.
 //!
-//! The exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if something went wrong: bad
-//! usage, no server, a server that refused something, dropped a reply or went away, or replies that
-//! are missing.
+//! The exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if something went
+//! wrong: bad usage, no server, a server that refused something, dropped a reply or went away, or
+//! replies that are missing.
 
 // On other systems it can be checked, and there is no program.
 #![cfg_attr(not(unix), no_main)]
@@ -69,22 +69,23 @@ use say::say;
 use smol::Unblock;
 use stream::Target;
 
-/// Talks to a keywire server: one command, or lines from standard input where there is none.
+/// Talks to a keywire server: sends one command, or, without a command, the lines of standard input.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "What follows a command's name is taken as it is, also if it looks like an option; \
-    `client help COMMAND` explains a command. Options stand before the command, or behind its \
-    arguments.\n\nThe exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if \
-    something went wrong: with lines, also if one was refused, or replies were dropped or are missing."
+    after_help = "Options stand before the command, or behind its arguments. The arguments are taken \
+    as they are: `put k -h` stores `-h`. Only a PREFIX that begins with - needs a -- before it. \
+    `client help COMMAND` explains a command.\n\nThe exit code is 0 if all is done, 1 if `get` or \
+    `keys` found nothing, and 2 if something went wrong: for lines of standard input, also if one was \
+    refused, or replies were dropped or are missing."
 )]
 struct Options {
     #[command(flatten)]
     target: Target,
-    /// How long the server may let us wait for a connection, and for the answer [default: no limit]
+    /// How long to wait for a connection, and for the answer [default: no limit]
     ///
-    /// Without a command: for a connection, to take more of what is sent, and, once the input has
-    /// ended, for more of the replies.
+    /// Without a command: how long to wait for a connection, for the server to take more of the
+    /// input, and, once the input has ended, for more replies.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     timeout: Option<Duration>,
     #[command(subcommand)]
@@ -99,7 +100,7 @@ enum Command {
     Put { key: OsString, value: OsString },
     /// Remove a key and all its values
     Delete { key: OsString },
-    /// Replace the first value equal to OLD by NEW, or append NEW where there is none
+    /// Replace the first value equal to OLD by NEW, or append NEW if there is none
     Update {
         key: OsString,
         old: OsString,
@@ -111,7 +112,7 @@ enum Command {
     Remove { key: OsString, value: OsString },
     /// Print every key that begins with PREFIX, and the number of its values: KEY:N
     ///
-    /// In no particular order. A PREFIX that begins with - stands behind a --.
+    /// In no particular order. A PREFIX that begins with - needs a -- before it: keys -- -x
     Keys {
         /// All keys if it is left out
         prefix: Option<OsString>,
@@ -119,15 +120,16 @@ enum Command {
     /// Print all values of every key that begins with PREFIX: KEY:VALUE
     ///
     /// A key's values stand together, oldest first; the keys are in no particular order. With Put:
-    /// before each line, they are commands that restore what is printed. A PREFIX that begins with -
-    /// stands behind a --.
+    /// before each line, the output is commands that append all values again: sed 's/^/Put:/' FILE |
+    /// client. A PREFIX that begins with - needs a -- before it: dump -- -x
     Dump {
         /// All keys if it is left out
         prefix: Option<OsString>,
     },
     /// Print every change of a key as it comes
     ///
-    /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY
+    /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY. Standard error
+    /// says if changes were missed
     Watch {
         /// Watch all keys that begin with KEY; with '', all there are
         #[arg(long)]
@@ -340,8 +342,12 @@ fn to_line(event: Event) -> Vec<u8> {
         Event::Remove { key, value } => &[b"remove", key, value],
         Event::Delete { key } => &[b"delete", key],
         Event::Missed(changes) => {
+            let number = match changes {
+                0 => "an unknown number of".to_string(),
+                number => number.to_string(),
+            };
             say(format_args!(
-                "missed {changes} changes, which came faster than they were read"
+                "missed {number} changes, which came faster than they were read"
             ));
             return Vec::new();
         }

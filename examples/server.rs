@@ -122,15 +122,11 @@ fn serve<S: Store>(
         .out
         .line(format_args!("keywire listens on {addresses},{heading}"));
 
-    smol::block_on(future::or(
-        async {
-            server.run().await;
-        },
-        future::or(
-            signals::obey(signals, &handle, &output.out),
-            report(options.stats, &handle, &output.out),
-        ),
-    ));
+    // Tasks, since these are polled only when they are woken: to poll for signals is a system call.
+    let others = smol::LocalExecutor::new();
+    let _obey = others.spawn(signals::obey(signals, &handle, &output.out));
+    let _report = others.spawn(report(options.stats, &handle, &output.out));
+    smol::block_on(others.run(server.run()));
     let stats = handle.stats();
     output.out.line(format_args!(
         "shut down; clients served: {}, reply lines lost: {}",

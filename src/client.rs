@@ -83,10 +83,10 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// # Nothing moves while nobody waits
 ///
 /// There is no task and no thread behind a client, and it needs no particular executor. A task that
-/// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for all. So the client makes
-/// progress only while some task awaits one of these. Meanwhile nothing is sent or read: events stay
-/// with the server, and a connection that has ended is noticed at the next call. A future of a call
-/// that is created and not polled sends nothing.
+/// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for
+/// all. So the client makes progress only while some task awaits one of these. At all other times
+/// nothing is sent or read: events stay with the server, and a connection that has ended is noticed at
+/// the next call. A future of a call that is created and not polled sends nothing.
 ///
 /// The connection is closed when the last clone, watcher and walk are dropped.
 ///

@@ -46,7 +46,7 @@ pub(crate) use authenticator::AUTH_TIMEOUT;
 
 use crate::{
     Clock, Overflow,
-    shared::{limits::Limits, state::ServerState},
+    shared::{buffers::BufferPool, limits::Limits, state::ServerState},
 };
 use input_rules::{Environment, InputRules};
 use message::{FromConnection, Message};
@@ -62,6 +62,7 @@ pub(crate) struct ConnectionContext {
     messages: Sender<FromConnection>,
     limits: Arc<Limits>,
     clock: Arc<dyn Clock>,
+    pub(crate) buffers: Arc<BufferPool>,
     /// How long a transport may take nothing before it counts as stalled; `None` is for ever.
     stall: Option<Duration>,
 }
@@ -73,6 +74,7 @@ impl ConnectionContext {
             messages,
             limits: Arc::new(limits.clone()),
             clock: server.clock.clone(),
+            buffers: Arc::default(),
             stall: (limits.overflow != Overflow::Wait).then_some(limits.stall_timeout),
         }
     }
@@ -188,6 +190,10 @@ impl Environment for Link {
 
     fn now(&self) -> Instant {
         self.context.clock.now()
+    }
+
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        self.context.buffers.take(bytes)
     }
 
     fn unread(&self) -> Option<usize> {

@@ -44,7 +44,7 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{FromStore, Store, turn::Turn},
+    store::{FromStore, Order, Store, turn::Turn},
     watch::registry::WatchRegistry,
 };
 use changes::ChangeStream;
@@ -114,7 +114,8 @@ impl Coordinator {
     ) -> Self {
         // Not bounded by itself: a connection has at most one message of each kind under way.
         let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
-        // Nor is this: a client has at most one turn with the store.
+        // Nor is this: a client has at most one turn with the store, and changes are taken as they are
+        // handled.
         let (from_store, store_output) = async_channel::unbounded();
         let stop_requested = {
             let server = server.clone();
@@ -183,6 +184,10 @@ impl Coordinator {
         });
         self._store_work = work;
         self.changes = store.changes().map(|it| Arc::new(ChangeStream::new(it)));
+        assert!(
+            S::ORDER != Order::Immediate || self.changes.is_none(),
+            "a store whose order is immediate has changes"
+        );
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
@@ -201,14 +206,15 @@ impl Coordinator {
     /// The next input, the rarest kind first. It returns at once if clients are in the queue.
     async fn next_input(&mut self) -> Option<Input> {
         let idle = self.is_idle() && self.watches.is_quiet();
-        if !idle {
-            // The tasks of connections run before the next round.
+        if !idle || self.changes.is_some() {
+            // The tasks of connections run before the next round, also if changes are always there.
             future::yield_now().await;
         }
         let stop = self.stop.as_mut().map(|()| Input::Stop);
         let incoming = self.incoming.as_mut().map(Input::Incoming);
         let from_store = stream::poll_fn(|cx| {
-            if let Some(changes) = &self.changes {
+            // Not while others wait to be told.
+            if let Some(changes) = self.changes.as_ref().filter(|_| self.returned.is_empty()) {
                 changes.poll(cx, &self.from_store);
             }
             self.store_output.as_mut().poll_next(cx)

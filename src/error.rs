@@ -68,8 +68,8 @@ pub enum Error {
     /// A snapshot is not the state of the store: changes of its keys were lost, because this
     /// connection did not keep up with them. It has to be read again.
     ChangesMissed {
-        /// How many changes were lost. If the connection did not keep up, this counts the changes of
-        /// everything that it watches.
+        /// How many changes were lost; 0 if that is unknown. If the connection did not keep up, this
+        /// counts the changes of everything that it watches.
         changes: u64,
     },
     /// A client's connection is over. What was under way may or may not have been applied.
@@ -83,7 +83,8 @@ pub enum Error {
         /// The kind of line.
         &'static str,
     ),
-    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be applied.
+    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be
+    /// applied.
     TimedOut,
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]
@@ -170,6 +171,9 @@ impl fmt::Display for Error {
                     f,
                     "{lines} lines of the reply were dropped, because nobody read them in time"
                 )
+            }
+            Error::ChangesMissed { changes: 0 } => {
+                f.write_str("changes were missed, so the snapshot has to be read again")
             }
             Error::ChangesMissed { changes } => {
                 write!(

@@ -69,15 +69,15 @@
 //!  (lines, a batch a read) store, counts └──> ...
 //! ```
 //!
-//! One coordinator owns all data, so there is one history and no lock on the store. It never waits
-//! for a socket: it puts replies into bounded outboxes, so a slow client harms no other client. The
-//! coordinator and a connection share only that connection's outbox, behind a lock that is held
-//! briefly.
+//! One coordinator owns the store and calls it for every client, so there is no lock on the store. It
+//! never waits for a socket: it puts replies into bounded outboxes, so a slow client harms no other
+//! client. The coordinator and a connection share only that connection's outbox, behind a lock that is
+//! held briefly.
 //!
 //! # Promises
 //!
-//! - The commands of a connection are applied, and answered, in the order sent. All clients see one
-//!   history.
+//! - The commands of a connection are applied, and answered, in the order sent. With the default store,
+//!   all clients see one history; with any store, each key has one ([`store::Order`]).
 //! - The replies to one command are queued as a whole or dropped as a whole. They are dropped only if
 //!   the client's outbox is full *and* its socket has taken no byte for the
 //!   [stall timeout](Builder::stall_timeout). Dropped replies are counted, and the client's next `Sync`

@@ -54,7 +54,8 @@ pub trait Listener: Send + 'static {
     /// A connection: bytes in, bytes out.
     type Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Waits for the next connection, and says which address it comes from, if it has one. [`max_clients_per_address`](crate::Builder::max_clients_per_address) counts by this address.
+    /// Waits for the next connection, and says which address it comes from, if it has one.
+    /// [`max_clients_per_address`](crate::Builder::max_clients_per_address) counts by this address.
     ///
     /// An error is counted in [`Stats::accept_errors`](crate::Stats). The server waits 50
     /// milliseconds and calls again: running out of descriptors passes. The future may be dropped

@@ -53,8 +53,9 @@
 //!
 //! At its shutdown, a server sends `:error:0:closing:...` as the last line of every connection that
 //! has sent a `Sync`, a `Stats`, a `Watch` or an `Auth`, unless a line of it was refused with
-//! `closing` before. Other connections end without it: a client that sends only the first four
-//! commands, correctly, never sees a control line.
+//! `closing` before. Other connections end without it. A client that sends only reads and writes,
+//! correctly, sees a control line only if a limit is reached, the store fails, or the server refuses a
+//! line because it shuts down.
 //!
 //! An HTTP request line or a `Host:` line before the first valid command ends the connection at once,
 //! since any web page can send such bytes to a port of its reader's machine. It is answered with one
@@ -66,11 +67,12 @@
 //! Changes of what a connection watches come as control lines too, in the order applied:
 //! `:put:key:value`, `:update:key:old:new`, `:delete:key`, `:set:key:value`, `:remove:key:value`. A
 //! change is a write that was applied, whoever sent it, also if it changed nothing, such as a `Delete`
-//! or a `Remove` of what was not there. One that matches several watches
-//! comes once. Their place among the replies counts: a `Get` after a `Watch` gives a snapshot, which
-//! contains every change that came before it and none that comes after. Changes are the only control
-//! lines that can be lost: a connection that does not keep up gets their number, `:missed:N`, before
-//! the next change. When a connection's input ends, its watches end.
+//! or a `Remove` of what was not there. One that matches several watches comes once. Their place among
+//! the replies counts: a `Get` after a `Watch` gives a snapshot, which contains every change that came
+//! before it and none that comes after. Changes are the only control lines that can be lost: a
+//! connection that does not keep up gets their number, `:missed:N`, before the next change. `:missed:0`
+//! says that the store itself has missed an unknown number of changes. When a connection's input ends,
+//! its watches end.
 //!
 //! # Reading a prefix
 //!
@@ -79,11 +81,11 @@
 //!
 //! - A key that is there during the whole walk comes once. One that comes or goes meanwhile comes at
 //!   most once, with its list at that moment. The order of the keys is not promised.
-//! - Behind a `WatchPrefix` of the same prefix the reply is a snapshot *key by key*: the lines of a key
+//! - After a `WatchPrefix` of the same prefix the reply is a snapshot *key by key*: the lines of a key
 //!   contain every change of it that came before them and none that comes after. Events come between
-//!   keys, never between the lines of one. A `:missed:N` meanwhile voids the snapshot.
-//! - The lines of one key are queued or dropped as a whole. A key whose lines are too long, a failure of the
-//!   store, or a shutdown ends the walk with its one `:error:LINE:...`; what came before stands.
+//!   keys, never between the lines of one. If a `:missed:N` comes meanwhile, the snapshot is of no use.
+//! - The lines of one key are queued or dropped as a whole. A key whose lines are too long, a failure of
+//!   the store, or a shutdown ends the walk with one `:error:LINE:...`; what came before stands.
 //! - The later lines of the connection wait for the end of the walk.
 //!
 //! Without the colon behind the word, the line is malformed: all keys are `GetPrefix:` and `Keys:`.
@@ -114,12 +116,14 @@
 
 mod command;
 mod lines;
+mod missed;
 mod reply;
 
 use std::fmt;
 
 pub use command::{Command, Operation, ParseError, Topic, Write};
 pub use lines::{LineBlock, LineDecoder, LineTooLong};
+pub(crate) use missed::MissedCount;
 pub use reply::{Code, Reply, ReplyError};
 pub(crate) use reply::{push_change, push_error, push_missed, push_sync, push_value, push_watch};
 

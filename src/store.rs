@@ -20,22 +20,25 @@
 //! # A store of your own
 //!
 //! Implement [`Store`]. Its one required method, [`submit`](Store::submit), gets a [`Batch`]: commands of
-//! one client, in order. A store that knows the answers at once gives them there. This one is complete:
+//! one client, in order. A store that knows the answers at once gives them there. This one is complete. It
+//! keeps one value for each key:
 //!
 //! ```
 //! use keywire::{protocol::{Operation, Write}, store::{Batch, Order, Store, Submission}};
 //! use std::{collections::HashMap, future::Future};
 //!
-//! /// Keeps one value for each key.
 //! #[derive(Default)]
 //! struct Registers(HashMap<Vec<u8>, Vec<u8>>);
 //!
 //! impl Store for Registers {
 //!     const ORDER: Order = Order::Immediate;
 //!
-//!     fn submit(&mut self, mut batch: Batch) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+//!     fn submit(
+//!         &mut self,
+//!         mut batch: Batch,
+//!     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
 //!         batch.each(|operation, answer| match operation {
-//!             Operation::Get { key } => answer.values(self.0.get(key).iter().map(|value| value.as_slice())),
+//!             Operation::Get { key } => answer.values(self.0.get(key).map(Vec::as_slice)),
 //!             Operation::Write(Write::Set { key, value }) => {
 //!                 self.0.insert(key.to_vec(), value.to_vec());
 //!                 answer.done();
@@ -49,11 +52,11 @@
 //! # let server = keywire::Server::builder().store(Registers::default()).build();
 //! # let handle = server.handle();
 //! # let client = async {
-//! #     let (near, far) = async_net::unix::UnixStream::pair().map_err(Error::Connect)?;
-//! #     handle.attach(far).await?;
-//! #     let client = keywire::Client::from_stream(near);
+//! #     let client = handle.client().await?;
 //! #     assert!(client.put("user", "alice").await.is_err());
 //! #     assert!(client.get("user").await?.is_empty());
+//! #     client.set("user", "alice").await?;
+//! #     assert_eq!(client.get("user").await?, [b"alice"]);
 //! #     handle.shutdown(std::time::Duration::ZERO).await;
 //! #     Ok::<(), Error>(())
 //! # };
@@ -65,7 +68,9 @@
 //!
 //! A store that has to wait, for a disk or another machine, returns [`Submission::Pending`] with a future
 //! that gives the batch back. Meanwhile it gets the batches of other clients, and each client has its
-//! replies as soon as its own batch is back. Here `remote` stands for any such thing:
+//! replies as soon as its own batch is back. Here `Remote` stands for any such thing: `encode` makes a
+//! request of a command, and `call` sends requests and gives an iterator over lists of values, one list for
+//! each request:
 //!
 //! ```
 //! use keywire::{protocol::Operation, store::{Batch, Store, Submission}};
@@ -73,41 +78,41 @@
 //! # #[derive(Clone)]
 //! # struct Remote;
 //! # impl Remote {
-//! #     async fn call(&self, requests: Vec<Vec<u8>>) -> Result<Vec<Vec<Vec<u8>>>, std::io::Error> {
-//! #         Ok(requests.into_iter().map(|request| vec![request]).collect())
+//! #     async fn call(&self, requests: Vec<Vec<u8>>) -> std::io::Result<std::vec::IntoIter<Vec<Vec<u8>>>> {
+//! #         Ok(requests.into_iter().map(|request| vec![request]).collect::<Vec<_>>().into_iter())
 //! #     }
 //! # }
 //! # fn encode(operation: Operation<'_>) -> Vec<u8> { operation.key().to_vec() }
 //!
-//! struct Proxy { remote: Remote }
+//! struct Proxy(Remote);
 //!
 //! impl Store for Proxy {
-//!     fn submit(&mut self, mut batch: Batch) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
-//!         let remote = self.remote.clone();
+//!     fn submit(
+//!         &mut self,
+//!         mut batch: Batch,
+//!     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+//!         let remote = self.0.clone();
 //!         Submission::Pending(async move {
 //!             let requests = batch.operations().map(encode).collect();
 //!             match remote.call(requests).await {
 //!                 Err(error) => batch.unconfirmed(error),
-//!                 Ok(answers) => {
-//!                     let mut answers = answers.into_iter();
-//!                     batch.each(|operation, answer| match (operation, answers.next()) {
-//!                         (Operation::Get { .. }, Some(values)) => answer.values(values.iter().map(Vec::as_slice)),
-//!                         (Operation::Write(_), Some(_)) => answer.done(),
-//!                         (_, None) => answer.unconfirmed("no answer"),
-//!                     });
-//!                 }
+//!                 Ok(mut lists) => batch.each(|operation, answer| match (operation, lists.next()) {
+//!                     (Operation::Get { .. }, Some(values)) => {
+//!                         answer.values(values.iter().map(Vec::as_slice));
+//!                     }
+//!                     (Operation::Write(_), Some(_)) => answer.done(),
+//!                     (_, None) => answer.unconfirmed("no answer"),
+//!                 }),
 //!             }
 //!             batch
 //!         })
 //!     }
 //! }
 //! # use {futures_lite::future, keywire::Error};
-//! # let server = keywire::Server::builder().store(Proxy { remote: Remote }).build();
+//! # let server = keywire::Server::builder().store(Proxy(Remote)).build();
 //! # let handle = server.handle();
 //! # let client = async {
-//! #     let (near, far) = async_net::unix::UnixStream::pair().map_err(Error::Connect)?;
-//! #     handle.attach(far).await?;
-//! #     let client = keywire::Client::from_stream(near);
+//! #     let client = handle.client().await?;
 //! #     client.put("user", "alice").await?;
 //! #     assert_eq!(client.get("user").await?, [b"user"]);
 //! #     handle.shutdown(std::time::Duration::ZERO).await;
@@ -116,6 +121,16 @@
 //! # future::block_on(future::zip(server.run(), client)).1?;
 //! # Ok::<(), Error>(())
 //! ```
+//!
+//! # What else a store can do
+//!
+//! The other methods of [`Store`] have defaults:
+//!
+//! - [`keys`](Store::keys) lists the keys that begin with a prefix. `GetPrefix` and `Keys` need it; without
+//!   it they fail.
+//! - [`changes`](Store::changes) brings changes that were made elsewhere to watchers.
+//! - [`close`](Store::close) ends the store's work when the server ends.
+//! - [`size`](Store::size) and the limits: see below.
 //!
 //! # Sizes and limits
 //!
@@ -129,6 +144,7 @@ mod batch;
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub mod disk;
+mod lookahead;
 pub(crate) mod memory;
 mod overflow;
 pub(crate) mod rejection;
@@ -150,7 +166,7 @@ pub use disk::Disk;
 pub use {
     answer::Answer,
     batch::Batch,
-    memory::{Memory, Values},
+    memory::{Memory, MemoryLimits, Values},
     walk::KeyPage,
 };
 
@@ -226,8 +242,10 @@ pub struct DiskStats {
 pub enum Submission<T, F> {
     /// It is there.
     Done(T),
-    /// It comes later. The future runs on the server's own executor, and on no particular one. A shutdown
-    /// whose grace time is over drops it where it stands; so does dropping the server.
+    /// It comes later. The server polls the future, together with its own tasks. So the future must not
+    /// need a runtime: what needs tokio, for example, has to be spawned there, and awaited here by its
+    /// handle. If the grace time of a shutdown is over, or the server is dropped, the future is dropped
+    /// before it is ready.
     Pending(F),
 }
 
@@ -236,19 +254,21 @@ pub enum Submission<T, F> {
 /// The commands of one client are always applied in their order, since a client has at most one batch with
 /// the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The
-    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys: if it does, the
+    /// store never returns [`Pending`](Submission::Pending), of batches nor of keys, and has no
+    /// [`changes`](Store::changes), which would not be in order with its answers: if it does, the
     /// coordinator panics.
     Immediate,
-    /// Nothing. The server never has two batches with the store that share a key.
+    /// The store keeps no order. So the server never gives it two batches at a time that share a key.
     None,
     /// The commands of one key take effect in the order submitted, also if their batches complete in
     /// another. The server releases the answers of each key in that order.
     PerKey,
-    /// All commands take effect in the order submitted: there is one history. The server releases the answers
-    /// of batches that were [`Pending`](Submission::Pending) in that order. A batch that is done at once shows
-    /// nothing of those that are pending.
+    /// All commands take effect in the order submitted: there is one history, and watchers get the changes in
+    /// that order. The server releases the answers of batches that were [`Pending`](Submission::Pending) in
+    /// that order. A batch that is done at once shows nothing of those that are pending.
     Total,
 }
 
@@ -270,15 +290,17 @@ pub enum Order {
 /// - **A failed write** left nothing behind, if it is answered by [`fail`](Answer::fail),
 ///   [`store_full`](Answer::store_full) or [`values_full`](Answer::values_full). If its fate is unknown, the
 ///   answer is [`unconfirmed`](Answer::unconfirmed).
-/// - **Lost batches.** A future that panics ends its batch: the writes are answered as unconfirmed. So does a
-///   store that drops a batch. A panic of a method of the store reaches the task that polls the server.
+/// - **Lost batches.** If a future panics, or the store drops a batch, the server answers the batch: its
+///   writes are unconfirmed, and its `Get`s fail. If a method of the store panics, the panic reaches the task
+///   that polls the server.
 /// - **Limits.** What a store may hold, and how many values a key may have, is set by the program that
-///   builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that can tell keeps to them.
-///   A `Set` is refused only if the store would grow, a `Remove` never.
-/// - **Values** hold no LF. No command brings one in; a `Get` that would bring one out fails.
-/// - **Time.** `submit` is called by the coordinator, for which every client waits. It must not block.
+///   builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that knows its size keeps to
+///   them. It refuses a `Set` only if the `Set` would make it larger, and never refuses a `Remove`.
+/// - **Values** hold no LF. No command brings one in. A `Get` answered with a value that holds one fails.
+/// - **Time.** The coordinator calls `submit` and [`keys`](Store::keys), and every client waits for it. They
+///   must not block.
 ///
-/// The semantics of the commands:
+/// What the commands do:
 ///
 /// - `Put` appends the value to the key's list.
 /// - `Get` reads the list, oldest first. An absent key is an empty list.
@@ -293,7 +315,10 @@ pub enum Order {
 /// A store that refuses writes to some keys and leaves the rest to [`Memory`]:
 ///
 /// ```
-/// use keywire::{protocol::{Operation, Write}, store::{Batch, Memory, Order, Store, Submission}};
+/// use keywire::{
+///     protocol::{Operation, Write},
+///     store::{Batch, KeyPage, Memory, Order, Store, StoreSize, Submission},
+/// };
 /// use std::future::Future;
 ///
 /// struct Guarded(Memory);
@@ -313,6 +338,17 @@ pub enum Order {
 ///             operation => self.0.apply(operation, answer, limits),
 ///         });
 ///         batch.done()
+///     }
+///
+///     fn keys(
+///         &mut self,
+///         page: KeyPage,
+///     ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+///         self.0.keys(page)
+///     }
+///
+///     fn size(&self) -> StoreSize {
+///         self.0.size()
 ///     }
 /// }
 ///
@@ -342,8 +378,14 @@ pub trait Store: Send + 'static {
     /// Changes that were made elsewhere, for watchers. It is called once, when the server begins to run.
     /// By default there are none.
     ///
-    /// The store tells a change that it makes known here before a `Get` that shows it is answered, and after
-    /// every `Get` that does not.
+    /// Changes and the batches that the store gives back have one order, and the store has to keep it. Take a
+    /// change, and a command of the same key; if the order is [`Total`](Order::Total), of any key. If the
+    /// command took effect after the change, such as a `Get` that shows it, the change comes before the
+    /// command's batch. If the command took effect before the change, its batch comes first.
+    ///
+    /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
+    /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't
+    /// hold more, it gives [`Change::missed`].
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
         None::<stream::Pending<Change>>
     }
@@ -361,8 +403,8 @@ pub trait Store: Send + 'static {
         DiskStats::default()
     }
 
-    /// How much the store holds, for the server's counters. It is asked after every round, so it should
-    /// cost next to nothing. A store that can't say leaves it at zeros.
+    /// How much the store holds, for the server's counters. It is called after every round, so it should
+    /// cost next to nothing. By default all is 0.
     fn size(&self) -> StoreSize {
         StoreSize::default()
     }

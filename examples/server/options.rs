@@ -10,7 +10,7 @@ use crate::address::Address;
 /// More threads than this serve no faster on any machine, and each has a stack of its own.
 const MAX_THREADS: usize = 1024;
 
-/// A key-value server that speaks lines: Put:key:value, Get:key, Delete:key, Update:key:old:new.
+/// A key-value server. Clients send lines: Put:key:value, Get:key, Set:key:value, Delete:key, and more.
 #[derive(Parser)]
 #[command(
     version,
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// The longest line that a client may send
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = some_bytes)]
     pub(crate) max_line: usize,
-    /// The longest reply to one Get
+    /// The longest reply to one Get, or to a GetPrefix for one key
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = some_bytes)]
     pub(crate) max_reply: usize,
     /// Keys and prefixes that a client may watch

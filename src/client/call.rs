@@ -55,7 +55,7 @@ pub(super) enum Response {
     /// No values, and no way to know which changes this read came before. Request it again.
     Retry,
     Snapshot(Snapshot),
-    /// This many changes were lost while the snapshot was read, so it is void. Request it again.
+    /// This many changes, 0 if that is unknown, were lost while the snapshot was read, so it is void. Request it again.
     Missed(u64),
     Stats(Box<Stats>),
 }

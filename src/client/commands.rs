@@ -9,7 +9,7 @@ use crate::{Error, Stats};
 
 /// Commands.
 impl Client {
-    /// Appends value to the key's list. `Ok` means that it is applied.
+    /// Appends `value` to the key's list. `Ok` means that it is applied.
     ///
     /// ```
     /// # use {futures_lite::future, keywire::Client};
@@ -84,7 +84,7 @@ impl Client {
         self.write(validate::delete(key.as_ref())).await
     }
 
-    /// Replaces the first value equal to old by new, in place; appends new if there is none. `Ok`
+    /// Replaces the first value equal to `old` by `new`, in place; appends `new` if there is none. `Ok`
     /// means that it is applied.
     ///
     /// ```
@@ -114,7 +114,7 @@ impl Client {
         self.write(update).await
     }
 
-    /// Makes value the key's only one, in one step: no read finds the key without values meanwhile.
+    /// Makes `value` the key's only one, in one step: no read finds the key without values meanwhile.
     /// `Ok` means that it is applied.
     ///
     /// ```
@@ -139,7 +139,7 @@ impl Client {
             .await
     }
 
-    /// Removes the first value equal to value. A key without values is gone. `Ok` means that it is
+    /// Removes the first value equal to `value`. A key without values is gone. `Ok` means that it is
     /// applied, also if there was no such value.
     ///
     /// ```

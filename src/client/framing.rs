@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Stats,
     error::ConnectionError,
-    protocol::{Command, Operation},
+    protocol::{Command, MissedCount, Operation},
 };
 
 /// What is encoded before it is written. A command is never cut, so it may be one command more.
@@ -75,7 +75,7 @@ struct PartialResponse {
     key: Vec<u8>,
     snapshot: Snapshot,
     /// Changes that are missing in the snapshot.
-    missed: u64,
+    missed: MissedCount,
     stats: Option<Stats>,
     watching: bool,
     /// In the order of their lines.

@@ -70,7 +70,7 @@ impl Pipeline<'_> {
         self
     }
 
-    /// Appends value to the key's list.
+    /// Appends `value` to the key's list.
     pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         self.add(validate::put(key.as_ref(), value.as_ref()))
     }
@@ -85,7 +85,7 @@ impl Pipeline<'_> {
         self.add(validate::delete(key.as_ref()))
     }
 
-    /// Replaces the first value equal to old by new; appends new if there is none.
+    /// Replaces the first value equal to `old` by `new`; appends `new` if there is none.
     pub fn update(
         self,
         key: impl AsRef<[u8]>,
@@ -95,12 +95,12 @@ impl Pipeline<'_> {
         self.add(validate::update(key.as_ref(), old.as_ref(), new.as_ref()))
     }
 
-    /// Makes value the key's only one, in one step.
+    /// Makes `value` the key's only one, in one step.
     pub fn set(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         self.add(validate::set(key.as_ref(), value.as_ref()))
     }
 
-    /// Removes the first value equal to value, if there is one.
+    /// Removes the first value equal to `value`, if there is one.
     pub fn remove(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         self.add(validate::remove(key.as_ref(), value.as_ref()))
     }

@@ -14,7 +14,7 @@ use crate::{
     Error,
     error::ConnectionError,
     lock::Lock,
-    protocol::{Topic, Write},
+    protocol::{MissedCount, Topic, Write},
 };
 
 /// Events that wait in a watcher's queue. A watcher that falls behind by more, while others drive
@@ -49,7 +49,7 @@ struct QueueState {
     events: VecDeque<Event>,
     bytes: usize,
     /// Events that found no room, behind all that did.
-    missed: u64,
+    missed: MissedCount,
     /// The read that the last event came with, and whether the queue was full before it.
     read: u64,
     full: bool,
@@ -111,12 +111,11 @@ impl EventQueue {
                 state.full = state.events.len() >= QUEUED_EVENTS || state.bytes >= QUEUED_BYTES;
             }
             if state.full {
-                state.missed = state.missed.saturating_add(1);
+                state.missed.add(1);
                 return;
             }
-            if state.missed > 0 {
-                state.events.push_back(Event::Missed(state.missed));
-                state.missed = 0;
+            if let Some(missed) = state.missed.take() {
+                state.events.push_back(Event::Missed(missed));
             }
             state.bytes += event.bytes();
             state.events.push_back(event);
@@ -124,7 +123,7 @@ impl EventQueue {
     }
 
     fn miss(&self, changes: u64) {
-        self.update(|state| state.missed = state.missed.saturating_add(changes));
+        self.update(|state| state.missed.add(changes));
     }
 
     /// Removes all events so far.
@@ -132,7 +131,7 @@ impl EventQueue {
         let mut state = self.0.lock();
         state.events.clear();
         state.bytes = 0;
-        state.missed = 0;
+        state.missed = MissedCount::default();
         state.full = false;
     }
 
@@ -145,7 +144,7 @@ impl EventQueue {
             Event::Put { .. } | Event::Update { .. } | Event::Set { .. } => true,
             Event::Remove { .. } | Event::Delete { .. } | Event::Missed(_) => false,
         };
-        state.missed == 0 && state.events.iter().all(leaves_values)
+        state.missed.is_none() && state.events.iter().all(leaves_values)
     }
 
     fn end(&self, reason: &ConnectionError) {
@@ -171,8 +170,7 @@ impl QueueState {
             self.bytes -= event.bytes();
             return Poll::Ready(Some(Ok(event)));
         }
-        if self.missed > 0 {
-            let missed = std::mem::take(&mut self.missed);
+        if let Some(missed) = self.missed.take() {
             return Poll::Ready(Some(Ok(Event::Missed(missed))));
         }
         match std::mem::replace(&mut self.end, QueueEnd::Reported) {

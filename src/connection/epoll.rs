@@ -37,10 +37,6 @@ use crate::lock::Lock;
 /// Sockets that one poll brings events of.
 const EVENTS_PER_POLL: usize = 256;
 
-/// After a poll that brought events of more sockets than this, the next one comes as soon as every
-/// task has had a turn; by then there is more. After a lesser one it is cheaper to wait for async-io.
-const BUSY_THRESHOLD: usize = 2;
-
 /// The time to the next poll if async-io can't wait, such as for want of memory.
 const FALLBACK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -160,7 +156,9 @@ impl Reactor {
             created.await;
         };
         loop {
-            if self.poll_events() > BUSY_THRESHOLD {
+            if self.poll_events() > 0 {
+                // By the time that every task has had a turn, there is mostly more. To wait by async-io
+                // takes six system calls.
                 future::yield_now().await;
             } else if epoll.readable().await.is_err() {
                 Timer::after(FALLBACK_INTERVAL).await;

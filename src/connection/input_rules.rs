@@ -31,6 +31,9 @@ pub(crate) trait Environment {
 
     fn now(&self) -> Instant;
 
+    /// An empty buffer with room for so many bytes.
+    fn buffer(&self, bytes: usize) -> Vec<u8>;
+
     /// The bytes in the socket that have not been read, if the system can say that.
     fn unread(&self) -> Option<usize>;
 
@@ -164,7 +167,7 @@ impl InputRules {
             authenticator.push(bytes);
             return self.authenticate(env);
         }
-        let mut block = self.lines.push(bytes);
+        let mut block = self.lines.push_into(bytes, |bytes| env.buffer(bytes));
         if !block.is_empty() {
             self.end = self.opening.on_lines(&mut block);
             self.deliver(block, env);

@@ -18,7 +18,7 @@ use super::{
     message::Message,
     outbox::{Chunk, Chunks, Delivery},
 };
-use crate::clock;
+use crate::{clock, shared::buffers::BufferPool};
 
 /// Chunks that are smaller together than this are written in one go.
 const WRITE_BYTES: usize = 16 * 1024;
@@ -57,7 +57,7 @@ impl Output {
     }
 
     /// Makes one chunk of the small ones that come first. A watcher that is behind has many.
-    fn gather(&mut self) {
+    fn gather(&mut self, buffers: &BufferPool) {
         let mut bytes = 0;
         let small = self.chunks.iter().rev().take_while(|chunk| {
             bytes += chunk.bytes().len();
@@ -65,7 +65,7 @@ impl Output {
         });
         let rest = self.chunks.len() - small.count();
         if self.chunks.len() - rest > 1 {
-            let mut gathered = Vec::with_capacity(WRITE_BYTES);
+            let mut gathered = buffers.take(WRITE_BYTES);
             for chunk in self.chunks.drain(rest..).rev() {
                 gathered.extend_from_slice(chunk.bytes());
             }
@@ -118,7 +118,7 @@ impl Connection {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.output.written == 0 && self.output.chunks.len() > 1 {
-                self.output.gather();
+                self.output.gather(&self.link.context.buffers);
             }
             let transport = Pin::new(&mut self.transport);
             let Some(chunk) = self.output.chunks.last() else {
@@ -135,7 +135,9 @@ impl Connection {
             self.output.written += written;
             if written >= left {
                 self.output.written = 0;
-                self.output.chunks.pop();
+                if let Some(Chunk::Own(buffer)) = self.output.chunks.pop() {
+                    self.link.context.buffers.put(buffer);
+                }
             }
             // A client that reads slowly has room for more before it has read the last byte.
             self.link.outbox.count_written(written);

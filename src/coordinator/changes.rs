@@ -8,16 +8,20 @@ use std::{
 use async_channel::Sender;
 use futures_lite::Stream;
 
-use super::{Coordinator, turns::Round};
+use super::{Coordinator, ROUND_INPUTS, turns::Round};
 use crate::{
     lock::Lock,
-    store::{Change, FromStore, TurnGuard, turn::Turn},
+    store::{Change, FromStore, TurnGuard, timer::EVENTS_PER_WORK, turn::Turn},
 };
+
+/// Changes that are taken from the store before the coordinator has handled those it has. The others stay
+/// with the store. Fewer than the inputs of a round, so that no flood of changes holds up messages.
+const WAITING_CHANGES: usize = ROUND_INPUTS / 2;
 
 /// What the store brings in. Whoever hands a turn to the coordinator passes on the changes that were made
 /// known before, so that one channel carries both in their order.
 ///
-/// The stream is polled with the lock held. If it panics, the state is whole all the same.
+/// The stream is polled with the lock held. If it panics, it has ended.
 pub(super) struct ChangeStream(Lock<State>);
 
 struct State {
@@ -35,44 +39,52 @@ impl ChangeStream {
         }))
     }
 
-    /// The coordinator is to be woken when there are changes, and gets those that are there.
+    /// The coordinator is to be woken when there are changes, and gets those that are there, unless many
+    /// wait for it already.
     pub(super) fn poll(&self, cx: &Context<'_>, to: &Sender<FromStore>) {
         let mut state = self.0.lock();
         state.waker.clone_from(cx.waker());
-        state.pass_on(to);
+        while to.len() < WAITING_CHANGES && state.pass_on(to) {}
     }
+}
 
-    /// A turn has come back.
-    pub(super) fn send_turn(&self, turn: Box<Turn>, to: &Sender<FromStore>) {
-        // It is sent when this is dropped, also if the stream panics.
-        let guard = TurnGuard::new(turn, Some(to.clone()));
-        let mut state = self.0.lock();
-        state.pass_on(to);
-        drop(guard);
+/// A turn has come back. All changes that were made known before go first.
+pub(super) fn send_turn(changes: Option<&ChangeStream>, turn: Box<Turn>, to: &Sender<FromStore>) {
+    // If the stream panics, the turn is lost, and comes back all the same.
+    let guard = TurnGuard::new(turn, Some(to.clone()));
+    let mut state = changes.map(|it| it.0.lock());
+    while state.as_mut().is_some_and(|it| it.pass_on(to)) {}
+    if let Some(turn) = guard.into_turn() {
+        // This fails only if the coordinator is gone.
+        let _ = to.try_send(FromStore::Turn(turn));
     }
 }
 
 impl State {
-    fn pass_on(&mut self, to: &Sender<FromStore>) {
+    /// Passes on a change, if there is one.
+    fn pass_on(&mut self, to: &Sender<FromStore>) -> bool {
+        // If it panics, it has ended.
+        let Some(mut stream) = self.stream.take() else {
+            return false;
+        };
         let cx = &mut Context::from_waker(&self.waker);
-        while let Some(stream) = &mut self.stream {
-            match stream.as_mut().poll_next(cx) {
-                Poll::Ready(Some(change)) => {
-                    let _ = to.try_send(FromStore::Change(change));
-                }
-                Poll::Ready(None) => self.stream = None,
-                Poll::Pending => return,
-            }
-        }
+        let change = match stream.as_mut().poll_next(cx) {
+            Poll::Ready(None) => return false,
+            Poll::Ready(Some(change)) => Some(change),
+            Poll::Pending => None,
+        };
+        self.stream = Some(stream);
+        change.is_some_and(|change| to.try_send(FromStore::Change(change)).is_ok())
     }
 }
 
 impl Coordinator {
-    pub(super) fn on_change(&mut self, change: &Change, round: &Round) {
+    pub(super) fn on_change(&mut self, change: &Change, round: &mut Round) {
         match change.write() {
             Some(write) => {
                 let offset = |turn| round.reply_bytes(turn);
-                self.watches.publish(write, offset, &mut self.stats);
+                let (look_ups, events) = self.watches.publish(write, offset, &mut self.stats);
+                round.timer.add(look_ups + events / EVENTS_PER_WORK);
             }
             None => {
                 for client in self.watches.miss_all() {

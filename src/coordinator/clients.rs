@@ -208,7 +208,7 @@ impl Coordinator {
         let id = client.id;
         let outbox = client.outbox.clone();
         let line = client.cursor.line + 1;
-        let knows_control_lines = client.cursor.knows_control_lines;
+        let tells_closing = client.cursor.knows_control_lines && !client.cursor.told_closing;
         let watcher = client.watcher.take();
         if let Some(watcher) = watcher {
             // Nothing follows, so this is the last chance to notify it.
@@ -220,7 +220,7 @@ impl Coordinator {
         let limits = &self.server.limits;
         let (line, code, message): (_, _, Cow<'_, str>) = match end {
             // The last line says why the connection ends, to a client that knows such lines.
-            InputEnd::ShuttingDown if knows_control_lines => (
+            InputEnd::ShuttingDown if tells_closing => (
                 0,
                 Code::Closing,
                 Rejection::Closing.message(limits).to_string().into(),

@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::Future};
 
 use async_channel::Sender;
 
-use super::{Coordinator, key_order::PENDING, turns::Round};
+use super::{Coordinator, changes::send_turn, key_order::PENDING, turns::Round};
 use crate::{
     clock,
     store::{
@@ -23,7 +23,9 @@ impl Coordinator {
         store: &mut S,
         round: &mut Round,
     ) -> Option<Box<Turn>> {
-        let mut keys = HashSet::new();
+        // In the order asked, so that a simulation can repeat what follows from it.
+        let mut keys = Vec::new();
+        let mut known = HashSet::new();
         let mut is_blocked = false;
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
@@ -31,7 +33,7 @@ impl Coordinator {
                 return true;
             }
             let key = order.hash(operation.key());
-            if S::ORDER != Order::Total && !keys.contains(&key) {
+            if !known.contains(&key) {
                 let is_free = order.is_free(key);
                 // What is in a batch with a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
@@ -39,7 +41,9 @@ impl Coordinator {
                 }
                 is_blocked = !is_free;
             }
-            keys.insert(key);
+            if known.insert(key) {
+                keys.push(key);
+            }
             true
         });
         if !asked {
@@ -59,8 +63,7 @@ impl Coordinator {
         client.watcher = turn.progress.watcher;
         turn.progress.watched = true;
         if S::ORDER != Order::Total {
-            self.key_order
-                .enter(turn.client, keys.into_iter().collect());
+            self.key_order.enter(turn.client, keys);
         }
         if S::ORDER == Order::None {
             turn = self.wait_for_keys(turn)?;
@@ -96,13 +99,14 @@ impl Coordinator {
             Submission::Done(batch) => {
                 round.timer.add_unknown();
                 let turn = batch.into_turn()?;
-                if let Some(changes) = &self.changes {
-                    // Changes may have been made known meanwhile. They come first.
-                    changes.send_turn(turn, &self.from_store);
-                    self.end_watcher_turn(key);
-                    return None;
+                if self.changes.is_none() && turn.client == key {
+                    return self.complete::<S>(turn, round);
                 }
-                self.complete::<S>(turn, round)
+                // Changes may have been made known meanwhile, which come first; or this is the batch of
+                // another client, which the store has kept.
+                send_turn(self.changes.as_deref(), turn, &self.from_store);
+                self.end_watcher_turn(key);
+                None
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
@@ -124,7 +128,7 @@ impl Coordinator {
     ) -> Option<Box<Turn>> {
         if self.shutting_down && !turn.is_walk_over() {
             turn.progress.refuse(Rejection::Closing);
-            turn.progress.cursor.knows_control_lines = false;
+            turn.progress.cursor.told_closing = true;
             self.collect(&mut turn, round);
         }
         if turn.is_walk_over() {
@@ -179,11 +183,7 @@ impl Coordinator {
         client.store_task = Some(self.executor.spawn(async move {
             let turn = std::pin::pin!(turn);
             if let Some(turn) = clock::deferrable(&clock, turn).await {
-                match changes {
-                    Some(changes) => changes.send_turn(turn, &from_store),
-                    // This fails only if the coordinator is gone.
-                    None => drop(from_store.try_send(FromStore::Turn(turn))),
-                }
+                send_turn(changes.as_deref(), turn, &from_store);
             }
         }));
         self.end_watcher_turn(key);
@@ -203,7 +203,17 @@ impl Coordinator {
         while let Some(it) = returned.next() {
             match it {
                 FromStore::Turn(turn) => self.on_returned(turn, store, round),
+                // Changes that were made known before come first.
+                FromStore::Lost(turn) => {
+                    send_turn(self.changes.as_deref(), turn, &self.from_store);
+                }
                 FromStore::Change(change) => {
+                    // Batches that were back before it, and have waited for others.
+                    if S::ORDER != Order::None {
+                        while let Some(turn) = self.unblocked.pop() {
+                            self.on_unblocked(turn, store, round);
+                        }
+                    }
                     let is_first = self.watches.is_quiet() && round.turns.is_empty();
                     if change.write().is_none() && !is_first {
                         // It is told at once, and so not before what the round has to tell.
@@ -213,6 +223,11 @@ impl Coordinator {
                     }
                     self.on_change(&change, round);
                 }
+            }
+            round.timer.add(1);
+            if self.is_over(round) {
+                self.returned.extend(returned);
+                return;
             }
         }
     }

@@ -28,8 +28,8 @@ const ROUND_BYTES: usize = 256 * 1024;
 /// Emptied buffers and ended turns that are kept, so that most rounds allocate none.
 const POOLED: usize = ROUND_CLIENTS;
 
-/// A buffer larger than this is given back to the allocator.
-const POOLED_BYTES: usize = 16 * 1024;
+/// A buffer of more bytes than this goes to the connections' pool.
+const POOLED_BYTES: usize = 1024;
 
 /// The turns of a round that have ended and whose replies have not been sent.
 pub(super) struct Round {
@@ -76,7 +76,15 @@ impl Coordinator {
         if !self.returned.is_empty() || S::ORDER != Order::Immediate {
             self.take_store_output(store, &mut round);
             for turn in std::mem::take(&mut self.unblocked) {
-                self.on_unblocked(turn, store, &mut round);
+                if self.is_over(&mut round) {
+                    self.unblocked.push(turn);
+                } else {
+                    self.on_unblocked(turn, store, &mut round);
+                }
+            }
+            if round.timer.is_over() {
+                // So that a store that has much to say does not hold up those in the queue.
+                round.timer = RoundTimer::start(self.server.clock.now());
             }
         }
         while round.turns.len() < ROUND_CLIENTS && !self.is_over(&mut round) {
@@ -108,7 +116,7 @@ impl Coordinator {
         self.server.wake_workers(finished + notified.len());
     }
 
-    fn is_over(&self, round: &mut Round) -> bool {
+    pub(super) fn is_over(&self, round: &mut Round) -> bool {
         round.timer.read(&*self.server.clock);
         round.bytes >= ROUND_BYTES || round.timer.is_over()
     }
@@ -133,7 +141,7 @@ impl Coordinator {
         } = client.pending.take()?;
         let mut turn = self.turns.pop().unwrap_or_else(|| {
             let (limits, clock) = (self.limits.clone(), self.server.clock.clone());
-            Box::new(Turn::new(limits, clock))
+            Box::new(Turn::new(limits, self.context.buffers.clone(), clock))
         });
         turn.block = block;
         turn.start(
@@ -163,6 +171,10 @@ impl Coordinator {
                 match self.walk(turn, store, round) {
                     Some(walking) => turn = walking,
                     None => return,
+                }
+                // A page without keys, of which a walk may have many: others are served before the next.
+                if turn.is_page_done() {
+                    return self.end_turn(turn, round);
                 }
             }
             if turn.progress.state == TurnState::Running && !turn.is_page_done() {
@@ -345,7 +357,9 @@ impl Coordinator {
     }
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.reply_buffers.len() < POOLED && (1..=POOLED_BYTES).contains(&buffer.capacity()) {
+        if buffer.capacity() > POOLED_BYTES {
+            self.context.buffers.put(buffer);
+        } else if self.reply_buffers.len() < POOLED && buffer.capacity() > 0 {
             buffer.clear();
             self.reply_buffers.push(buffer);
         }

@@ -66,23 +66,33 @@ impl LineDecoder {
     /// assert_eq!(lines.push(b" line\n").iter().next(), Some(Ok(&b"half a line"[..])));
     /// ```
     pub fn push(&mut self, bytes: &[u8]) -> LineBlock {
+        self.push_into(bytes, Vec::with_capacity)
+    }
+
+    /// Like [`push`](Self::push), with memory for the lines that this function gives, empty and with
+    /// room for so many bytes.
+    pub(crate) fn push_into(
+        &mut self,
+        bytes: &[u8],
+        buffer: impl FnOnce(usize) -> Vec<u8>,
+    ) -> LineBlock {
         let Some(last) = memrchr(b'\n', bytes) else {
             self.retain_partial(bytes);
             return LineBlock::new(self, Vec::new());
         };
         let (whole, rest) = bytes.split_at(last + 1);
-        let whole = if self.partial.is_empty() {
-            whole.to_vec()
-        } else {
+        let mut first = 0;
+        if !self.partial.is_empty() {
             // `whole` ends in an LF, so the search finds one.
-            let first = memchr(b'\n', whole).unwrap_or(last);
+            first = memchr(b'\n', whole).unwrap_or(last);
             self.retain_partial(&whole[..first]);
-            let mut joined = std::mem::take(&mut self.partial);
-            joined.extend_from_slice(&whole[first..]);
-            joined
-        };
+        }
+        let begun = std::mem::take(&mut self.partial);
+        let mut lines = buffer(begun.len() + whole.len() - first);
+        lines.extend_from_slice(&begun);
+        lines.extend_from_slice(&whole[first..]);
         self.retain_partial(rest);
-        LineBlock::new(self, whole)
+        LineBlock::new(self, lines)
     }
 
     /// Whether a line has begun and not ended.

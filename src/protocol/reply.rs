@@ -134,9 +134,10 @@ pub enum Reply<'a> {
     /// `:put:key:value`, `:update:key:old:new`, `:delete:key`, `:set:key:value` or
     /// `:remove:key:value`: a change of a watched key.
     Change(Write<'a>),
-    /// `:missed:N`: changes that this connection did not get, because it did not keep up.
+    /// `:missed:N`: changes that this connection did not get, because it did not keep up, or because
+    /// the store missed them.
     Missed(
-        /// How many, since the last such line.
+        /// How many, since the last such line; 0 if their number is unknown.
         u64,
     ),
     /// A control line of a kind that this version does not know. A client ignores it.

@@ -94,10 +94,11 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// Bytes of the reply to one `Get`. Default: 64 MiB.
+    /// Bytes of the reply to one `Get`, or of the lines of one key in the reply to a `GetPrefix`. Default:
+    /// 64 MiB.
     ///
-    /// A reply is held in memory as a whole. If it would be longer than this, the `Get` is refused with
-    /// `too-long`.
+    /// Such a reply is held in memory as a whole. If it would be longer than this, the `Get` is refused with
+    /// `too-long`; a `GetPrefix` ends with it.
     #[must_use]
     pub fn max_reply(mut self, bytes: usize) -> Self {
         self.limits.max_reply = bytes;
@@ -247,9 +248,9 @@ impl<S: Store> Builder<S> {
         }
     }
 
-    /// Adds a listener. A server may have several, of different kinds, or none: clients also come in
-    /// one by one, by [`Handle::attach`](crate::Handle::attach), and without a connection of their own, by
-    /// [`Handle::client`](crate::Handle::client).
+    /// Adds a listener. A server may have several, of different kinds, or none: there is also
+    /// [`Handle::attach`](crate::Handle::attach) for one connection, and
+    /// [`Handle::client`](crate::Handle::client) for a client without a socket.
     ///
     /// The server accepts no connection before it runs.
     ///

@@ -9,16 +9,12 @@ use super::{
     overflow::ReplyAction,
     rejection::Rejection,
     timer::BYTES_PER_WORK,
-    turn::{AppliedWrite, Progress, TURN_BYTES},
+    turn::{AppliedWrite, Progress},
 };
 use crate::{
     connection::outbox::{Size, Usage},
     protocol::{Code, Operation, push_error, push_sync, push_value},
 };
-
-/// A reply buffer that outgrows this grows to a whole turn's bytes at once. Doubling
-/// step by step would copy as much as the replies themselves.
-const SMALL_REPLIES: usize = 2 * 1024;
 
 const MISFIT: &str = "the store gave an answer that does not fit the command";
 
@@ -38,9 +34,9 @@ impl<'a> Answer<'a> {
         Self { progress, key }
     }
 
-    /// A write: it is applied, and on disk if the store is durable.
+    /// The write is applied, and on disk if the store is durable.
     ///
-    /// Of a `Get` that is no answer: it fails with a store error.
+    /// This does not answer a `Get`: one that is answered so fails with a store error.
     pub fn done(self) {
         self.progress.timer.add_unknown();
         self.done_after(0);
@@ -76,37 +72,45 @@ impl<'a> Answer<'a> {
         self.progress.timer.add_unknown();
     }
 
-    /// A `Get`: the values of the key, oldest first; none if the key is not there.
+    /// The values that a `Get` has found, oldest first; none if the key is not there.
     ///
-    /// A value that holds an LF, which would look like two lines, makes it fail with a store error. Of a
-    /// write this is no answer: it may have been applied.
-    pub fn values<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    /// If a value holds an LF, which would look like two lines, the `Get` fails with a store error. This does
+    /// not answer a write: one that is answered so counts as [`unconfirmed`](Self::unconfirmed).
+    pub fn values<'v, V>(self, values: V)
+    where
+        V: IntoIterator<Item = &'v [u8], IntoIter: ExactSizeIterator>,
+    {
         self.progress.timer.add_unknown();
-        self.values_at_once(values);
+        self.values_at_once(values.into_iter(), true);
     }
 
-    /// Like [`values`](Self::values), if they took no time to find.
-    pub(super) fn values_at_once<'v>(self, values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    /// Like [`values`](Self::values), if they took no time to find, and if the store may know that none
+    /// of them holds an LF. To look for one costs more than to copy a value.
+    pub(super) fn values_at_once<'v>(
+        self,
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         match self.key {
             None => self.unconfirmed(MISFIT),
             Some(key) => {
                 match self.progress.walk_line {
                     Some(walk) if walk.counts => self.progress.push_count(key, values.len()),
-                    _ => self.progress.push_values(key, values),
+                    _ => self.progress.push_values(key, values, may_hold_lf),
                 }
                 self.progress.answered = true;
             }
         }
     }
 
-    /// A write: it would make the store larger than [`max_store`](super::Batch::max_store), and left
+    /// The write would have made the store larger than [`max_store`](super::Batch::max_store). It left
     /// nothing behind.
     pub fn store_full(self) {
         self.refuse(Rejection::FullStore);
     }
 
-    /// A write: its key has [`max_values`](super::Batch::max_values) values already, and it left nothing
-    /// behind.
+    /// The key of the write has [`max_values`](super::Batch::max_values) values already. The write left
+    /// nothing behind.
     pub fn values_full(self) {
         self.refuse(Rejection::FullValues);
     }
@@ -127,19 +131,20 @@ impl<'a> Answer<'a> {
         self.progress.push_error(Code::TooLong, message);
     }
 
-    /// It failed, and left nothing behind.
+    /// The command failed, and left nothing behind.
     ///
-    /// The client sees `:error:LINE:store:` and the reason, on one line.
+    /// The client sees `:error:LINE:store:` and the reason, on one line. The reason must hold nothing that
+    /// a client must not see.
     pub fn fail(self, reason: impl fmt::Display) {
         self.progress.answered = true;
         self.progress.timer.add_unknown();
         self.progress.push_error(Code::Store, reason);
     }
 
-    /// A write that may have been applied, or may be applied later. Nobody can tell.
+    /// The write may have been applied, or may be applied later: the store does not know.
     ///
-    /// The client sees `:error:LINE:unconfirmed:` and the reason, on one line. Watchers are not told. Of
-    /// a `Get` it is the same as [`fail`](Self::fail).
+    /// The client sees `:error:LINE:unconfirmed:` and the reason, on one line. Watchers get no event. For
+    /// a `Get` this is the same as [`fail`](Self::fail).
     pub fn unconfirmed(self, reason: impl fmt::Display) {
         if self.key.is_some() {
             return self.fail(reason);
@@ -216,7 +221,12 @@ impl Progress {
         false
     }
 
-    fn push_values<'v>(&mut self, key: &[u8], values: impl ExactSizeIterator<Item = &'v [u8]>) {
+    fn push_values<'v>(
+        &mut self,
+        key: &[u8],
+        values: impl ExactSizeIterator<Item = &'v [u8]>,
+        may_hold_lf: bool,
+    ) {
         if !self.accepts_reply(values.len()) {
             return;
         }
@@ -226,7 +236,7 @@ impl Progress {
         for value in values {
             let bytes = key.len() + value.len() + 2;
             let whole = self.replies.len() - before + bytes;
-            if whole > max || memchr(b'\n', value).is_some() {
+            if whole > max || (may_hold_lf && memchr(b'\n', value).is_some()) {
                 self.replies.truncate(before);
                 self.timer.add_unknown();
                 return if whole > max {
@@ -236,7 +246,7 @@ impl Progress {
                     self.push_error(Code::Store, message);
                 };
             }
-            make_room(&mut self.replies, bytes);
+            self.buffers.reserve(&mut self.replies, bytes);
             push_value(&mut self.replies, key, value);
             lines += 1;
         }
@@ -259,13 +269,5 @@ impl Progress {
             bytes: self.replies.len() - before,
         };
         self.stats.lines_queued += lines as u64;
-    }
-}
-
-fn make_room(replies: &mut Vec<u8>, more: usize) {
-    if replies.capacity() - replies.len() < more
-        && (SMALL_REPLIES..TURN_BYTES).contains(&(replies.len() + more))
-    {
-        replies.reserve(TURN_BYTES + SMALL_REPLIES - replies.len());
     }
 }

@@ -4,14 +4,19 @@ use std::{fmt, future::Ready};
 
 use async_channel::Sender;
 
-use super::{Change, Submission, answer::Answer, turn::Turn};
+use super::{
+    Change, Submission,
+    answer::Answer,
+    lookahead::{Apply, ApplyFn, Lookahead},
+    turn::Turn,
+};
 use crate::protocol::{Command, Operation};
 
 /// Commands of one client for a [`Store`](super::Store) to apply, and the place for its answers.
 ///
-/// It owns its bytes, so a store may keep it for as long as it needs. It is walked twice: over what is
-/// [asked](Self::operations), and, when the store knows the answers, over [each](Self::each) command
-/// with its answer. A store that knows them at once leaves out the first.
+/// It owns its bytes, so a store may keep it for as long as it needs. A store goes through it twice: first
+/// over the commands, by [`operations`](Self::operations); then, when it knows the answers, over the commands
+/// and their answers, by [`each`](Self::each). A store that knows the answers at once needs only `each`.
 ///
 /// ```
 /// use keywire::{protocol::Operation, store::{Batch, Store, Submission}};
@@ -28,7 +33,7 @@ use crate::protocol::{Command, Operation};
 ///         batch.each(|operation, answer| match operation {
 ///             Operation::Get { key } => {
 ///                 let length = key.len().to_string();
-///                 answer.values([length.as_bytes()].into_iter());
+///                 answer.values([length.as_bytes()]);
 ///             }
 ///             Operation::Write(_) => answer.fail("this store can't be written"),
 ///         });
@@ -50,40 +55,37 @@ impl Batch {
         self.0.into_turn()
     }
 
-    /// What is asked, in the client's order.
+    /// The commands, in the client's order.
     ///
-    /// The bounds: 4,096 lines, at most 128 `Get`s. So a store that gathers answers before it calls
-    /// [`each`](Self::each) holds at most 128 replies. Of a store whose order is
-    /// [`Immediate`](super::Order::Immediate) nothing is asked in advance: there is nothing here.
+    /// They are those of at most 4,096 lines, and at most 128 are `Get`s. So a store that collects answers
+    /// before it calls [`each`](Self::each) holds at most 128 replies.
+    ///
+    /// If the store's order is [`Immediate`](super::Order::Immediate), the iterator is empty: use `each`.
     pub fn operations(&mut self) -> impl Iterator<Item = Operation<'_>> {
         self.0.turn_mut().into_iter().flat_map(Turn::operations)
     }
 
     /// Calls `apply` with each command in order, and with the way to answer it.
     ///
-    /// After [`operations`](Self::operations) these are the same commands; only `Get`s at the end may be
-    /// left out, if there is no room for their replies, and are asked again later. Without it, it may
-    /// stop after any command: if there is no room, or if other clients have to be served. The rest
-    /// comes in another batch.
+    /// If [`operations`](Self::operations) was called before, these are the same commands. Only `Get`s at
+    /// the end may be left out, if there is no room for their replies; they come again in another batch.
+    /// If it was not called, `each` may stop after any command, if there is no room or if other clients have
+    /// to be served. The rest comes in another batch.
     ///
     /// A command that `apply` leaves unanswered is answered as by [`unconfirmed`](Self::unconfirmed).
-    pub fn each(&mut self, mut apply: impl FnMut(Operation<'_>, Answer<'_>)) {
-        let Some(Turn {
-            block, progress, ..
-        }) = self.0.turn_mut()
-        else {
+    pub fn each(&mut self, apply: impl FnMut(Operation<'_>, Answer<'_>)) {
+        self.each_by(&mut ApplyFn(apply));
+    }
+
+    /// Like [`each`](Self::each), of a store that looks keys up ahead.
+    pub(super) fn each_by(&mut self, store: &mut impl Apply) {
+        let Some(turn) = self.0.turn_mut() else {
             return;
         };
-        if progress.asked.is_some() {
-            progress.resume();
+        if turn.progress.asked.is_some() {
+            turn.progress.resume();
         }
-        while let Some(operation) = progress.next_operation(block) {
-            progress.answered = false;
-            apply(operation, Answer::new(progress, &operation));
-            if !progress.answered {
-                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
-            }
-        }
+        turn.each_by(store);
     }
 
     /// Takes back all answers, so that [`each`](Self::each), [`fail`](Self::fail) or
@@ -95,18 +97,13 @@ impl Batch {
         }
     }
 
-    /// Answers every command: it failed, and left nothing behind.
-    ///
-    /// The client sees `:error:LINE:store:` and the reason, on one line. It must hold nothing that a
-    /// client must not see.
+    /// Answers every command by [`fail`](Answer::fail): it failed, and left nothing behind.
     pub fn fail(&mut self, reason: impl fmt::Display) {
         self.each(|_, answer| answer.fail(&reason));
     }
 
-    /// Answers every command: a write may or may not have been applied, or may be applied later; a `Get`
-    /// failed.
-    ///
-    /// The client sees `:error:LINE:unconfirmed:`, of a `Get` `:error:LINE:store:`, and the reason.
+    /// Answers every command by [`unconfirmed`](Answer::unconfirmed): a write may have been applied, or may
+    /// be applied later; a `Get` failed.
     pub fn unconfirmed(&mut self, reason: impl fmt::Display) {
         self.each(|_, answer| answer.unconfirmed(&reason));
     }
@@ -144,11 +141,22 @@ const NO_ANSWER: &str = "the store gave no answer";
 impl Turn {
     /// Answers lines that need no store. There are only such lines up to where the store is asked.
     pub(crate) fn answer_lines(&mut self) {
+        self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+            answer.fail(NO_ANSWER);
+        }));
+    }
+
+    fn each_by<A: Apply>(&mut self, store: &mut A) {
         let Self {
             block, progress, ..
         } = self;
-        while let Some(operation) = progress.next_operation(block) {
-            Answer::new(progress, &operation).fail(NO_ANSWER);
+        let mut lines = Lookahead::new(block);
+        while let Some((operation, place)) = progress.next_operation(&mut lines, store) {
+            progress.answered = false;
+            store.apply(operation, place, Answer::new(progress, &operation));
+            if !progress.answered {
+                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
+            }
         }
     }
 
@@ -173,11 +181,11 @@ impl Turn {
             .asked
             .is_none_or(|asked| asked.read || progress.cursor.offset == asked.start.offset)
         {
-            while let Some(operation) = progress.next_operation(block) {
-                Answer::new(progress, &operation).unconfirmed(NO_ANSWER);
-            }
+            self.each_by(&mut ApplyFn(|_: Operation<'_>, answer: Answer<'_>| {
+                answer.unconfirmed(NO_ANSWER);
+            }));
         }
-        progress.asked = None;
+        self.progress.asked = None;
     }
 }
 
@@ -190,8 +198,10 @@ pub(crate) struct TurnGuard {
 
 /// What the coordinator gets from a store, in this order.
 pub(crate) enum FromStore {
-    /// It is back, or was lost.
+    /// It is back.
     Turn(Box<Turn>),
+    /// The store has dropped it.
+    Lost(Box<Turn>),
     Change(Change),
 }
 
@@ -211,7 +221,7 @@ impl TurnGuard {
         self.turn.as_deref_mut()
     }
 
-    pub(super) fn into_turn(mut self) -> Option<Box<Turn>> {
+    pub(crate) fn into_turn(mut self) -> Option<Box<Turn>> {
         self.turn.take()
     }
 }
@@ -220,7 +230,7 @@ impl Drop for TurnGuard {
     fn drop(&mut self) {
         if let (Some(turn), Some(lost)) = (self.turn.take(), &self.lost) {
             // This fails only if the server is gone.
-            let _ = lost.try_send(FromStore::Turn(turn));
+            let _ = lost.try_send(FromStore::Lost(turn));
         }
     }
 }

@@ -1,5 +1,10 @@
+mod apply;
+#[cfg(feature = "disk")]
+pub(super) mod durable;
 mod list;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -8,11 +13,11 @@ use std::{
 };
 
 pub use list::Values;
+use memchr::memchr;
 
-use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission};
-#[cfg(feature = "disk")]
-use crate::protocol::Command;
+use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission, lookahead::Apply as _};
 use crate::protocol::{Operation, Write};
+use apply::Limited;
 use list::List;
 use tables::Tables;
 
@@ -32,15 +37,16 @@ use tables::Tables;
 /// assert_eq!(store.get(b"user").len(), 0);
 /// ```
 ///
-/// `put` costs O(1), amortized; `get` costs O(1), and reading its values their number; `update` looks
-/// through the key's values.
-/// `Debug` shows the number of keys, never keys or values.
+/// `put` costs O(1), amortized. `get` costs O(1), and to go through its values costs their number. `update`
+/// and `remove` search the key's values. `Debug` shows the number of keys, never keys or values.
 #[derive(Default)]
 pub struct Memory {
     lists: Tables,
     /// Hashes with a random key, which they do not reveal: clients can't choose keys that collide.
     hasher: RandomState,
     size: StoreSize,
+    /// A value may hold a line feed, which no line can carry. Those that lines brought do not.
+    may_hold_lf: bool,
     /// The commit that writes belong to, if the store is durable.
     commit: u64,
 }
@@ -53,12 +59,28 @@ impl Memory {
 
     /// Appends a value to the key's list.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_put(key, value, MemoryLimits::NONE);
+        let _ = self.try_put(hash, key, value, MemoryLimits::NONE);
     }
 
-    fn try_put(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<(), Full> {
-        let hash = hash_of(&self.hasher, key);
+    fn hash(&self, key: &[u8]) -> u64 {
+        hash_of(&self.hasher, key)
+    }
+
+    /// Looks at a value that may come from elsewhere than a line.
+    fn check_lf(&mut self, value: &[u8]) {
+        self.may_hold_lf |= memchr(b'\n', value).is_some();
+    }
+
+    fn try_put(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        bounds: MemoryLimits,
+    ) -> Result<(), Full> {
         let list = self.lists.find_mut(hash, key);
         let mut more = StoreSize {
             keys: u64::from(list.is_none()),
@@ -90,19 +112,22 @@ impl Memory {
 
     /// The key's values, oldest first.
     pub fn get(&self, key: &[u8]) -> Values<'_> {
-        let hash = hash_of(&self.hasher, key);
+        self.values(self.hash(key), key)
+    }
+
+    fn values(&self, hash: u64, key: &[u8]) -> Values<'_> {
         let list = self.lists.find(hash, key);
         list.map(List::iter).unwrap_or_default()
     }
 
     /// Removes the key and all its values.
     pub fn delete(&mut self, key: &[u8]) {
-        self.remove_key(key);
+        let hash = self.hash(key);
+        self.remove_key(hash, key);
     }
 
     /// Gives the bytes that went.
-    fn remove_key(&mut self, key: &[u8]) -> usize {
-        let hash = hash_of(&self.hasher, key);
+    fn remove_key(&mut self, hash: u64, key: &[u8]) -> usize {
         let hasher = &self.hasher;
         let Some(list) = self.lists.remove(hash, key, |key| hash_of(hasher, key)) else {
             return 0;
@@ -113,26 +138,28 @@ impl Memory {
         list.content_bytes()
     }
 
-    /// Replaces the first value equal to `old`, in place; appends `new` where there is none.
+    /// Replaces the first value equal to `old` by `new`, in place; appends `new` if there is none.
     pub fn update(&mut self, key: &[u8], old: &[u8], new: &[u8]) {
+        self.check_lf(new);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_update(key, old, new, MemoryLimits::NONE);
+        let _ = self.try_update(hash, key, old, new, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that it may have gone through.
     fn try_update(
         &mut self,
+        hash: u64,
         key: &[u8],
         old: &[u8],
         new: &[u8],
         bounds: MemoryLimits,
     ) -> Result<usize, Full> {
-        let hash = hash_of(&self.hasher, key);
         let list = self.lists.find_mut(hash, key);
         let bytes = list.as_ref().map_or(0, |list| list.bytes.len());
         let Some((list, place)) = list.and_then(|list| list.find(old).map(|place| (list, place)))
         else {
-            return self.try_put(key, new, bounds).map(|()| bytes);
+            return self.try_put(hash, key, new, bounds).map(|()| bytes);
         };
         if new.len() > old.len() {
             let more = StoreSize {
@@ -149,15 +176,22 @@ impl Memory {
 
     /// Makes `value` the only one of the key's list.
     pub fn set(&mut self, key: &[u8], value: &[u8]) {
+        self.check_lf(value);
+        let hash = self.hash(key);
         // Without bounds it cannot fail.
-        let _ = self.try_set(key, value, MemoryLimits::NONE);
+        let _ = self.try_set(hash, key, value, MemoryLimits::NONE);
     }
 
     /// Gives the bytes that went.
-    fn try_set(&mut self, key: &[u8], value: &[u8], bounds: MemoryLimits) -> Result<usize, Full> {
-        let hash = hash_of(&self.hasher, key);
+    fn try_set(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        bounds: MemoryLimits,
+    ) -> Result<usize, Full> {
         let Some(list) = self.lists.find_mut(hash, key) else {
-            return self.try_put(key, value, bounds).map(|()| 0);
+            return self.try_put(hash, key, value, bounds).map(|()| 0);
         };
         let old = StoreSize {
             keys: 1,
@@ -182,19 +216,19 @@ impl Memory {
 
     /// Removes the first value equal to `value`, if there is one. A key without values is gone.
     pub fn remove(&mut self, key: &[u8], value: &[u8]) {
-        self.remove_value(key, value);
+        let hash = self.hash(key);
+        self.remove_value(hash, key, value);
     }
 
     /// Gives the bytes that it may have gone through.
-    fn remove_value(&mut self, key: &[u8], value: &[u8]) -> usize {
-        let hash = hash_of(&self.hasher, key);
+    fn remove_value(&mut self, hash: u64, key: &[u8], value: &[u8]) -> usize {
         let Some(list) = self.lists.find_mut(hash, key) else {
             return 0;
         };
         let bytes = list.bytes.len();
         if let Some(place) = list.find(value) {
             if list.len == 1 {
-                self.remove_key(key);
+                self.remove_key(hash, key);
             } else {
                 list.remove(place, value.len());
                 list.commit = self.commit;
@@ -235,37 +269,38 @@ impl Memory {
         mut answer: Answer<'_>,
         limits: MemoryLimits,
     ) {
-        // The store around it may have taken any time.
+        // The store around it may have taken any time, and may have made the operation itself.
         answer.took_unknown_time();
-        self.apply_at_once(operation, answer, limits);
-    }
-
-    fn apply_at_once(
-        &mut self,
-        operation: Operation<'_>,
-        answer: Answer<'_>,
-        limits: MemoryLimits,
-    ) {
         match operation {
-            Operation::Get { key } => answer.values_at_once(self.get(key)),
-            Operation::Write(write) => answer.written(self.write(write, limits)),
+            Operation::Write(Write::Put { value, .. } | Write::Set { value, .. }) => {
+                self.check_lf(value);
+            }
+            Operation::Write(Write::Update { new, .. }) => self.check_lf(new),
+            Operation::Write(Write::Delete { .. } | Write::Remove { .. })
+            | Operation::Get { .. } => {}
         }
-    }
-
-    /// Gives the bytes that it may have gone through.
-    pub(super) fn write(&mut self, write: Write<'_>, limits: MemoryLimits) -> Result<usize, Full> {
-        match write {
-            Write::Put { key, value } => self.try_put(key, value, limits).map(|()| 0),
-            Write::Delete { key } => Ok(self.remove_key(key)),
-            Write::Update { key, old, new } => self.try_update(key, old, new, limits),
-            Write::Set { key, value } => self.try_set(key, value, limits),
-            Write::Remove { key, value } => Ok(self.remove_value(key, value)),
-        }
+        let hash = self.hash(operation.key());
+        let mut store = Limited {
+            memory: self,
+            limits,
+        };
+        store.apply(operation, hash, answer);
     }
 }
 
-/// For stores that keep their values here.
+/// For the store, and for those that keep their values here.
 impl Memory {
+    /// Gives the bytes that it may have gone through.
+    fn write(&mut self, hash: u64, write: Write<'_>, limits: MemoryLimits) -> Result<usize, Full> {
+        match write {
+            Write::Put { key, value } => self.try_put(hash, key, value, limits).map(|()| 0),
+            Write::Delete { key } => Ok(self.remove_key(hash, key)),
+            Write::Update { key, old, new } => self.try_update(hash, key, old, new, limits),
+            Write::Set { key, value } => self.try_set(hash, key, value, limits),
+            Write::Remove { key, value } => Ok(self.remove_value(hash, key, value)),
+        }
+    }
+
     /// Fills a page of keys. They come in the order of their hashes, so tables may be split between two
     /// pages.
     pub(super) fn fill(&self, page: &mut KeyPage) {
@@ -274,12 +309,12 @@ impl Memory {
         let mut found = Vec::new();
         loop {
             let (lists, last) = self.lists.part(from);
-            visited += lists.len();
+            visited += 1 + lists.len();
             found.clear();
             for list in lists {
                 let key = list.key();
                 if key.starts_with(page.prefix()) {
-                    let hash = hash_of(&self.hasher, key);
+                    let hash = self.hash(key);
                     if hash >= from {
                         found.push((hash, key));
                     }
@@ -305,75 +340,6 @@ impl Memory {
             }
         }
     }
-}
-
-/// For a durable store.
-#[cfg(feature = "disk")]
-impl Memory {
-    /// An empty store that has keys in the same order.
-    pub(super) fn into_empty(self) -> Self {
-        Self {
-            hasher: self.hasher,
-            ..Self::new()
-        }
-    }
-
-    /// Writes belong to this commit from here on.
-    pub(super) fn set_commit(&mut self, commit: u64) {
-        self.commit = commit;
-    }
-
-    /// The values of a key, and the commit that changed it last; 0 if it has none.
-    pub(super) fn get_with_commit(&self, key: &[u8]) -> (Values<'_>, u64) {
-        let hash = hash_of(&self.hasher, key);
-        match self.lists.find(hash, key) {
-            Some(list) => (list.iter(), list.commit),
-            None => (Values::default(), 0),
-        }
-    }
-
-    /// Applies a write that was in bounds once.
-    pub(super) fn load(&mut self, write: Write<'_>) {
-        // Without bounds it cannot fail.
-        let _ = self.write(write, MemoryLimits::NONE);
-    }
-
-    /// The lists of keys as the lines that make them, by the hashes of the keys from this one on. It stops
-    /// behind so many bytes, or after a table.
-    pub(super) fn snapshot(&self, from: u64, bytes: usize) -> SnapshotPart {
-        let (lists, last) = self.lists.part(from);
-        let with_hash = lists.map(|list| (hash_of(&self.hasher, list.key()), list));
-        let mut lists: Vec<_> = with_hash.filter(|&(hash, _)| hash >= from).collect();
-        lists.sort_unstable_by_key(|&(hash, _)| hash);
-        let mut lines = Vec::new();
-        let mut before = from;
-        for (hash, list) in lists {
-            // Keys of the same hash belong together.
-            if lines.len() >= bytes && hash > before {
-                let next = Some(hash);
-                return SnapshotPart { lines, next };
-            }
-            before = hash;
-            let key = list.key();
-            for (index, value) in list.iter().enumerate() {
-                let write = match index {
-                    0 => Write::Set { key, value },
-                    _ => Write::Put { key, value },
-                };
-                Command::from(write).encode(&mut lines);
-            }
-        }
-        let next = last.checked_add(1);
-        SnapshotPart { lines, next }
-    }
-}
-
-/// The lists of some keys.
-#[cfg(feature = "disk")]
-pub(super) struct SnapshotPart {
-    pub(super) lines: Vec<u8>,
-    /// The hash with which the next part begins.
-    pub(super) next: Option<u64>,
 }
 
 /// What may be held. Made by [`Memory::limits`].
@@ -418,7 +384,10 @@ impl Store for Memory {
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let limits = self.limits(&batch);
-        batch.each(|operation, answer| self.apply_at_once(operation, answer, limits));
+        batch.each_by(&mut Limited {
+            memory: self,
+            limits,
+        });
         batch.done()
     }
 

@@ -3,22 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    rejection::Rejection,
     timer::RoundTimer,
     walk::{Walk, WalkLine},
 };
 use crate::{
     Clock,
     connection::outbox::{OutboxSender, OutboxStatus, Usage},
-    protocol::{Command, LineBlock, LineTooLong, Operation, Write},
-    shared::{limits::Limits, stats::TurnStats},
+    protocol::{Command, LineBlock, Operation, Write},
+    shared::{buffers::BufferPool, limits::Limits, stats::TurnStats},
 };
 
 /// Lines of one client that are handled in one turn, before the others have theirs.
 const TURN_LINES: usize = 4096;
 
 /// Bytes of replies that one client may have in one turn, before the others have theirs.
-pub(super) const TURN_BYTES: usize = 64 * 1024;
+const TURN_BYTES: usize = 64 * 1024;
 
 /// `Get`s in a batch whose answers have to be waited for. The answers may all be in memory at a time.
 const MAX_ASKED_GETS: usize = 128;
@@ -43,6 +42,7 @@ pub(crate) struct Turn {
 /// How far a turn is.
 pub(crate) struct Progress {
     pub(super) limits: Arc<Limits>,
+    pub(super) buffers: Arc<BufferPool>,
     clock: Arc<dyn Clock>,
     pub(crate) outbox: Option<OutboxSender>,
     /// The client's number among the watchers, if it is one.
@@ -76,7 +76,7 @@ pub(crate) struct Progress {
     pub(super) line_offset: usize,
     pub(super) answered: bool,
     /// Lines handled in this turn.
-    lines: usize,
+    pub(super) lines: usize,
 }
 
 /// A write that was applied.
@@ -111,9 +111,10 @@ pub(crate) struct Cursor {
     pub(crate) line: u64,
     /// Reply lines dropped on this connection since the last Sync.
     pub(crate) dropped: u64,
-    /// The connection has used a command that is answered by control lines, and no line of it was
-    /// refused because the server is closing.
+    /// The connection has used a command that is answered by control lines.
     pub(crate) knows_control_lines: bool,
+    /// A line of it was refused because the server is closing.
+    pub(crate) told_closing: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +132,11 @@ pub(crate) enum TurnState {
 }
 
 impl Turn {
-    pub(crate) fn new(limits: Arc<Limits>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        buffers: Arc<BufferPool>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let timer = RoundTimer::start(clock.now());
         Self {
             client: 0,
@@ -139,6 +144,7 @@ impl Turn {
             walk: None,
             progress: Progress {
                 limits,
+                buffers,
                 clock,
                 outbox: None,
                 watcher: None,
@@ -195,7 +201,12 @@ impl Turn {
             block, progress, ..
         } = self;
         progress.asked = None;
-        if progress.rejecting || progress.awaits_capacity() {
+        if progress.rejecting {
+            return false;
+        }
+        if progress.awaits_capacity() {
+            // Looked at again, the client might be stalled, and the next operation be answered here.
+            progress.state = TurnState::OutboxFull;
             return false;
         }
         let max_writes = match progress.watched {
@@ -289,8 +300,10 @@ impl Turn {
             return None;
         }
         progress.state = TurnState::Running;
-        let line = progress.next_line(&self.block)?;
-        let command = line.ok().and_then(|line| Command::parse(line).ok())?;
+        let mut end = progress.cursor.offset;
+        let line = self.block.line_at(&mut end)?.ok()?;
+        let command = Command::parse(line).ok()?;
+        progress.pass_line(end);
         progress.count(&command);
         Some((command, progress))
     }
@@ -312,73 +325,13 @@ impl Turn {
 }
 
 impl Progress {
-    /// The next operation. Lines before it that need no store are answered.
-    pub(super) fn next_operation<'b>(&mut self, block: &'b LineBlock) -> Option<Operation<'b>> {
-        while !self.should_yield(block) {
-            self.line_offset = self.cursor.offset;
-            let line = self.next_line(block)?;
-            if line == Ok(b"") {
-                continue;
-            }
-            let command = match line {
-                _ if self.rejecting => Err(Rejection::Closing),
-                Ok(line) => match Command::parse(line) {
-                    Ok(Command::Auth { secret }) if !self.limits.accepts_secret(secret) => {
-                        Err(Rejection::WrongSecret)
-                    }
-                    command => command.map_err(Rejection::Parse),
-                },
-                Err(LineTooLong) => Err(Rejection::LongLine),
-            };
-            match command {
-                Ok(command) if !is_answered_in_place(&command) => {
-                    // It is read again, by the coordinator.
-                    self.cursor.offset = self.line_offset;
-                    self.cursor.line -= 1;
-                    self.lines -= 1;
-                    self.state = TurnState::AtControlLine;
-                }
-                Ok(command) => {
-                    self.count(&command);
-                    match command {
-                        Command::Operation(operation) => return Some(operation),
-                        Command::Sync { token } => self.push_sync(token.unwrap_or_default()),
-                        _ => {}
-                    }
-                }
-                Err(rejection) => {
-                    match rejection {
-                        // Such a client is told when the server closes its connection.
-                        Rejection::WrongSecret => self.cursor.knows_control_lines = true,
-                        // It has been told already.
-                        Rejection::Closing => self.cursor.knows_control_lines = false,
-                        _ => {}
-                    }
-                    self.refuse(rejection);
-                }
-            }
-        }
-        None
-    }
-
     /// Answers are at hand, any time after the batch was submitted.
     pub(super) fn resume(&mut self) {
         self.refresh_status();
         self.timer = RoundTimer::start(self.clock.now());
     }
 
-    fn next_line<'b>(&mut self, block: &'b LineBlock) -> Option<Result<&'b [u8], LineTooLong>> {
-        let line = block.line_at(&mut self.cursor.offset);
-        if line.is_some() {
-            self.cursor.line += u64::from(self.walk_line.is_none());
-            self.lines += 1;
-        } else {
-            self.state = TurnState::Done;
-        }
-        line
-    }
-
-    fn count(&mut self, command: &Command<'_>) {
+    pub(super) fn count(&mut self, command: &Command<'_>) {
         if self.walk_line.is_some() {
             return;
         }
@@ -389,7 +342,7 @@ impl Progress {
     }
 
     /// Whether the turn has to stop before its next line.
-    fn should_yield(&mut self, block: &LineBlock) -> bool {
+    pub(super) fn should_yield(&mut self, block: &LineBlock) -> bool {
         if self.state != TurnState::Running || self.walk_line.is_some_and(|walk| walk.ended) {
             return true;
         }
@@ -421,7 +374,10 @@ impl Progress {
             }
         }
         if self.timer.is_over() || self.lines >= TURN_LINES || self.replies.len() >= TURN_BYTES {
-            self.state = TurnState::QuotaUsed;
+            self.state = match block.is_end(self.cursor.offset) {
+                true => TurnState::Done,
+                false => TurnState::QuotaUsed,
+            };
         } else if self.awaits_capacity() {
             self.state = TurnState::OutboxFull;
         }
@@ -430,7 +386,7 @@ impl Progress {
 }
 
 /// Whether a command needs neither the store nor the coordinator, or the store alone.
-fn is_answered_in_place(command: &Command<'_>) -> bool {
+pub(super) fn is_answered_in_place(command: &Command<'_>) -> bool {
     matches!(
         command,
         Command::Operation(_) | Command::Sync { .. } | Command::Auth { .. }

@@ -168,10 +168,13 @@ impl Turn {
 ///         }
 ///         page.done()
 ///     }
-///     # fn submit(&mut self, batch: Batch) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+///     // `submit` stands here.
+///     # fn submit(
+///     #     &mut self,
+///     #     batch: Batch,
+///     # ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
 ///     #     batch.done()
 ///     # }
-///     // and `submit`
 /// }
 /// ```
 ///
@@ -216,8 +219,8 @@ impl KeyPage {
         self.walk().map_or(b"", |walk| &walk.cursor)
     }
 
-    /// Whether the page has as much as it should: 64 KiB. A store that has more to say in one go may
-    /// push it all the same.
+    /// Whether the page holds as much as it should: 64 KiB. More keys may be pushed all the same, if that
+    /// is simpler for the store.
     pub fn is_full(&self) -> bool {
         self.0
             .turn()
@@ -238,7 +241,7 @@ impl KeyPage {
         }
     }
 
-    /// Another page follows. What it begins with is passed to it as [`cursor`](Self::cursor).
+    /// Says that another page follows. It gets these bytes as its [`cursor`](Self::cursor).
     pub fn set_next(&mut self, cursor: &[u8]) {
         if let Some(walk) = self.walk_mut() {
             walk.more = true;
@@ -247,7 +250,7 @@ impl KeyPage {
         }
     }
 
-    /// The keys can't be read: the walk ends here, with `:error:LINE:store:` and the reason.
+    /// Says that the keys can't be read. The walk ends here, with `:error:LINE:store:` and the reason.
     pub fn fail(&mut self, reason: impl fmt::Display) {
         if let Some(walk) = self.walk_mut() {
             walk.error = Some(reason.to_string());

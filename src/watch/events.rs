@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::{
     Overflow, Stats,
     connection::outbox::{Chunk, Chunks, OutboxStatus, Size, Usage, push_chunk},
-    protocol::{Write, push_change, push_missed},
+    protocol::{MissedCount, Write, push_change, push_missed},
     shared::limits::Limits,
 };
 
@@ -41,8 +41,8 @@ struct Segment {
 #[derive(Default)]
 pub(super) struct PendingEvents {
     segments: SmallVec<[Segment; 1]>,
-    /// The number of events that were lost, if it has not been notified of them; 0 if it is unknown.
-    missed: Option<u64>,
+    /// Events that were lost, if it has not been notified of them.
+    missed: MissedCount,
 }
 
 /// An event found no room, and the overflow policy is to disconnect.
@@ -117,15 +117,11 @@ impl PendingEvents {
 
     /// So many more were lost; 0 if it is unknown.
     pub(super) fn miss(&mut self, events: u64) {
-        self.missed = match self.missed {
-            Some(0) => Some(0),
-            _ if events == 0 => Some(0),
-            missed => Some(missed.unwrap_or_default() + events),
-        };
+        self.missed.add(events);
     }
 
     pub(super) fn has_missed(&self) -> bool {
-        self.missed.is_some()
+        !self.missed.is_none()
     }
 
     /// The line with the number of events that were missed, if any.

@@ -153,7 +153,7 @@ impl Store for Picky {
             Operation::Write(Write::Put { key: b"gone", .. }) => {
                 answer.unconfirmed("a node is gone")
             }
-            Operation::Get { .. } => answer.values([&b"fine"[..]].into_iter()),
+            Operation::Get { .. } => answer.values([&b"fine"[..]]),
             Operation::Write(_) => answer.done(),
         });
         batch.done()

@@ -79,6 +79,24 @@ fn events_and_replies_may_come_mixed() {
     drop(server);
 }
 
+/// It is told all the same. With others that found no room in the watcher's queue, it stays unknown.
+#[test]
+fn an_unknown_number_of_changes_may_be_missed() {
+    let (client, server) = answering();
+    future::block_on(async {
+        let mut watcher = client.watch("k").await.unwrap();
+        server.send(":missed:0\n:put:k:1\n");
+        assert_eq!(told(&mut watcher), [Event::Missed(0), put("k", 1)]);
+        for lines in [":missed:0\n:missed:3\n", ":missed:3\n:missed:0\n"] {
+            server.send(lines);
+            assert_eq!(told(&mut watcher), [Event::Missed(0)]);
+        }
+    });
+    let error = Event::Missed(0).apply_to(&mut keywire::Snapshot::new());
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("changes were missed"), "{error}");
+}
+
 /// The reply to the last `Get` is what a snapshot contains: what came before it is in it.
 #[test]
 fn a_snapshot_has_neither_gap_nor_overlap() {

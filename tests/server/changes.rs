@@ -1,20 +1,21 @@
 //! Changes that were made elsewhere: the store brings them in, and watchers are told.
 
 use std::{
+    future::pending,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_channel::{Receiver, Sender};
-use futures_lite::Stream;
+use futures_lite::{Stream, StreamExt as _, stream};
 use keywire::{
     Server,
-    protocol::Write,
-    store::{Batch, Change, Store, Submission},
+    protocol::{Operation, Write},
+    store::{Batch, Change, Order, Store, Submission},
 };
 
 use crate::common::{
-    late_store::{LateStore, NoOrder, Outcome, StoreControl},
+    late_store::{Keeps, LateStore, NoOrder, Outcome, PerKey, StoreControl, Total},
     local::LocalServer,
 };
 
@@ -211,7 +212,7 @@ impl Store for Mirror {
             let (key, value) = (&b"k"[..], value.as_bytes());
             let told = change.try_send(Change::from(Write::Set { key, value }));
             told.unwrap();
-            batch.each(|_, answer| answer.values([value].into_iter()));
+            batch.each(|_, answer| answer.values([value]));
         };
         if self.at_once {
             answer(&mut batch);
@@ -261,4 +262,176 @@ fn mirror(at_once: bool) {
         }
         assert_eq!(client.received(), expected, "client {n}");
     }
+}
+
+/// Makes a change known before it hands over a batch that has the key `last`.
+struct TellsBefore<O>(LateStore<O>, StoreControl);
+
+impl<O: Keeps> Store for TellsBefore<O> {
+    const ORDER: Order = O::ORDER;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let tells = batch.operations().any(|it| it.key() == b"last");
+        let control = self.1.clone();
+        match self.0.submit(batch) {
+            Submission::Done(batch) => Submission::Done(batch),
+            Submission::Pending(batch) => Submission::Pending(async move {
+                let batch = batch.await;
+                if tells {
+                    control.tell(put(b"k"));
+                }
+                batch
+            }),
+        }
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        self.0.changes()
+    }
+}
+
+/// It was back before the change was made known.
+#[test]
+fn a_get_that_waits_for_another_batch_comes_before_a_later_change() {
+    waits_before_a_change::<PerKey>();
+    waits_before_a_change::<Total>();
+}
+
+fn waits_before_a_change<O: Keeps>() {
+    let (store, control) = LateStore::<O>::new();
+    let store = TellsBefore(store, control.clone());
+    let mut server = LocalServer::new(Server::builder().store(store).build());
+    let (mut writer, mut watcher) = (server.connect(), server.connect());
+    let mut last = server.connect();
+    watcher.send("Watch:k\n");
+    server.run();
+    for (client, line) in [
+        (&mut writer, "Put:k:1\n"),
+        (&mut watcher, "Get:k\n"),
+        (&mut last, "Get:last\n"),
+    ] {
+        client.send(line);
+        server.run();
+    }
+    control.end("Get:k", Outcome::Apply);
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\n");
+    control.end("Put:k:1", Outcome::Apply);
+    control.end("Get:last", Outcome::Apply);
+    server.run();
+    assert_eq!(watcher.received(), ":put:k:1\nk:1\n:put:k:v\n");
+}
+
+/// Its changes are all there at once, when something comes by the channel.
+struct Flood(usize, Receiver<()>);
+
+impl Store for Flood {
+    fn submit(
+        &mut self,
+        batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.done()
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        let changes = stream::repeat_with(|| put(b"k")).take(self.0);
+        let begin = self.1.clone().take(1);
+        Some(stream::StreamExt::flat_map(begin, move |()| {
+            changes.clone()
+        }))
+    }
+}
+
+#[test]
+fn a_flood_of_changes_holds_up_nobody() {
+    const CHANGES: usize = 100_000;
+    let (begin, begun) = async_channel::bounded(1);
+    let store = Flood(CHANGES, begun);
+    let mut server = LocalServer::new(Server::builder().store(store).build());
+    let mut watcher = server.connect();
+    begin.try_send(()).unwrap();
+    watcher.send("Watch:k\n");
+    server.run();
+    let events = watcher.received().matches(":put:k:v\n").count();
+    assert!((CHANGES / 2..=CHANGES).contains(&events), "{events}");
+}
+
+/// Gives back the batch before the one that it gets.
+struct OneBehind(Option<Batch>);
+
+impl Store for OneBehind {
+    const ORDER: Order = Order::PerKey;
+
+    fn submit(
+        &mut self,
+        batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        match self.0.replace(batch) {
+            None => Submission::Pending(pending()),
+            Some(mut before) => {
+                before.each(|operation, answer| match operation {
+                    Operation::Get { .. } => answer.values([&b"0"[..]]),
+                    Operation::Write(_) => answer.done(),
+                });
+                Submission::Done(before)
+            }
+        }
+    }
+}
+
+/// Its client's replies and events have their order all the same.
+#[test]
+fn a_store_may_give_back_the_batch_of_another_client() {
+    let mut server = LocalServer::new(Server::builder().store(OneBehind(None)).build());
+    let mut watcher = server.connect();
+    watcher.send("Watch:k\n");
+    server.run();
+    watcher.send("Get:k\n");
+    server.run();
+    let mut clients = [server.connect(), server.connect()];
+    for (client, line) in clients.iter_mut().zip(["Put:k:1\nSync\n", "Put:j:1\n"]) {
+        client.send(line);
+    }
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\nk:0\n:put:k:1\n");
+    assert_eq!(clients[0].received(), ":sync:0:\n");
+}
+
+/// A store that says of itself what is not so.
+struct NotImmediate {
+    has_changes: bool,
+}
+
+impl Store for NotImmediate {
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        _: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        Submission::Pending(pending())
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        self.has_changes.then(stream::pending)
+    }
+}
+
+#[test]
+#[should_panic = "a store whose order is immediate has changes"]
+fn an_immediate_store_has_no_changes() {
+    let store = NotImmediate { has_changes: true };
+    LocalServer::new(Server::builder().store(store).build()).run();
+}
+
+#[test]
+#[should_panic = "a store whose order is immediate has returned a pending submission"]
+fn an_immediate_store_never_waits() {
+    let store = NotImmediate { has_changes: false };
+    let mut server = LocalServer::new(Server::builder().store(store).build());
+    server.connect().send("Get:k\n");
+    server.run();
 }

@@ -135,7 +135,7 @@ impl Store for Parrot {
         &mut self,
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
-        batch.each(|_, answer| answer.values([&b"first"[..], self.0].into_iter()));
+        batch.each(|_, answer| answer.values([&b"first"[..], self.0]));
         batch.done()
     }
 }

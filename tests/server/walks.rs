@@ -2,13 +2,14 @@
 
 use keywire::{
     Server,
-    store::{Batch, Store, Submission},
+    store::{Batch, KeyPage, Order, Store, Submission},
 };
 
 use crate::common::{
     late_store::{LateStore, NoOrder, Outcome, StoreControl},
     local::LocalServer,
     script::converse,
+    stores::ManualClock,
 };
 
 /// Its batches are answered at once, its pages too.
@@ -275,4 +276,46 @@ fn a_walk_waits_for_room() {
     assert!(server.stats().lines_queued < 50);
     let expected: String = names.iter().map(|name| format!("{name}:1\n")).collect();
     assert_eq!(client.receive_all(&mut server), expected + ":sync:0:\n");
+}
+
+/// Gives pages without keys, and counts them. A `Get` shows how many there were so far.
+struct EmptyPages(usize);
+
+impl Store for EmptyPages {
+    const ORDER: Order = Order::Immediate;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let pages = self.0.to_string();
+        batch.each(|_, answer| answer.values([pages.as_bytes()]));
+        batch.done()
+    }
+
+    fn keys(
+        &mut self,
+        mut page: KeyPage,
+    ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
+        self.0 += 1;
+        if self.0 < 1000 {
+            page.set_next(b"more");
+        }
+        page.done()
+    }
+}
+
+/// However little time they take.
+#[test]
+fn others_are_served_between_two_pages_without_keys() {
+    let server = Server::builder().clock(ManualClock::new());
+    let mut server = LocalServer::new(server.store(EmptyPages(0)).build());
+    let (mut walking, mut other) = (server.connect(), server.connect());
+    walking.send("Keys:k\nSync\n");
+    other.send("Get:pages\n");
+    server.run();
+    assert_eq!(walking.received(), ":sync:0:\n");
+    let received = other.received();
+    let pages = received.strip_prefix("pages:").unwrap().trim_end();
+    assert!(pages.parse::<usize>().unwrap() < 10, "{pages}");
 }

@@ -139,7 +139,7 @@ impl Admission {
 
     /// What has to come of a line, as things are.
     pub(crate) fn sent(&self, settings: &Settings, line: usize, text: &[u8]) -> Sent {
-        let own = Sent::of(text, settings.secret);
+        let own = Sent::of(text, settings.secret, settings.number(line));
         let arrived = self.attempts.iter().find(|attempt| attempt.line == line);
         let unanswered = |attempt: &&Attempt| attempt.answered.is_none();
         let end = match self.late {

@@ -1,12 +1,12 @@
 //! Whether no more waited for a client than may.
 
-use std::collections::HashSet;
+mod stalled;
 
 use keywire::Overflow;
 
 use crate::{
     check::{Check, Mark, Quiet},
-    history::{Record, What},
+    history::{Record, What, is_event},
     script::MAX_LINE,
     sent::Sent,
     watched::Watched,
@@ -31,10 +31,10 @@ struct Stay {
 /// of control lines may come on top. For events, the bytes alone are bounded.
 pub(crate) fn check_bounds(check: &Check<'_>, watched: &Watched, record: &Record, quiet: &[Quiet]) {
     let settings = check.settings;
-    let stays = stays(check, record);
+    let stays = stays(check, record, quiet);
     check_room(check, &stays, quiet);
     let (most_lines, most_bytes) = allowance(check);
-    check_stalled(check, watched, quiet, most_lines);
+    stalled::check_stalled(check, watched, quiet, most_lines);
     let refuses = settings.overflow == Overflow::Drop && settings.stall < settings.for_ever();
     let full = 1 + usize::from(refuses);
     let longest = |event: bool| {
@@ -121,33 +121,51 @@ fn most_at_a_time(stays: &[Stay], measure: impl Fn(&Stay) -> usize) -> usize {
 }
 
 /// Each line waits from when it was surely there to when it was written.
-fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
+fn stays(check: &Check<'_>, record: &Record, quiet: &[Quiet]) -> Vec<Stay> {
+    // What a store gave late is surely there when all has come to rest.
+    let rest = |given: Moment| {
+        let next = quiet.partition_point(|quiet| quiet.at < given);
+        quiet.get(next).map(|quiet| quiet.at)
+    };
+    let is_late = check.settings.late.is_some();
+
     let mut told = check.marks.iter().filter_map(|mark| match mark {
         Mark::Told(place) => Some(*place),
         _ => None,
     });
     let mut stays: Vec<Stay> = Vec::new();
-    let mut answered = None;
-    for (line, answers) in check.down.lines.iter().zip(&check.answers) {
-        let is_event = [&b":put:"[..], b":update:", b":delete:"]
-            .iter()
-            .any(|word| line.text.starts_with(word));
+    let mut answered = (None, None);
+    let lines = check.down.lines.iter().zip(&check.answers);
+    for ((line, answers), own) in lines.zip(&check.places_of_lines) {
+        let is_event = is_event(&line.text);
         let from = if is_event {
             // From the end of its round on, or of one that may be its own.
             let place = told.next().expect("an event");
             let round = record.rounds.partition_point(|(end, _)| *end <= place);
-            record.rounds.get(round).map(|(_, end)| *end)
+            let end = record.rounds.get(round).map(|(_, end)| *end);
+            if is_late {
+                Some(check.entries[place].answered)
+            } else {
+                end
+            }
         } else {
-            answers.and_then(|index| surely_answered(check, index))
+            let own = own.map(|place| check.entries[place].answered);
+            own.or_else(|| answers.and_then(|index| surely_answered(check, index)))
         };
         // Values are looked at as a whole, when their command is taken.
-        let is_first = !line.text.starts_with(b":") && *answers != answered;
-        answered = answers.or(answered);
+        let is_first = !line.text.starts_with(b":") && (*answers, *own) != answered;
+        if answers.is_some() {
+            answered = (*answers, *own);
+        }
         let entered = match is_event {
             true => from,
-            false => answers
+            false => own
                 .filter(|_| is_first)
-                .and_then(|index| taken(check, index)),
+                .map(|place| check.entries[place].at),
+        };
+        let (from, entered) = match is_late {
+            true => (from.and_then(rest), None),
+            false => (from, entered),
         };
         stays.push(Stay {
             from: from.unwrap_or(line.written),
@@ -158,17 +176,6 @@ fn stays(check: &Check<'_>, record: &Record) -> Vec<Stay> {
         });
     }
     stays
-}
-
-/// When the store took the command of a line.
-fn taken(check: &Check<'_>, index: usize) -> Option<Moment> {
-    match check.sent.get(index)? {
-        Sent::Command(number) => {
-            let place = check.places.get(number)?;
-            Some(check.entries[*place].at)
-        }
-        _ => None,
-    }
 }
 
 /// When a line was surely answered: with a command, or before the next one.
@@ -186,6 +193,7 @@ fn surely_answered(check: &Check<'_>, index: usize) -> Option<Moment> {
 #[derive(Clone, Copy, Default)]
 struct Answer {
     is_command: bool,
+    is_walk: bool,
     /// It is one line that can't be dropped.
     is_control: bool,
     lines: usize,
@@ -205,14 +213,38 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
                 }
                 Some(What::Written(..)) => (0, 0),
                 // It is refused where it was not applied.
-                Some(What::Failed | What::Full(_)) | None => (1, 0),
+                Some(What::Failed | What::Unconfirmed(_) | What::Full(_)) | None => (1, 0),
             };
             Answer {
                 is_command: true,
-                is_control: matches!(what, Some(What::Failed | What::Full(_)) | None),
+                is_walk: false,
+                is_control: !matches!(what, Some(What::Read(_) | What::Written(..))),
                 lines,
                 bytes,
                 written: None,
+            }
+        }
+        // Of a walk, there is a look at the room for each key.
+        Sent::Walk { number, .. } => {
+            let reads = check.reads_of(*number).iter();
+            let lines = reads.map(|place| check.lines_of_read(*number, *place));
+            let bytes = |lines: &Vec<Vec<u8>>| lines.iter().map(|line| line.len() + 1).sum();
+            let is_read = |place: &usize| matches!(check.entries[*place].what, What::Read(_));
+            let walk = check.walk_of(*number);
+            let complete = walk.is_some_and(|walk| walk.is_complete());
+            let failed = !check.reads_of(*number).iter().all(is_read);
+            Answer {
+                is_command: true,
+                is_walk: true,
+                is_control: failed || !complete,
+                lines: lines
+                    .clone()
+                    .map(|lines| lines.len())
+                    .max()
+                    .unwrap_or(1)
+                    .max(1),
+                bytes: lines.map(|lines| bytes(&lines)).max().unwrap_or(0),
+                ..Answer::default()
             }
         }
         Sent::Blank | Sent::Auth | Sent::Unheard | Sent::Unwatch(..) => Answer::default(),
@@ -236,7 +268,11 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
             answer.written = Some(line.written);
             if line.text.starts_with(b":") {
                 answer.is_control = true;
-                (answer.lines, answer.bytes) = (1, line.text.len() + 1);
+                let bytes = line.text.len() + 1;
+                (answer.lines, answer.bytes) = match answer.is_walk {
+                    true => (answer.lines, answer.bytes.max(bytes)),
+                    false => (1, bytes),
+                };
             }
         }
     }
@@ -247,7 +283,11 @@ fn answers(check: &Check<'_>) -> Vec<Answer> {
 /// Where the store answers each before it takes the next, that is a single reply.
 fn allowance(check: &Check<'_>) -> (usize, usize) {
     let answers = answers(check);
-    let blind = check.settings.faults.blind();
+    // In a batch that was given late, all up to the last write.
+    let blind = match check.settings.late {
+        Some(_) => longest_batch(check),
+        None => 1,
+    };
     let mut most = (0, 0);
     for first in 0..answers.len() {
         let (mut commands, mut lines, mut bytes) = (0, 0, 0);
@@ -278,6 +318,13 @@ fn allowance(check: &Check<'_>) -> (usize, usize) {
     }
 }
 
+fn longest_batch(check: &Check<'_>) -> usize {
+    let own = |connection| check.record.clients.get(&connection) == Some(&check.client);
+    let batches = check.record.batches.iter();
+    let batches = batches.filter(|batch| own(batch.connection));
+    batches.map(|batch| batch.entries.len()).max().unwrap_or(1)
+}
+
 /// Whether an outbox-full of control lines may have waited, when a client was to be cut off: those
 /// that never came, and those of the last chunk that was being written. With a slow store, it may
 /// have taken one more until it was cut off.
@@ -287,7 +334,12 @@ pub(crate) fn control_may_fill(check: &Check<'_>) -> bool {
     let absent = answers[..read].iter().zip(&check.sent);
     let absent = absent.filter(|(answer, _)| answer.is_control && answer.written.is_none());
     let last = check.down.lines.iter();
-    let last = last.filter(|line| line.written >= check.down.chunks[1]);
+    // What a late store answers was looked at before that, while the client took nothing for long.
+    let since = match check.settings.late {
+        Some(_) => last_stall(check).min(check.down.chunks[1]),
+        None => check.down.chunks[1],
+    };
+    let last = last.filter(|line| line.written >= since);
     let last = last.filter(|line| line.text.starts_with(b":"));
     let lengths = absent.map(|(_, sent)| longest(sent));
     let lengths = lengths.chain(last.map(|line| line.text.len() + 1));
@@ -298,66 +350,22 @@ pub(crate) fn control_may_fill(check: &Check<'_>) -> bool {
     lines >= check.settings.outbox_lines || bytes >= check.settings.outbox_bytes
 }
 
+/// When bytes were last taken before none were for the stall time.
+fn last_stall(check: &Check<'_>) -> Moment {
+    let writes = check.down.writes.iter();
+    let next = writes.clone().skip(1).chain(&check.down.over);
+    let pairs = writes.zip(next).collect::<Vec<_>>().into_iter().rev();
+    let mut stalls = pairs.filter(|(at, next)| next.now - at.now >= check.settings.stall);
+    stalls.next().map_or(Moment::default(), |(at, _)| *at)
+}
+
 /// The longest control line that may answer this.
 fn longest(sent: &Sent) -> usize {
     match sent {
         Sent::Sync(token) => ":sync:1000:\n".len() + token.len(),
-        Sent::Stats => 420,
+        Sent::Stats => 560,
         Sent::Watch(name, _) => 90 + name.len(),
         Sent::Wrong("unknown") => 170,
         _ => 90,
     }
-}
-
-/// Who does not read, and has more lines coming than may wait, has been cut off.
-fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet], most: usize) {
-    let settings = check.settings;
-    if settings.is_strict() || settings.is_throttled() {
-        return;
-    }
-    let answers = answers(check);
-    for quiet in quiet.iter().filter(|quiet| quiet.stalled) {
-        let read = check.up.read_before(quiet.at);
-        let handled = answers[..check.admission.heard(read, quiet.at)].iter();
-        let coming = handled.filter(|answer| answer.written.is_none_or(|at| at > quiet.at));
-        let coming = coming.filter(|a| a.is_control || settings.overflow == Overflow::Disconnect);
-        let lines: usize = coming.map(|answer| answer.lines).sum();
-        let full = match settings.overflow {
-            Overflow::Disconnect => settings.outbox_lines,
-            _ => 2 * settings.outbox_lines,
-        };
-        assert!(
-            lines < full + most,
-            "client {} does not read, and {lines} lines wait for it",
-            check.client
-        );
-        if settings.overflow == Overflow::Disconnect {
-            let bytes = events_coming(check, watched, quiet);
-            assert!(
-                bytes < settings.outbox_bytes + MAX_EVENT,
-                "client {} does not read, and {bytes} bytes of events wait for it",
-                check.client
-            );
-        }
-    }
-}
-
-/// Bytes of the changes that it has not been told of, and should have been.
-fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet) -> usize {
-    let told: HashSet<&[u8]> = check
-        .down
-        .lines
-        .iter()
-        .filter(|line| line.written < quiet.at)
-        .map(|line| &line.text[..])
-        .collect();
-    let entries = check.entries[..quiet.entries].iter().zip(&watched.must);
-    entries
-        .map(|(entry, must)| match &entry.what {
-            // With the end of its input it ceases to watch.
-            _ if check.up.read_end.is_some_and(|end| end < entry.at) => 0,
-            What::Written(_, line) if *must && !told.contains(&line[..]) => line.len() + 1,
-            _ => 0,
-        })
-        .sum()
 }

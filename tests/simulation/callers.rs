@@ -230,17 +230,16 @@ impl Caller {
     async fn call(&self, rng: &mut Rng) {
         let key = format!("k{}", rng.u8(..4));
         let client = &self.client;
-        let kind = rng.u8(..14);
-        if kind >= 12 {
-            return self.watch(rng).await;
-        }
-        if kind >= 9 {
-            return self.pipeline(rng).await;
+        let kind = rng.u8(..16);
+        match kind {
+            9..=11 => return self.pipeline(rng).await,
+            12..=13 => return self.watch(rng).await,
+            _ => {}
         }
         let _in_flight = InFlight::new(&self.log.in_flight);
         let (number, tag) = self.tag();
         let tagged = format!("{key}#{tag}");
-        let call = self.ask((kind < 7).then_some(number));
+        let call = self.ask((!matches!(kind, 7..=8)).then_some(number));
         // Dropped after the call itself.
         let _asking = CallGuard {
             caller: self,
@@ -253,6 +252,8 @@ impl Caller {
             3 => empty(client.update(tagged, "old", &tag).await),
             4 => empty(client.delete(tagged).await),
             5..=6 => client.get(tagged).await,
+            14 => empty(client.set(tagged, &tag).await),
+            15 => empty(client.remove(tagged, "old").await),
             7 => empty(client.sync().await),
             _ => client.stats().await.map(|_| Vec::new()),
         };
@@ -283,7 +284,9 @@ impl Caller {
             let (number, tag) = self.tag();
             let key = format!("k{}#{tag}", rng.u8(..4));
             asking.calls.push(self.ask(Some(number)));
-            pipeline = match rng.u8(..6) {
+            pipeline = match rng.u8(..8) {
+                6 => pipeline.set("w", tag),
+                7 => pipeline.remove(key, "old"),
                 0..=1 => pipeline.put(key, tag),
                 2 => pipeline.put("w", tag),
                 3 => pipeline.delete(key),

@@ -15,6 +15,7 @@ use crate::{
     network::{Direction, Line},
     sent::Sent,
     settings::Settings,
+    walks::{Progress, Walk},
     world::Moment,
 };
 
@@ -30,6 +31,16 @@ pub(crate) enum Mark {
     Settled(usize),
 }
 
+impl Mark {
+    /// The change that it tells of.
+    pub(crate) fn told(&self) -> Option<usize> {
+        match self {
+            Mark::Told(place) => Some(*place),
+            _ => None,
+        }
+    }
+}
+
 /// A moment at which nothing could happen before time passed, and how a client stood then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quiet {
@@ -39,6 +50,8 @@ pub(crate) struct Quiet {
     pub(crate) drained: bool,
     /// The server has been waiting for it to read, for as long as it waits for anyone.
     pub(crate) stalled: bool,
+    /// What the store has not answered, among the flights of the history.
+    pub(crate) flight: Option<usize>,
 }
 
 /// One client's part of what is checked, and what it has shown so far.
@@ -49,8 +62,13 @@ pub(crate) struct Check<'a> {
     pub(crate) down: &'a Direction,
     pub(crate) sent: Vec<Sent>,
     pub(crate) admission: Admission,
+    pub(crate) record: &'a Record,
     pub(crate) entries: &'a [Entry],
     pub(crate) by_tag: &'a HashMap<Tag, usize>,
+    /// Where in the history each one stands, if they have numbers.
+    pub(crate) by_number: HashMap<usize, usize>,
+    /// What the store was asked for walks, of all clients.
+    pub(crate) walks: &'a HashMap<Tag, Walk>,
     /// Where in the history each of this client's commands stands.
     pub(crate) places: HashMap<usize, usize>,
     /// The next line sent that may be answered; what stands before it is handled.
@@ -62,6 +80,8 @@ pub(crate) struct Check<'a> {
     /// The place in the history of the last thing seen.
     at: Option<usize>,
     pub(crate) marks: Vec<Mark>,
+    /// The time of each.
+    pub(crate) mark_times: Vec<Moment>,
     /// Lines that were refused.
     pub(crate) refused: HashSet<usize>,
     /// Those of them that came when the server was closing.
@@ -70,6 +90,10 @@ pub(crate) struct Check<'a> {
     topics: HashSet<(Vec<u8>, bool)>,
     /// Which line each control line answers, and each first line of values.
     pub(crate) answers: Vec<Option<usize>>,
+    /// Where in the history the command of a line of values stands, or the read of a walk.
+    pub(crate) places_of_lines: Vec<Option<usize>>,
+    /// The walk whose lines came last, if nothing of a later command has come.
+    pub(crate) walk: Option<Progress>,
     pub(crate) stats: Vec<Seen>,
     /// The server has ended the stream, so that nothing more was on its way.
     pub(crate) clean: bool,
@@ -95,8 +119,11 @@ impl<'a> Check<'a> {
         by_tag: &'a HashMap<Tag, usize>,
     ) -> Self {
         let entries = &record.entries[..];
+        let numbers = entries.iter().enumerate();
+        let numbers = numbers.filter(|(_, entry)| entry.number > 0);
+        let numbers = numbers.map(|(place, entry)| (entry.number, place));
         let own = entries.iter().enumerate();
-        let own = own.filter(|(_, entry)| entry.tag.0 == client);
+        let own = own.filter(|(_, entry)| entry.tag.0 == client && entry.is_command());
         let places: HashMap<_, _> = own.map(|(place, entry)| (entry.tag.1, place)).collect();
         let admission = Admission::of(settings, (down, up), !places.is_empty());
         let sent = up.lines.iter().enumerate();
@@ -112,18 +139,24 @@ impl<'a> Check<'a> {
             down,
             sent: sent.collect(),
             admission,
+            record,
             entries,
             by_tag,
+            by_number: numbers.collect(),
+            walks: &record.walks,
             places,
             next: 0,
             lost: 0,
             losses: Vec::new(),
             at: None,
             marks: Vec::new(),
+            mark_times: Vec::new(),
             refused: HashSet::new(),
             closing: HashSet::new(),
             topics: HashSet::new(),
             answers: Vec::new(),
+            places_of_lines: Vec::new(),
+            walk: None,
             stats: Vec::new(),
             clean: false,
             still: Still::default(),
@@ -145,6 +178,10 @@ impl<'a> Check<'a> {
         let stopped = self.settings.stopped;
         if let Some(closed) = self.down.closed {
             let idle = limits::was_idle(self.down);
+            if idle {
+                // That may be within a walk.
+                self.walk = None;
+            }
             // What had come by then is handled.
             let handled = match closed < stopped {
                 // Replies to what it had sent find the way ended.
@@ -164,6 +201,7 @@ impl<'a> Check<'a> {
         } else {
             self.was_broken();
         }
+        self.check_walks();
         self.all_applied();
         self.no_read_ahead();
     }
@@ -189,6 +227,16 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// When the server had answered a command, at the latest. Where the store is late, it may take its
+    /// time until all comes to rest.
+    pub(crate) fn latest(&self, entry: &Entry, quiet: &[Quiet]) -> Moment {
+        if self.settings.late.is_none() {
+            return entry.answered;
+        }
+        let next = quiet.partition_point(|quiet| quiet.at < entry.answered);
+        quiet.get(next).map_or(Moment::NEVER, |quiet| quiet.at)
+    }
+
     /// The line behind the last one that was applied.
     fn applied(&self) -> usize {
         let applied =
@@ -200,14 +248,19 @@ impl<'a> Check<'a> {
     }
 
     /// What is seen follows the history.
-    fn see(&mut self, place: usize, text: &str) {
+    pub(crate) fn see(&mut self, place: usize, text: &str) {
         let client = self.client;
         assert!(self.at < Some(place), "client {client}: {text} comes late");
         self.at = Some(place);
     }
 
+    pub(crate) fn mark(&mut self, mark: Mark, at: Moment) {
+        self.marks.push(mark);
+        self.mark_times.push(at);
+    }
+
     /// It happened between the question and the answer.
-    fn took_place(&self, index: usize, place: usize, line: &Line) {
+    pub(crate) fn took_place(&self, index: usize, place: usize, line: &Line) {
         let entry = &self.entries[place];
         let read = self.up.lines[index].read.expect("it was read");
         assert!(read < entry.at && entry.answered < line.begun);
@@ -227,7 +280,7 @@ impl<'a> Check<'a> {
         index
     }
 
-    fn answer(&mut self, index: usize, text: &str) {
+    pub(crate) fn answer(&mut self, index: usize, text: &str) {
         let client = self.client;
         assert!(index >= self.next, "client {client}: {text} comes late");
         self.skip_to(index);
@@ -237,6 +290,9 @@ impl<'a> Check<'a> {
     /// The lines before this one have no answer, or it was dropped.
     fn skip_to(&mut self, index: usize) {
         let client = self.client;
+        if index > self.walk.map_or(index, |walk| walk.index) {
+            self.end_walk();
+        }
         for at in self.next.min(index)..index {
             match &self.sent[at] {
                 Sent::Command(number) => {
@@ -248,7 +304,7 @@ impl<'a> Check<'a> {
                             self.lose(place, lines.len() as u64);
                         }
                         What::Read(_) | What::Written(..) => {}
-                        What::Failed | What::Full(_) => {
+                        What::Failed | What::Unconfirmed(_) | What::Full(_) => {
                             panic!("client {client}: the failure of {number} was not told")
                         }
                     }
@@ -256,6 +312,7 @@ impl<'a> Check<'a> {
                 Sent::Unwatch(name, prefix) => {
                     self.topics.remove(&(name.clone(), *prefix));
                 }
+                Sent::Walk { .. } => self.pass_walk_at(at),
                 Sent::Blank | Sent::Auth | Sent::Unheard => {}
                 other => panic!("client {client}: no answer to {other:?}"),
             }
@@ -264,10 +321,10 @@ impl<'a> Check<'a> {
     }
 
     /// A reply was dropped. That may be only where the client took nothing for the stall time.
-    fn lose(&mut self, place: usize, lines: u64) {
+    pub(crate) fn lose(&mut self, place: usize, lines: u64) {
         self.lost += lines;
         self.losses.push((place, lines));
-        let answered = self.entries[place].answered;
+        let answered = self.entries[place].decided;
         let taken = self.down.last_write_before(answered);
         let Settings {
             overflow, stall, ..

@@ -4,29 +4,41 @@
 //! that each reply and each event names the command it came from, or else as its value.
 
 use std::{
+    collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use keywire::{
-    Error,
     protocol::{Operation, Reply, Write},
-    store::{Batch, Memory, Store, StoreSize},
+    store::StoreSize,
 };
 
-use crate::world::{Moment, World, lock};
+use crate::{
+    late::Submitted,
+    walks::{Page, Walk},
+    world::{Moment, lock},
+};
 
 pub(crate) type Tag = (usize, usize);
 
 /// A command that the store has been given.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Entry {
+    /// Where keys have no tags: which one it is, of which connection, and its line.
+    pub(crate) number: usize,
+    pub(crate) connection: usize,
+    pub(crate) line: Vec<u8>,
     pub(crate) tag: Tag,
+    /// The key with its tag.
+    pub(crate) key: Vec<u8>,
     pub(crate) kind: Kind,
     pub(crate) what: What,
-    /// When it was taken.
+    /// When the store was given it.
     pub(crate) at: Moment,
-    /// When it was answered.
+    /// When the store answered it.
+    pub(crate) decided: Moment,
+    /// When the answer could go out.
     pub(crate) answered: Moment,
     /// What the store held then.
     pub(crate) held: StoreSize,
@@ -38,11 +50,37 @@ pub(crate) enum Kind {
     Put,
     Update,
     Delete,
+    Set,
+    Remove,
+    /// A key is read for a walk.
+    Walk,
+    /// It was no command.
+    Elsewhere,
+}
+
+impl Kind {
+    pub(crate) fn of(operation: Operation<'_>) -> Self {
+        let Operation::Write(write) = operation else {
+            return match operation.key().contains(&b'/') {
+                true => Kind::Walk,
+                false => Kind::Get,
+            };
+        };
+        match write {
+            Write::Put { .. } => Kind::Put,
+            Write::Update { .. } => Kind::Update,
+            Write::Delete { .. } => Kind::Delete,
+            Write::Set { .. } => Kind::Set,
+            Write::Remove { .. } => Kind::Remove,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Failed,
+    /// It was answered so. The line that would tell of it, if it was applied.
+    Unconfirmed(Option<Vec<u8>>),
     /// It would have gone over a limit.
     Full(Limit),
     /// The lines that it is answered with.
@@ -65,13 +103,33 @@ pub(crate) struct History(Arc<Mutex<Record>>);
 #[derive(Default)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
+    pub(crate) walks: HashMap<Tag, Walk>,
     /// When rounds ended, and the number of entries by then. Two rounds are taken for one where
     /// nothing else happened between them.
     pub(crate) rounds: Vec<(usize, Moment)>,
+    /// The step of the last one.
+    pub(crate) step: u64,
     /// Batches in a row of which nothing was taken.
-    empty: usize,
-    /// The store is taking its time.
-    pub(crate) busy: bool,
+    pub(crate) empty: usize,
+    /// Commands that a store without tags was asked, its batches, and what they are of.
+    pub(crate) numbers: usize,
+    pub(crate) batches: Vec<Submitted>,
+    pub(crate) pages: Vec<Page>,
+    pub(crate) clients: HashMap<usize, usize>,
+    /// What such a store has not answered, at moments of rest.
+    pub(crate) flights: Vec<Flight>,
+    /// How often it has said what it holds, which is after each round, and what it said last.
+    pub(crate) rounds_seen: u64,
+    pub(crate) size: StoreSize,
+}
+
+/// The batches and pages that a store has not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    pub(crate) batches: Vec<usize>,
+    pub(crate) pages: Vec<Vec<u8>>,
+    /// Commands that the server had counted by then.
+    pub(crate) counted: Option<u64>,
 }
 
 impl History {
@@ -80,257 +138,100 @@ impl History {
     }
 }
 
+impl Record {
+    /// Commands in the history; the reads of a walk are none.
+    pub(crate) fn operations(&self) -> u64 {
+        self.entries
+            .iter()
+            .filter(|entry| entry.is_command())
+            .count() as u64
+    }
+
+    /// How much of the history holds so many commands.
+    pub(crate) fn after(&self, operations: u64) -> usize {
+        let commands = self.entries.iter().enumerate();
+        let mut commands = commands.filter(|(_, entry)| entry.is_command());
+        match operations.checked_sub(1) {
+            None => 0,
+            Some(last) => commands
+                .nth(last as usize)
+                .map(|(place, _)| place + 1)
+                .expect("so many commands"),
+        }
+    }
+
+    /// So much of the history, and the reads of walks that follow.
+    pub(crate) fn with_walks(&self, entries: usize) -> usize {
+        let more = self.entries[entries..].iter();
+        entries + more.take_while(|entry| !entry.is_command()).count()
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let Entry {
+            tag, number, kind, ..
+        } = self;
+        write!(f, "{tag:?} @{number} {kind:?} {}: ", shown(&self.key))?;
+        match &self.what {
+            What::Read(lines) => write!(f, "{}", shown(&lines.join(&b' ')))?,
+            What::Written(_, line) => write!(f, "{}", shown(line))?,
+            What::Unconfirmed(line) => write!(f, "unconfirmed {:?}", line.as_deref().map(shown))?,
+            What::Failed | What::Full(_) => write!(f, "{:?}", self.what)?,
+        }
+        let Entry {
+            at,
+            decided,
+            answered,
+            ..
+        } = self;
+        let ticks = [at.tick, decided.tick, answered.tick];
+        write!(f, " at {ticks:?}, {:?}", at.now)
+    }
+}
+
+impl Entry {
+    pub(crate) fn is_command(&self) -> bool {
+        !matches!(self.kind, Kind::Walk | Kind::Elsewhere)
+    }
+}
+
 /// The key without its tag.
-fn base(key: &[u8]) -> &[u8] {
-    key.split(|&byte| byte == b'#').next().unwrap_or(key)
+pub(crate) fn base(key: &[u8]) -> &[u8] {
+    match key.iter().position(|&byte| byte == b'/') {
+        Some(walk) => &key[walk + 1..],
+        None => key.split(|&byte| byte == b'#').next().unwrap_or(key),
+    }
 }
 
 pub(crate) fn tag_of(text: &[u8]) -> Option<Tag> {
-    let text = std::str::from_utf8(text).ok()?;
+    let text = std::str::from_utf8(text).ok()?.split('/').next()?;
     let (client, number) = text.rsplit('#').next()?.split_once('.')?;
     Some((client.parse().ok()?, number.parse().ok()?))
 }
 
+/// The command that a write or its event belongs to.
+pub(crate) fn tag_of_write(write: Write<'_>) -> Tag {
+    let value = match write {
+        Write::Put { value, .. } | Write::Set { value, .. } => Some(value),
+        Write::Update { new, .. } => Some(new),
+        // What is removed has the tag of the command that brought it. Its own may stand behind.
+        Write::Remove { value, .. } => value.rsplit(|&byte| byte == b'~').next(),
+        Write::Delete { .. } => None,
+    };
+    let tag = tag_of(write.key()).or_else(|| value.and_then(tag_of));
+    tag.expect("every command has a tag")
+}
+
 pub(crate) fn tag(operation: Operation<'_>) -> Tag {
-    let (key, value) = match operation {
-        Operation::Get { key } | Operation::Write(Write::Delete { key }) => (key, key),
-        Operation::Write(Write::Put { key, value }) => (key, value),
-        Operation::Write(Write::Update { key, new, .. }) => (key, new),
-    };
-    tag_of(key)
-        .or_else(|| tag_of(value))
-        .expect("every command has a tag")
-}
-
-/// A store that takes its time, takes commands as it likes, and fails now and then.
-pub(crate) struct FaultyStore {
-    pub(crate) world: World,
-    pub(crate) memory: Memory,
-    pub(crate) history: History,
-    pub(crate) faults: StoreFaults,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StoreFaults {
-    /// Commands that it takes before it answers the first of them, at the most.
-    pub(crate) ahead: usize,
-    /// Whether batches fail.
-    pub(crate) fails: bool,
-    /// What it may hold, and how many values of a key.
-    pub(crate) max_store: u64,
-    pub(crate) max_values: usize,
-}
-
-/// Batches without a command for the store, after which a server does nothing else. Clients do not
-/// send as many lines.
-const CIRCLES: usize = 1000;
-
-/// Commands of a batch that fails, at the most.
-pub(crate) const FAILED: usize = 6;
-
-impl StoreFaults {
-    /// Commands in a row that are answered without a look at the room for their answers.
-    pub(crate) fn blind(self) -> usize {
-        if self.fails { FAILED } else { self.ahead }
+    match operation {
+        Operation::Get { key } => tag_of(key).expect("every command has a tag"),
+        Operation::Write(write) => tag_of_write(write),
     }
 }
 
-impl FaultyStore {
-    fn apply_one(&mut self, operation: Operation<'_>) -> Entry {
-        let what = match operation {
-            Operation::Get { key } => self.read(key),
-            _ if self.full(operation).is_some() => self.judged(operation),
-            Operation::Write(Write::Put { key, value }) => {
-                self.memory.put(base(key), value);
-                written(operation)
-            }
-            Operation::Write(Write::Delete { key }) => {
-                self.memory.delete(base(key));
-                written(operation)
-            }
-            Operation::Write(Write::Update { key, old, new }) => {
-                self.memory.update(base(key), old, new);
-                written(operation)
-            }
-        };
-        self.entry(operation, what)
-    }
-
-    /// What stands in the way of a write. On purpose not by the way of `Memory`.
-    fn full(&self, operation: Operation<'_>) -> Option<Limit> {
-        let (key, old, new) = match operation {
-            Operation::Write(Write::Put { key, value }) => (base(key), None, value),
-            Operation::Write(Write::Update { key, old, new }) => (base(key), Some(old), new),
-            _ => return None,
-        };
-        let values: Vec<&[u8]> = self.memory.get(key).collect();
-        let held = self.memory.size();
-        let size = held.bytes + 64 * held.keys + 8 * held.values;
-        let replaced = old.filter(|old| values.contains(old));
-        let grown = match replaced {
-            Some(old) => size + new.len() as u64 - old.len() as u64,
-            None if values.is_empty() => size + 64 + key.len() as u64 + 8 + new.len() as u64,
-            None => size + 8 + new.len() as u64,
-        };
-        if replaced.is_none() && values.len() >= self.faults.max_values {
-            Some(Limit::Values)
-        } else if grown > size && grown > self.faults.max_store {
-            Some(Limit::Store)
-        } else {
-            None
-        }
-    }
-
-    /// What a command comes to.
-    fn judged(&self, operation: Operation<'_>) -> What {
-        match (operation, self.full(operation)) {
-            (_, Some(limit)) => What::Full(limit),
-            (Operation::Get { key }, None) => self.read(key),
-            (_, None) => written(operation),
-        }
-    }
-
-    /// Leaves a command to `Memory`, answer and all, and looks whether it did what it should.
-    fn leave_to_memory(&mut self, operation: Operation<'_>, batch: &mut Batch<'_>) {
-        let what = self.judged(operation);
-        let key = match operation {
-            Operation::Get { key } | Operation::Write(Write::Delete { key }) => key,
-            Operation::Write(Write::Put { key, .. })
-            | Operation::Write(Write::Update { key, .. }) => key,
-        };
-        let key = base(key);
-        let mut values: Vec<Vec<u8>> = self.memory.get(key).map(<[u8]>::to_vec).collect();
-        let inner = match operation {
-            Operation::Get { .. } => Operation::Get { key },
-            Operation::Write(Write::Delete { .. }) => Operation::Write(Write::Delete { key }),
-            Operation::Write(Write::Put { value, .. }) => {
-                Operation::Write(Write::Put { key, value })
-            }
-            Operation::Write(Write::Update { old, new, .. }) => {
-                Operation::Write(Write::Update { key, old, new })
-            }
-        };
-        let at = self.world.moment();
-        self.memory.answer(inner, batch);
-        match inner {
-            _ if !matches!(what, What::Written(..)) => {}
-            Operation::Get { .. } => {}
-            Operation::Write(Write::Delete { .. }) => values.clear(),
-            Operation::Write(Write::Put { value, .. }) => values.push(value.to_vec()),
-            Operation::Write(Write::Update { old, new, .. }) => {
-                match values.iter_mut().find(|v| **v == old) {
-                    Some(value) => *value = new.to_vec(),
-                    None => values.push(new.to_vec()),
-                }
-            }
-        }
-        let now = self.memory.get(key);
-        assert!(now.eq(values.iter()), "{what:?} left other values");
-        let mut entry = self.entry(operation, what);
-        entry.at = at;
-        entry.answered = self.world.moment();
-        self.history.record().entries.push(entry);
-    }
-
-    fn read(&self, key: &[u8]) -> What {
-        let values = self.memory.get(base(key));
-        What::Read(values.map(|value| [key, value].join(&b':')).collect())
-    }
-
-    fn entry(&self, operation: Operation<'_>, what: What) -> Entry {
-        let kind = match operation {
-            Operation::Get { .. } => Kind::Get,
-            Operation::Write(Write::Put { .. }) => Kind::Put,
-            Operation::Write(Write::Update { .. }) => Kind::Update,
-            Operation::Write(Write::Delete { .. }) => Kind::Delete,
-        };
-        Entry {
-            tag: tag(operation),
-            kind,
-            what,
-            at: self.world.moment(),
-            answered: Moment::NEVER,
-            held: self.memory.size(),
-        }
-    }
-
-    /// Answers what was taken, as it was noted in the history from this place on.
-    fn answer(&self, batch: &mut Batch<'_>, from: usize) {
-        let mut record = self.history.record();
-        for entry in &mut record.entries[from..] {
-            answer(batch, &entry.what);
-            entry.answered = self.world.moment();
-        }
-    }
-
-    /// Fails as a whole, having taken some commands and answered a few of those as if nothing were
-    /// amiss.
-    fn fail(&self, batch: &mut Batch<'_>) {
-        let before = self.history.record().entries.len();
-        let most = self.world.random(|rng| rng.usize(1..=FAILED));
-        let ahead = self.world.random(|rng| rng.usize(1..=most));
-        let mut unanswered = Vec::new();
-        for _ in 0..most {
-            let Some(operation) = batch.take() else { break };
-            let entry = self.entry(operation, What::Failed);
-            self.history.record().entries.push(entry);
-            unanswered.push(match operation {
-                Operation::Get { key } => self.read(key),
-                _ => self.judged(operation),
-            });
-            if unanswered.len() == ahead {
-                for what in unanswered.drain(..) {
-                    answer(batch, &what);
-                }
-            }
-        }
-        let mut record = self.history.record();
-        for entry in &mut record.entries[before..] {
-            entry.answered = self.world.moment();
-        }
-    }
-
-    fn apply_some(&mut self, batch: &mut Batch<'_>) {
-        let ahead = self.faults.ahead;
-        let ahead = self.world.random(|rng| rng.usize(1..=ahead));
-        let most = self.world.random(|rng| rng.usize(1..60));
-        let mut answered = self.history.record().entries.len();
-        let mut taken = 0;
-        loop {
-            let operation = if taken < most { batch.take() } else { None };
-            if let Some(operation) = operation {
-                taken += 1;
-                let so_far = self.history.record().entries.len();
-                if so_far == answered && self.world.once_in(2) {
-                    self.leave_to_memory(operation, batch);
-                    answered += 1;
-                    continue;
-                }
-                let entry = match self.world.once_in(30) {
-                    true => self.entry(operation, What::Failed),
-                    false => self.apply_one(operation),
-                };
-                self.history.record().entries.push(entry);
-            }
-            let so_far = self.history.record().entries.len();
-            if so_far - answered >= ahead || operation.is_none() {
-                self.answer(batch, answered);
-                answered = so_far;
-            }
-            if operation.is_none() {
-                break;
-            }
-        }
-    }
-}
-
-fn written(operation: Operation<'_>) -> What {
-    let Operation::Write(change) = operation else {
-        panic!("a write");
-    };
-    What::Written(change.key().to_vec(), line_of(change))
-}
-
+/// The line of an event.
 pub(crate) fn line_of(change: Write<'_>) -> Vec<u8> {
     let mut line = Vec::new();
     Reply::Change(change).encode(&mut line);
@@ -338,63 +239,7 @@ pub(crate) fn line_of(change: Write<'_>) -> Vec<u8> {
     line
 }
 
-fn answer(batch: &mut Batch<'_>, what: &What) {
-    match what {
-        What::Failed => batch.fail(&Error::store("a whim")),
-        What::Full(Limit::Store) => batch.store_full(),
-        What::Full(Limit::Values) => batch.values_full(),
-        What::Written(..) => batch.done(),
-        What::Read(lines) => {
-            let value = |line: &'_ [u8]| line.iter().position(|&byte| byte == b':').unwrap() + 1;
-            let values: Vec<&[u8]> = lines.iter().map(|line| &line[value(line)..]).collect();
-            batch.values(values.into_iter());
-        }
-    }
-}
-
-impl Store for FaultyStore {
-    async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), Error> {
-        let before = {
-            let mut record = self.history.record();
-            record.busy = true;
-            if let Some((_, last)) = record.rounds.last() {
-                if !self.world.has_gone_on_since(*last) {
-                    record.rounds.pop();
-                }
-            }
-            record.entries.len()
-        };
-        let fails = self.faults.fails && self.world.once_in(40);
-        if fails {
-            self.fail(batch);
-        } else {
-            self.apply_some(batch);
-        }
-        match self.world.random(|rng| rng.u32(..30)) {
-            0 => {
-                let time = self.world.random(|rng| rng.u64(..1500));
-                self.world.sleep(Duration::from_millis(time)).await;
-            }
-            1..10 => self.world.give_way().await,
-            _ => {}
-        }
-        let mut record = self.history.record();
-        record.busy = false;
-        let applied = record.entries.len();
-        record.empty = match applied == before {
-            true => record.empty + 1,
-            false => 0,
-        };
-        assert!(record.empty < CIRCLES, "the server turns in circles");
-        record.rounds.push((applied, self.world.moment()));
-        drop(record);
-        if fails {
-            return Err(Error::store("a whim"));
-        }
-        Ok(())
-    }
-
-    fn size(&self) -> StoreSize {
-        self.memory.size()
-    }
+pub(crate) fn is_event(text: &[u8]) -> bool {
+    let words: [&[u8]; 5] = [b":put:", b":update:", b":delete:", b":set:", b":remove:"];
+    words.iter().any(|word| text.starts_with(word))
 }

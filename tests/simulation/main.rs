@@ -2,26 +2,35 @@
 //!
 //! Every run is another one: clients that read, that don't, that are slow, that watch, that break
 //! off, that say a secret or fail to, that find no place, the library's own client, a store with
-//! faults that may be full, a network that delivers as it likes, and a shutdown at any moment. Tasks
-//! take their steps in any order, the server's own too. What every client saw and what the server
-//! counted is held against the one history that the store kept.
+//! faults that may be full, or one that answers late or never, a network that delivers as it likes,
+//! and a shutdown at any moment. Tasks take their steps in any order, the server's own too. What every
+//! client saw and what the server counted is held against the one history that the store kept.
 //!
-//! `SEED=n cargo test --test simulation` repeats one run, `RUNS=n` makes so many, beginning with
-//! `FIRST=n`.
+//! `SEED=n cargo test --test simulation` repeats one run, and prints it with `SHOW=1`. `RUNS=n` makes
+//! so many, beginning with `FIRST=n`. `AGAIN=n` is how many are repeated to see that they are the same.
 
 mod admission;
 mod bounds;
 mod callers;
 mod check;
 mod counts;
+mod elsewhere;
 mod history;
+mod identify;
+mod late;
 mod limits;
 mod listener;
+mod lists;
 mod network;
+mod order;
+mod release;
+mod replay;
 mod run;
 mod script;
 mod sent;
 mod settings;
+mod store;
+mod walks;
 mod watched;
 mod world;
 
@@ -70,7 +79,7 @@ fn every_run_agrees_with_its_history() {
 
 #[test]
 fn a_seed_is_a_run_to_the_last_byte() {
-    for seed in 0..20 {
+    for seed in 0..number("AGAIN").unwrap_or(60) {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }
 }

@@ -1,29 +1,34 @@
 //! One run: a server, its clients, and what is looked at meanwhile.
 
+mod verify;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
-    env,
+    marker::PhantomData,
     rc::Rc,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use fastrand::Rng;
-use keywire::{Handle, Overflow, Secret, Server, Stats, store::Memory};
+use keywire::{
+    Handle, Overflow, Secret, Server, Stats,
+    store::{Memory, Order, Store},
+};
 
 use crate::{
-    admission, bounds,
+    admission,
     callers::{self, CallLog},
-    check::{self, Check, Quiet},
-    counts::{self, Totals},
-    history::{FaultyStore, History},
-    limits,
+    check::Quiet,
+    counts,
+    history::History,
+    late::{KeepsNone, KeepsOrder, KeepsPerKey, KeepsTotal, LateStore},
     listener::{AcceptQueue, FailingListener},
+    lists::Lists,
     network::{Connection, connect},
     script,
     settings::Settings,
-    watched::{self, Watched},
+    store::FaultyStore,
     world::{Moment, Work, World, WorldClock},
 };
 
@@ -125,12 +130,13 @@ impl Run {
 
     /// Nothing can happen before time passes.
     fn quiet(&self, peers: &mut [Peer]) {
-        let record = self.history.record();
+        let mut record = self.history.record();
         let settings = self.settings.borrow();
         let at = self.world.moment();
-        if record.busy || at > settings.stopped {
+        if at > settings.stopped {
             return;
         }
+        let flight = settings.late.map(|_| record.fly());
         for peer in &mut *peers {
             let standing = peer.connection.standing();
             let written = peer.connection.written();
@@ -145,6 +151,7 @@ impl Run {
                 entries: record.entries.len(),
                 drained: standing.drained,
                 stalled: stalled && settings.overflow != Overflow::Wait,
+                flight,
             });
             // Where there is a rate, it may be that which they wait for.
             let still = standing.still && !settings.is_throttled();
@@ -169,7 +176,12 @@ impl Run {
                 .filter(|peer| peer.connection.is_rejecting())
                 .count() as u64;
             assert!(told <= rejecting, "{stats:?}: {told} are being turned away");
-            assert_eq!(counts::operations(&stats), record.entries.len() as u64);
+            let counted = counts::operations(&stats);
+            match flight {
+                // Which of the reads are those of walks is found out later.
+                Some(flight) => record.flights[flight].counted = Some(counted),
+                None => assert_eq!(counted, record.operations()),
+            }
         }
     }
 }
@@ -180,6 +192,42 @@ pub(crate) fn run(seed: u64) -> u64 {
     let world = World::new(rng.u64(..));
     let history = History::default();
     let settings = Settings::choose(&mut rng);
+    match settings.late {
+        None => {
+            let store = FaultyStore {
+                world: world.clone(),
+                memory: Memory::new(),
+                lists: Lists::default(),
+                history: history.clone(),
+                faults: settings.faults,
+            };
+            run_with(store, rng, world, history, settings)
+        }
+        Some(Order::PerKey) => run_late::<KeepsPerKey>(rng, world, history, settings),
+        Some(Order::Total) => run_late::<KeepsTotal>(rng, world, history, settings),
+        Some(_) => run_late::<KeepsNone>(rng, world, history, settings),
+    }
+}
+
+fn run_late<O: KeepsOrder>(rng: Rng, world: World, history: History, settings: Settings) -> u64 {
+    let store = LateStore::<O> {
+        world: world.clone(),
+        lists: Arc::default(),
+        history: history.clone(),
+        faults: settings.faults,
+        elsewhere: None,
+        order: PhantomData,
+    };
+    run_with(store, rng, world, history, settings)
+}
+
+fn run_with<S: Store>(
+    store: S,
+    mut rng: Rng,
+    world: World,
+    history: History,
+    settings: Settings,
+) -> u64 {
     let mut server = Server::builder();
     if settings.secret {
         server = server.secret(Secret::new(admission::SECRET).expect("a secret"));
@@ -195,23 +243,19 @@ pub(crate) fn run(seed: u64) -> u64 {
         .max_line_rate(settings.rate)
         .overflow(settings.overflow)
         .stall_timeout(settings.stall)
-        .max_store(settings.faults.max_store)
-        .max_values(settings.faults.max_values)
+        .max_store(settings.faults.room.max_store)
+        .max_values(settings.faults.room.max_values)
         .clock(WorldClock {
             world: world.clone(),
             start: Instant::now(),
         })
-        .store(FaultyStore {
-            world: world.clone(),
-            memory: Memory::new(),
-            history: history.clone(),
-            faults: settings.faults,
-        })
+        .store(store)
         .build();
     let (listener, queue) = FailingListener::new(&world);
     server.listen(listener);
     let clients = rng.usize(1..6);
     let (crowded, guarded) = (settings.max_clients < usize::MAX, settings.secret);
+    let style = settings.style();
     let run = Rc::new(Run {
         settings: RefCell::new(settings),
         world: world.clone(),
@@ -225,6 +269,8 @@ pub(crate) fn run(seed: u64) -> u64 {
         queue,
         last: Cell::default(),
     });
+    let is_late = !style.has_tags;
+    let connections: Rc<RefCell<Vec<Connection>>> = Rc::default();
     let mut peers = Vec::new();
     let mut tasks: Vec<Work> = vec![serve(run.clone(), server)];
     let mut tasks_of_callers: Vec<Work> = Vec::new();
@@ -232,8 +278,10 @@ pub(crate) fn run(seed: u64) -> u64 {
         let capacity = rng.usize(1..400);
         let (ours, theirs) = connect(&world, capacity, &run.endpoints.all);
         let connection = ours.connection();
+        connections.borrow_mut().push(connection.clone());
+        let all = connections.clone();
         let arrived = Rc::new(Cell::new(Moment::NEVER));
-        let log = (rng.u8(..4) == 0).then(Rc::<CallLog>::default);
+        let log = (rng.u8(..4) == 0 && !is_late).then(Rc::<CallLog>::default);
         peers.push(Peer {
             connection,
             log: log.clone(),
@@ -262,12 +310,15 @@ pub(crate) fn run(seed: u64) -> u64 {
                 false => run.handle.attach(theirs).await.is_ok(),
             };
             run.endpoints.hand_over(in_time);
+            if is_late {
+                all_there(&world, &all).await;
+            }
             match log {
                 _ if !in_time => {}
                 Some(log) => {
                     callers::client(world, ours, number, log, rng, guarded, &give).await;
                 }
-                None => script::client(world, ours, number, guarded, rng).await,
+                None => script::client(world, ours, number, guarded, style, rng).await,
             }
         }));
     }
@@ -278,12 +329,22 @@ pub(crate) fn run(seed: u64) -> u64 {
     let observer = rng.fork();
     tasks.push(Box::pin(async move { observe.observe(observer).await }));
     world.run(tasks, || run.quiet(&mut peers));
-    check_run(&run, &peers);
+    verify::check_run(&run, &peers);
     world.trace()
 }
 
+/// Nobody leaves before all have come, so that no connection has the number of another.
+async fn all_there(world: &World, connections: &RefCell<Vec<Connection>>) {
+    for _ in 0..30 {
+        if connections.borrow().iter().all(Connection::is_read) {
+            break;
+        }
+        world.sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Notes when the server has begun.
-fn serve(run: Rc<Run>, server: Server<FaultyStore>) -> Work {
+fn serve<S: Store>(run: Rc<Run>, server: Server<S>) -> Work {
     let mut serving = Box::pin(server.run());
     Box::pin(std::future::poll_fn(move |cx| {
         let before = run.world.moment();
@@ -294,83 +355,4 @@ fn serve(run: Rc<Run>, server: Server<FaultyStore>) -> Work {
         }
         poll
     }))
-}
-
-/// Holds everything that was seen against the history.
-fn check_run(run: &Run, peers: &[Peer]) {
-    let settings = run.settings.borrow();
-    let record = run.history.record();
-    let shows = env::var_os("SHOW").is_some();
-    if shows {
-        eprintln!("{settings:?}");
-        for entry in &record.entries {
-            eprintln!("{entry:?}");
-        }
-    }
-    let mut by_tag = HashMap::new();
-    for (place, entry) in record.entries.iter().enumerate() {
-        let twice = by_tag.insert(entry.tag, place);
-        assert!(twice.is_none(), "{:?} was applied twice", entry.tag);
-    }
-    let directions: Vec<_> = peers
-        .iter()
-        .map(|peer| peer.connection.directions())
-        .collect();
-    let mut checks = Vec::new();
-    for (client, (down, up)) in directions.iter().enumerate() {
-        if shows {
-            eprintln!("client {client}: {up:?}\nwas told {down:?}");
-        }
-        let mut check = Check::new(client, &settings, (down, up), &record, &by_tag);
-        check.run(&peers[client].quiet);
-        checks.push(check);
-        down.lines
-            .iter()
-            .for_each(|line| run.world.note(&line.text));
-    }
-    let came = peers.iter().zip(&checks);
-    let came: Vec<_> = came
-        .map(|(peer, check)| (peer.arrived.get(), check.down, check.admission.turned_away))
-        .collect();
-    admission::check_full(&settings, &came, &peers[0].quiet);
-    let watched: Vec<Watched> = checks.iter().map(Watched::of).collect();
-    for ((check, watched), peer) in checks.iter().zip(&watched).zip(peers) {
-        watched::check_watched(check, watched);
-        limits::check_limits(check);
-        bounds::check_bounds(check, watched, &record, &peer.quiet);
-    }
-    let totals = Totals {
-        settings: &settings,
-        checks: &checks,
-        watched: &watched,
-        record: &record,
-        handed: run.endpoints.handed.get() - AcceptQueue::late(&run.queue),
-        accept_errors: AcceptQueue::errors(&run.queue),
-    };
-    let mut all_seen: Vec<(&Check<'_>, &check::Seen)> = checks
-        .iter()
-        .flat_map(|check| check.stats.iter().map(move |seen| (check, seen)))
-        .collect();
-    all_seen.sort_by_key(|(_, seen)| seen.stats.stats);
-    for (check, seen) in &all_seen {
-        totals.check_seen(check, seen);
-    }
-    for pair in all_seen.windows(2) {
-        assert!(
-            pair[0].1.stats.stats < pair[1].1.stats.stats,
-            "the same Stats"
-        );
-        counts::follow(&pair[0].1.stats, &pair[1].1.stats);
-    }
-    let last = run.handle.stats();
-    if let Some((_, seen)) = all_seen.last() {
-        counts::follow(&seen.stats, &last);
-    }
-    totals.check_last(&last);
-    for (client, peer) in peers.iter().enumerate() {
-        if let Some(log) = &peer.log {
-            let up = &directions[client].1;
-            callers::check_calls(client, log, &record, &by_tag, &settings, up);
-        }
-    }
 }

@@ -48,31 +48,40 @@ enum Behaviour {
     Watches,
 }
 
-fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> String {
+fn line(client: usize, number: usize, behaviour: Behaviour, style: Style, rng: &mut Rng) -> String {
     let tag = format!("{client}.{number}");
     let key = format!("k{}", rng.u8(..4));
+    let (key, end, removed) = match style.has_tags {
+        true => (format!("{key}#{tag}"), format!("#{tag}"), String::new()),
+        false => (key, String::new(), format!("~{tag}")),
+    };
     let old = format!("{client}.{}", rng.usize(..=number));
     let name = ["w", "k0", "k1#", "k", ""][rng.usize(..5)];
+    let name = if style.has_tags {
+        name
+    } else {
+        name.trim_end_matches('#')
+    };
     let topic = |word: &str, prefix: bool| match prefix || name.is_empty() {
         true => format!("{word}Prefix:{name}"),
         false => format!("{word}:{name}"),
     };
-    let any = rng.u8(..22);
+    let any = rng.u8(..26);
     let kind = match behaviour {
         _ if rng.u8(..3) == 0 => any,
         Behaviour::Anything => any,
         Behaviour::Reads => 5,
-        Behaviour::Writes => rng.u8(..5),
+        Behaviour::Writes => [0, 1, 2, 3, 4, 10, 12, 22, 23, 24][rng.usize(..10)],
         Behaviour::Fences => rng.u8(13..17),
         Behaviour::Watches => rng.u8(17..20),
     };
     match kind {
-        0..=3 => format!("Put:{key}#{tag}:{tag}"),
+        0..=3 => format!("Put:{key}:{tag}"),
         4 => format!("Put:w:{tag}"),
-        5..=9 => format!("Get:{key}#{tag}"),
-        10 => format!("Update:{key}#{tag}:{old}:{tag}"),
+        5..=9 => format!("Get:{key}"),
+        10 => format!("Update:{key}:{old}:{tag}"),
         11 => format!("Update:w:{old}:{tag}"),
-        12 => format!("Delete:{key}#{tag}"),
+        12 if style.has_tags => format!("Delete:{key}"),
         13..=14 => format!("Sync:{tag}"),
         15 => "Sync".into(),
         16 => "Stats".into(),
@@ -80,27 +89,61 @@ fn line(client: usize, number: usize, behaviour: Behaviour, rng: &mut Rng) -> St
         18 => topic("Watch", true),
         19 => topic("Unwatch", rng.bool()),
         20 => String::new(),
-        _ => match rng.u8(..5) {
+        12 | 21 => format!("Set:{key}:{tag}"),
+        22 => format!("Set:w:{tag}"),
+        23..=24 => format!("Remove:{key}:{old}{removed}"),
+        25 => {
+            let word = ["GetPrefix", "GetPrefix", "Keys"][rng.usize(..3)];
+            let word = if style.counts { word } else { "GetPrefix" };
+            let prefix = ["w", "k", "k1", ""][rng.usize(..4)];
+            format!("{word}:{prefix}{end}")
+        }
+        _ => match rng.u8(..7) {
             0 => "get:k".into(),
             1 => "Put:k".into(),
             2 => "Watch:".into(),
             3 if rng.bool() => "Auth:no".into(),
+            5 => "GetPrefix".into(),
+            6 => "Keys:k:1".into(),
             3 => format!("Auth:{SECRET}"),
             _ => "x".repeat(MAX_LINE + rng.usize(1..200)),
         },
     }
 }
 
-fn script(client: usize, rng: &mut Rng) -> Vec<Vec<u8>> {
+/// How commands are written.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    /// Whether keys have tags.
+    pub(crate) has_tags: bool,
+    /// Whether keys are counted.
+    pub(crate) counts: bool,
+}
+
+fn script(client: usize, style: Style, rng: &mut Rng) -> Vec<Vec<u8>> {
     use Behaviour::{Anything, Fences, Reads, Watches, Writes};
     let behaviour = [Anything, Anything, Reads, Writes, Fences, Watches][rng.usize(..6)];
     // Some only watch.
     let most = [60, 60, 60, 5][rng.usize(..4)];
     let behaviour = if most < 60 { Watches } else { behaviour };
+    let mut prefix = None;
     (0..rng.usize(..most))
         .map(|number| {
             let end = if rng.u8(..10) == 0 { "\r\n" } else { "\n" };
-            (line(client, number, behaviour, rng) + end).into_bytes()
+            let line = match (prefix.take(), rng.u8(..30)) {
+                // What a mirror does.
+                (Some(prefix), _) if style.has_tags => {
+                    format!("GetPrefix:{prefix}#{client}.{number}")
+                }
+                (Some(prefix), _) => format!("GetPrefix:{prefix}"),
+                (None, 0) => {
+                    let own = ["", "k", "k1", "w"][rng.usize(..4)];
+                    prefix = Some(own);
+                    format!("WatchPrefix:{own}")
+                }
+                _ => line(client, number, behaviour, style, rng),
+            };
+            (line + end).into_bytes()
         })
         .collect()
 }
@@ -160,6 +203,7 @@ pub(crate) async fn client(
     end: Endpoint,
     number: usize,
     guarded: bool,
+    style: Style,
     mut rng: Rng,
 ) {
     use Reading::{Eager, Late, Never, Nodding, Slow};
@@ -173,7 +217,7 @@ pub(crate) async fn client(
         Ending::Stays,
     ];
     let ending = ending[rng.usize(..ending.len())];
-    let mut lines = script(number, &mut rng);
+    let mut lines = script(number, style, &mut rng);
     let knocks = if guarded {
         knocks(&mut lines, &mut rng)
     } else {

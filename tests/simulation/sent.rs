@@ -1,12 +1,22 @@
 //! What a client sent, and what has to come of it.
 
-use crate::{admission::SECRET, history::tag_of, script::MAX_LINE};
+use crate::{
+    admission::SECRET,
+    history::{base, tag_of},
+    script::MAX_LINE,
+};
 
 /// A line that a client sent, by what has to come of it.
 #[derive(Clone, Debug)]
 pub(crate) enum Sent {
     /// A command for the store, by its number.
     Command(usize),
+    /// A walk over a prefix, which stands here without its tag.
+    Walk {
+        number: usize,
+        prefix: Vec<u8>,
+        counts: bool,
+    },
     Sync(Vec<u8>),
     Stats,
     /// What is watched: the key, or the prefix where `true`.
@@ -23,7 +33,9 @@ pub(crate) enum Sent {
 
 impl Sent {
     /// On purpose not by the server's own parser.
-    pub(crate) fn of(line: &[u8], secret: bool) -> Self {
+    ///
+    /// Where commands have no tags, they have the numbers of their lines.
+    pub(crate) fn of(line: &[u8], secret: bool, number: Option<usize>) -> Self {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             return Sent::Blank;
@@ -35,13 +47,33 @@ impl Sent {
         let word = parts.next().unwrap_or_default();
         let rest = parts.next().unwrap_or_default();
         let command = || {
-            let tags = rest.split(|&byte| byte == b':');
-            let (_, number) = tags.filter_map(tag_of).next_back().expect("a tag");
+            if let Some(number) = number {
+                return Sent::Command(number);
+            }
+            let mut tags = rest.split(|&byte| byte == b':').filter_map(tag_of);
+            // What is removed has the tag of the command that brought it.
+            let tag = match word {
+                b"Remove" => tags.next(),
+                _ => tags.next_back(),
+            };
+            let (_, number) = tag.expect("a tag");
             Sent::Command(number)
         };
         let fields = rest.split(|&byte| byte == b':').count();
         match (word, fields) {
-            (b"Put", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => command(),
+            (b"Put" | b"Set" | b"Remove", 2) | (b"Update", 3) | (b"Get" | b"Delete", 1) => {
+                command()
+            }
+            (b"GetPrefix" | b"Keys", 1) if line != word => {
+                let number = number.unwrap_or_else(|| tag_of(rest).expect("a tag").1);
+                let prefix = base(rest).to_vec();
+                let counts = word == b"Keys";
+                Sent::Walk {
+                    number,
+                    prefix,
+                    counts,
+                }
+            }
             (b"Sync", _) => Sent::Sync(rest.to_vec()),
             (b"Stats", _) => Sent::Stats,
             (b"Auth", _) if secret && rest != SECRET.as_bytes() => Sent::Wrong("unauthorized"),
@@ -50,7 +82,7 @@ impl Sent {
             (b"UnwatchPrefix", 1) => Sent::Unwatch(rest.to_vec(), true),
             (b"Watch", 1) if !rest.is_empty() => Sent::Watch(rest.to_vec(), false),
             (b"Unwatch", 1) if !rest.is_empty() => Sent::Unwatch(rest.to_vec(), false),
-            (b"Put" | b"Watch", _) => Sent::Wrong("malformed"),
+            (b"Put" | b"Watch" | b"GetPrefix" | b"Keys", _) => Sent::Wrong("malformed"),
             _ => Sent::Wrong("unknown"),
         }
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use keywire::Overflow;
+use keywire::{Overflow, store::Order};
 
-use crate::{history::StoreFaults, world::Moment};
+use crate::{lists::Room, script::Style, store::StoreFaults, world::Moment};
 
 /// What a line may take where that is not what a run is about.
 pub(crate) const LINE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     pub(crate) rate: u32,
     pub(crate) faults: StoreFaults,
+    /// The order that the store keeps, if it does not answer at once.
+    pub(crate) late: Option<Order>,
     /// When the server has begun: not before, and not after.
     pub(crate) started: (Moment, Moment),
     /// When it was told to stop.
@@ -56,7 +58,9 @@ impl Settings {
         ];
         let lines = [5, 30][rng.usize(..2)];
         let bytes = [100, 500, 2000][rng.usize(..3)];
-        Settings {
+        let late = [Order::None, Order::PerKey, Order::Total][rng.usize(..3)];
+        let late = pick(rng, 3, None, |_| Some(late));
+        let mut settings = Settings {
             overflow: policy[rng.usize(..policy.len())],
             stall: [Duration::from_millis(rng.u64(..1000)), Duration::MAX][rng.usize(..2)],
             grace: grace[rng.usize(..grace.len())],
@@ -74,14 +78,49 @@ impl Settings {
             }),
             rate: pick(rng, 8, u32::MAX, |rng| rng.u32(1..15)),
             faults: StoreFaults {
-                ahead: rng.usize(1..=3),
                 fails: rng.bool(),
-                max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
-                max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
+                sticks: false,
+                page: rng.usize(1..=4),
+                room: Room {
+                    max_store: pick(rng, 5, u64::MAX, |rng| rng.u64(60..1500)),
+                    max_values: pick(rng, 6, usize::MAX, |rng| rng.usize(1..12)),
+                },
             },
             started: (Moment::NEVER, Moment::NEVER),
             stopped: Moment::NEVER,
+            late,
+        };
+        if late.is_some() {
+            settings.only_late();
         }
+        settings
+    }
+
+    /// Where the store is late, it is that which a run is about.
+    fn only_late(&mut self) {
+        self.max_clients = usize::MAX;
+        self.secret = false;
+        self.line_timeout = LINE_TIMEOUT;
+        self.idle = Duration::MAX;
+        self.rate = u32::MAX;
+        self.faults.room.max_store = u64::MAX;
+        // What never comes back holds a patient shutdown for ever.
+        self.faults.sticks = !self.is_patient();
+    }
+
+    /// How clients write their commands. Lines that count keys can't be told from each other if some
+    /// may be dropped.
+    pub(crate) fn style(&self) -> Style {
+        let has_tags = self.late.is_none();
+        Style {
+            has_tags,
+            counts: has_tags || self.overflow != Overflow::Drop,
+        }
+    }
+
+    /// The number of a line, where commands have no tags.
+    pub(crate) fn number(&self, line: usize) -> Option<usize> {
+        self.late.is_some().then_some(line)
     }
 
     /// Whether a client may have to go because of what it does not do.

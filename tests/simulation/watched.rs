@@ -1,11 +1,12 @@
 //! Whether every change of what a client watched was told or counted, each in its place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
-    check::{Check, Mark},
-    history::What,
+    check::{Check, Mark, Quiet},
+    history::{Entry, What},
     sent::Sent,
+    world::Moment,
 };
 
 /// Where a change stands to what a client watched.
@@ -22,7 +23,7 @@ impl Watched {
     }
 
     /// By the client's own commands, before and after which a watch began or ended.
-    pub(crate) fn of(check: &Check<'_>) -> Self {
+    pub(crate) fn of(check: &Check<'_>, quiet: &[Quiet]) -> Self {
         let place = |sent: &Sent| match sent {
             Sent::Command(number) => check.places.get(number).copied(),
             _ => None,
@@ -67,6 +68,7 @@ impl Watched {
             let What::Written(key, _) = &entry.what else {
                 continue;
             };
+            let latest = check.latest(entry, quiet);
             let mut active: HashMap<(&[u8], bool), (bool, bool)> = HashMap::new();
             for &(index, topic, begins, read, answered) in &turns {
                 let fits = match topic.1 {
@@ -79,7 +81,13 @@ impl Watched {
                 let (may, must) = active.entry(topic).or_default();
                 let surely_before = after[index] <= place && index < check.next
                     || answered.is_some_and(|answered| answered < entry.at);
-                let maybe_before = before[index] < Some(place) && read < entry.at;
+                // Where the store is late, its answers have an order only where that was seen.
+                let own = before[index];
+                let is_later = match check.settings.late {
+                    None => own < Some(place),
+                    Some(_) => own.is_none_or(|own| check.entries[own].answered < latest),
+                };
+                let maybe_before = is_later && read < latest;
                 if begins {
                     *may |= maybe_before;
                     *must |= surely_before;
@@ -127,7 +135,10 @@ impl Unheard {
 
 /// Every change of what was watched was told or is counted as missed, where it stands: before what
 /// comes later, and not before it was made. Nothing else was told.
-pub(crate) fn check_watched(check: &Check<'_>, watched: &Watched) {
+pub(crate) fn check_watched(check: &Check<'_>, watched: &Watched, quiet: &[Quiet]) {
+    if check.settings.late.is_some() {
+        return check_late(check, watched, quiet);
+    }
     let client = check.client;
     let unheard = Unheard::of(watched, &check.marks);
     let mut missed = 0;
@@ -184,6 +195,49 @@ pub(crate) fn check_watched(check: &Check<'_>, watched: &Watched) {
             unheard.least[end] <= missed,
             "client {client} missed {missed} in all, not {}",
             unheard.least[end],
+        );
+    }
+}
+
+/// The same, where the store is late. What was not told has no place among what was, but a time.
+fn check_late(check: &Check<'_>, watched: &Watched, quiet: &[Quiet]) {
+    let client = check.client;
+    let told: HashSet<usize> = check.marks.iter().filter_map(Mark::told).collect();
+    let unheard = |flags: &[bool], is: &dyn Fn(&Entry) -> bool| {
+        let entries = check.entries.iter().enumerate();
+        let entries =
+            entries.filter(|(place, entry)| flags[*place] && !told.contains(place) && is(entry));
+        entries.count() as u64
+    };
+    let most = |at: Moment| unheard(&watched.may, &|entry| entry.answered < at);
+    let least = |at: Moment| unheard(&watched.must, &|entry| check.latest(entry, quiet) < at);
+    let mut missed = 0;
+    for (mark, at) in check.marks.iter().zip(&check.mark_times) {
+        let (least, most) = match mark {
+            Mark::Missed(more) => {
+                missed += more;
+                (0, most(*at))
+            }
+            Mark::Told(place) => {
+                let entry = &check.entries[*place];
+                assert!(watched.may[*place], "client {client} was told of {entry:?}");
+                // It may have waited for the client.
+                (least(entry.answered), most(*at))
+            }
+            Mark::Settled(_) => (least(*at), most(*at)),
+            Mark::Answered(_) => continue,
+        };
+        assert!(
+            least <= missed && missed <= most,
+            "client {client} missed {missed} by {mark:?} {at:?}, not {least} to {most}"
+        );
+    }
+    if let (true, Some(end)) = (check.clean, check.up.read_end) {
+        // With the end of its input it ceases to watch.
+        let least = least(end);
+        assert!(
+            least <= missed,
+            "client {client} missed {missed}, not {least}"
         );
     }
 }

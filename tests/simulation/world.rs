@@ -129,9 +129,9 @@ impl World {
         }
     }
 
-    /// Whether anything has been noted since then.
-    pub(crate) fn has_gone_on_since(&self, moment: Moment) -> bool {
-        self.state().tick > moment.tick
+    /// The number of the step that is being taken.
+    pub(crate) fn step(&self) -> u64 {
+        self.state().steps
     }
 
     pub(crate) fn trace(&self) -> u64 {

@@ -1,5 +1,5 @@
-//! Keywire and Redis side by side: starts both, lets them take turns at the same work, and prints
-//! the ratios and whether the goals are reached.
+//! Keywire, Redis and kevy side by side: starts them, lets them take turns at the same work, and
+//! prints the ratios and whether the goals are reached.
 //!
 //! A ratio is taken of two turns that follow each other. On a machine that others use too, the
 //! figures of one hour say little about those of the next, and ratios of neighbours still hold.
@@ -7,6 +7,7 @@
 mod chart;
 mod cores;
 mod finding;
+mod kevy;
 mod others;
 mod rows;
 mod server;
@@ -37,7 +38,7 @@ use self::{
 };
 use crate::plan::{self, Plan};
 
-/// Starts keywire and Redis on one core, loads them in turns from another, prints the ratios
+/// Starts keywire, Redis and kevy on one core, loads them in turns from another, prints the ratios
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Turns that each contestant has in a row
@@ -128,8 +129,10 @@ impl Bench {
 
 /// Tells whether every row could be measured; whether a goal is reached is for the reader.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
+    let chosen = |row: &&Row| options.row.is_empty() || options.row.iter().any(|n| n == row.name);
+    let has_kevy = ROWS.iter().filter(chosen).any(|row| row.has_kevy);
     let bench = Bench {
-        programs: Programs::find(options.server.as_deref())?,
+        programs: Programs::find(options.server.as_deref(), has_kevy)?,
         rounds: options.rounds,
         seconds: options.seconds,
         interrupted: Arc::default(),
@@ -148,7 +151,6 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut out = LineWriter::new(io::stdout());
     heading(&bench, &mut out)?;
 
-    let chosen = |row: &&Row| options.row.is_empty() || options.row.iter().any(|n| n == row.name);
     let (mut findings, mut missing) = (Vec::new(), Vec::new());
     writeln!(out, "{}", Finding::heading())?;
     for row in ROWS.iter().filter(chosen) {
@@ -164,8 +166,8 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
                 findings.extend(found);
             }
             Err(error) => {
-                writeln!(out, "{:<16} not measured: {error}\n", row.name)?;
-                missing.push(format!("{:<16} {error}", row.name));
+                writeln!(out, "{:<18} not measured: {error}\n", row.name)?;
+                missing.push(format!("{:<18} {error}", row.name));
             }
         }
         // The chart of many minutes' work is not to be lost by what comes after.
@@ -197,8 +199,9 @@ fn heading(bench: &Bench, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "keywire and {}: {} rounds of turns, {} s a turn; the server on core 0, the load on core 1",
+        "keywire, {} and {}: {} rounds of turns, {} s a turn; the server on core 0, the load on core 1",
         bench.programs.version,
+        kevy::Kevy::NAME,
         bench.rounds,
         bench.seconds.as_secs_f64(),
     )?;

@@ -81,7 +81,7 @@ impl Framing {
             },
             Reply::Change(change) => self.change(change),
             Reply::Missed(changes) => {
-                self.partial.missed = self.partial.missed.saturating_add(changes);
+                self.partial.missed.add(changes);
                 self.watches.missed(changes);
             }
             // A newer server may say more than this client understands.
@@ -256,9 +256,9 @@ impl Exchange {
             }) => {
                 // All events so far are contained.
                 queue.clear();
-                match partial.missed {
-                    0 => Response::Snapshot(std::mem::take(&mut partial.snapshot)),
-                    missed => Response::Missed(missed),
+                match partial.missed.take() {
+                    None => Response::Snapshot(std::mem::take(&mut partial.snapshot)),
+                    Some(missed) => Response::Missed(missed),
                 }
             }
             Some(Request::GetPrefix { .. } | Request::Keys { .. }) => Response::Done,

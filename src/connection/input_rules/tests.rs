@@ -27,6 +27,10 @@ impl Environment for Fake {
         self.now.get()
     }
 
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        Vec::with_capacity(bytes)
+    }
+
     fn unread(&self) -> Option<usize> {
         self.unread.get()
     }

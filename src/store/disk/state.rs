@@ -14,7 +14,7 @@ use crate::{
     protocol::{Command, Operation, Write},
     store::{
         Batch, DiskStats, KeyPage, Memory,
-        memory::{MemoryLimits, SnapshotPart},
+        memory::{MemoryLimits, durable::SnapshotPart},
     },
 };
 
@@ -287,7 +287,7 @@ impl State {
                 if commit == 0 && !self.removed.is_empty() {
                     awaited = awaited.max(self.removed.get(key).copied().unwrap_or(0));
                 }
-                answer.values_at_once(values);
+                answer.values_at_once(values, false);
             }
             Operation::Write(write) => {
                 if let Some(fault) = &self.fault {
@@ -319,7 +319,7 @@ impl State {
         write: Write<'_>,
         limits: MemoryLimits,
     ) -> Result<usize, crate::store::memory::Full> {
-        let bytes = self.memory.write(write, limits)?;
+        let bytes = self.memory.try_write(write, limits)?;
         Command::from(write).encode(&mut self.lines);
         self.writes += 1;
         if matches!(write, Write::Delete { .. } | Write::Remove { .. })

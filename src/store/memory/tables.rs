@@ -10,6 +10,10 @@ use super::list::List;
 /// Keys that a table holds before it is split. This many are moved at once.
 const TABLE_KEYS: usize = 3584;
 
+/// Bytes of the keys that a table holds before it is split. They are all hashed when it is split or
+/// grows, and for each page of a walk that is in it, so long keys make small tables.
+const TABLE_BYTES: usize = 512 * 1024;
+
 /// A table that fills less than this part of its places gives some of them back.
 const SPARSE: usize = 8;
 
@@ -26,6 +30,7 @@ pub(super) struct Tables {
 #[derive(Default)]
 struct Table {
     lists: HashTable<List>,
+    key_bytes: usize,
     /// The upper bits that its hashes have in common.
     depth: u32,
 }
@@ -37,6 +42,12 @@ impl Default for Tables {
             depth: 0,
             tables: vec![Table::default()],
         }
+    }
+}
+
+impl Table {
+    fn is_full(&self) -> bool {
+        self.lists.len() >= TABLE_KEYS || self.key_bytes >= TABLE_BYTES
     }
 }
 
@@ -65,6 +76,14 @@ impl Tables {
         lists.find(inner(hash), |list| list.key() == key)
     }
 
+    /// Has the list of this hash fetched from memory, if there is one.
+    pub(super) fn touch(&self, hash: u64) {
+        let lists = &self.table(hash).lists;
+        if let Some(list) = lists.iter_hash(inner(hash)).next() {
+            list.touch();
+        }
+    }
+
     pub(super) fn find_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut List> {
         let lists = &mut self.table_mut(hash).lists;
         lists.find_mut(inner(hash), |list| list.key() == key)
@@ -73,10 +92,11 @@ impl Tables {
     /// Adds the list of a key that has none.
     pub(super) fn insert(&mut self, hash: u64, list: List, hash_of: impl Fn(&[u8]) -> u64) {
         let mut table = self.table_mut(hash);
-        if table.lists.len() >= TABLE_KEYS && table.depth < MAX_DEPTH {
+        if table.is_full() && table.depth < MAX_DEPTH {
             self.split(hash, &hash_of);
             table = self.table_mut(hash);
         }
+        table.key_bytes += list.key().len();
         let rehash = |list: &List| inner(hash_of(list.key()));
         table.lists.insert_unique(inner(hash), list, rehash);
     }
@@ -87,9 +107,12 @@ impl Tables {
         key: &[u8],
         hash_of: impl Fn(&[u8]) -> u64,
     ) -> Option<List> {
-        let lists = &mut self.table_mut(hash).lists;
+        let Table {
+            lists, key_bytes, ..
+        } = self.table_mut(hash);
         let found = lists.find_entry(inner(hash), |list| list.key() == key);
         let (list, _) = found.ok()?.remove();
+        *key_bytes -= key.len();
         if lists.capacity() / SPARSE > lists.len() {
             let room = 2 * lists.len();
             lists.shrink_to(room, |list| inner(hash_of(list.key())));
@@ -109,19 +132,21 @@ impl Tables {
                 .collect();
             self.depth = depth;
         }
-        let lower = std::mem::take(&mut self.tables[index as usize].lists);
-        let half = lower.len() / 2;
-        let mut halves = [
-            HashTable::with_capacity(half),
-            HashTable::with_capacity(half),
-        ];
-        for list in lower {
+        let lists = std::mem::take(&mut self.tables[index as usize].lists);
+        let room = lists.len() / 2;
+        let mut halves = [(); 2].map(|()| Table {
+            lists: HashTable::with_capacity(room),
+            key_bytes: 0,
+            depth,
+        });
+        for list in lists {
             let hash = hash_of(list.key());
-            let upper = hash >> (u64::BITS - depth) & 1;
-            halves[upper as usize]
-                .insert_unique(inner(hash), list, |list| inner(hash_of(list.key())));
+            let half = &mut halves[(hash >> (u64::BITS - depth) & 1) as usize];
+            half.key_bytes += list.key().len();
+            let rehash = |list: &List| inner(hash_of(list.key()));
+            half.lists.insert_unique(inner(hash), list, rehash);
         }
-        let [lower, upper] = halves.map(|lists| Table { lists, depth });
+        let [lower, upper] = halves;
         self.tables[index as usize] = lower;
         self.tables.push(upper);
         // The upper half of the old table's part of the directory.
@@ -149,6 +174,8 @@ fn last_with(hash: u64, bits: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn hash_of(key: &[u8]) -> u64 {
@@ -160,6 +187,37 @@ mod tests {
 
     fn key(number: u32) -> [u8; 4] {
         number.to_le_bytes()
+    }
+
+    /// However long keys are, few bytes are hashed at a time: for a write, and for a page of a walk.
+    #[test]
+    fn long_keys_make_small_tables() {
+        const KEY: usize = 32 * 1024;
+        let mut tables = Tables::default();
+        let hashed = Cell::new(0);
+        let hash_of = |key: &[u8]| {
+            hashed.set(hashed.get() + key.len());
+            hash_of(&key[..4])
+        };
+        let long_key = |number: u32| [&key(number)[..], &[b'k'; KEY - 4]].concat();
+        for number in 0..1000 {
+            let key = long_key(number);
+            let hash = hash_of(&key);
+            hashed.set(0);
+            tables.insert(hash, List::new(&key, b"v"), hash_of);
+            assert!(hashed.get() < 4 * TABLE_BYTES, "{}", hashed.get());
+        }
+        assert!(
+            tables
+                .tables
+                .iter()
+                .all(|table| table.lists.len() * KEY <= TABLE_BYTES + KEY)
+        );
+        for number in 0..1000 {
+            let key = long_key(number);
+            assert!(tables.remove(hash_of(&key), &key, hash_of).is_some());
+        }
+        assert!(tables.tables.iter().all(|table| table.key_bytes == 0));
     }
 
     #[test]

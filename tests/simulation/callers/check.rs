@@ -51,7 +51,7 @@ pub(crate) fn check_calls(
             let line = up
                 .lines
                 .iter()
-                .find(|line| is_it(Sent::of(&line.text, settings.secret)));
+                .find(|line| is_it(Sent::of(&line.text, settings.secret, None)));
             let late = line.is_some_and(|line| line.offered > given_up);
             assert!(!late, "given up, and sent: {call:?}");
         }
@@ -92,6 +92,12 @@ pub(crate) fn check_calls(
             }
             (Err(Error::Refused { code, .. }), what) => match code {
                 Code::Store => assert!(matches!(what, Some(What::Failed)), "{call:?}: {what:?}"),
+                Code::Unconfirmed => {
+                    assert!(
+                        matches!(what, Some(What::Unconfirmed(_))),
+                        "{call:?}: {what:?}"
+                    );
+                }
                 // There was no place for the connection.
                 Code::Full if settings.max_clients < usize::MAX && what.is_none() => {}
                 Code::Full => assert!(matches!(what, Some(What::Full(_))), "{call:?}: {what:?}"),
@@ -108,7 +114,8 @@ pub(crate) fn check_calls(
             },
             (Err(Error::Unconfirmed { .. }), _) => {
                 let idle = settings.idle < Duration::MAX;
-                assert!(*told > settings.stopped || settings.is_strict() || idle);
+                let by_store = matches!(what, Some(What::Unconfirmed(_)));
+                assert!(*told > settings.stopped || settings.is_strict() || idle || by_store);
             }
             (Err(Error::Disconnected(_)), _) => {}
             _ => panic!("{call:?}: {what:?}"),
@@ -140,6 +147,8 @@ fn check_heard(client: usize, heard: &WatchLog, alone: bool, record: &Record) {
             Event::Put { key, value } => Write::Put { key, value },
             Event::Update { key, old, new } => Write::Update { key, old, new },
             Event::Delete { key } => Write::Delete { key },
+            Event::Set { key, value } => Write::Set { key, value },
+            Event::Remove { key, value } => Write::Remove { key, value },
             Event::Missed(more) => {
                 missed += more;
                 continue;

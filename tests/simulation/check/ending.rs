@@ -1,6 +1,6 @@
 //! What has to be handled when nothing more happens, or nothing more comes.
 
-use keywire::Overflow;
+use keywire::{Overflow, store::Order};
 
 use super::{Check, Mark, Quiet};
 use crate::{bounds, sent::Sent, settings::Settings, world::Moment};
@@ -15,16 +15,17 @@ impl Check<'_> {
         if quiet.drained {
             let handled = self.admission.settle(quiet, read, self.up.looked);
             // Those who have to keep to a rate have lines that wait, for as long as it takes.
-            if !self.settings.is_throttled() {
+            if !self.settings.is_throttled() && !self.waits(quiet) {
                 self.skip_to(handled);
                 let limits = (self.settings.line_timeout, self.settings.idle);
                 if self.admission.is_in(handled) {
                     self.still.settle((self.down, self.up), quiet, limits);
                 }
             }
-            self.marks.push(Mark::Settled(quiet.entries));
+            self.mark(Mark::Settled(quiet.entries), quiet.at);
         }
-        if quiet.stalled && !self.settings.is_strict() && !self.settings.is_throttled() {
+        let lax = self.settings.is_strict() || self.settings.is_throttled();
+        if quiet.stalled && !lax && !self.waits(quiet) {
             for sent in &self.sent[..self.admission.heard(read, quiet.at)] {
                 if let Sent::Command(number) = sent {
                     let applied = self.places.get(number).is_some_and(|p| *p < quiet.entries);
@@ -36,6 +37,51 @@ impl Check<'_> {
                 }
             }
         }
+    }
+
+    /// Whether it is the store that the client waits for: for an answer of its own, or for one to
+    /// another's command of the same key.
+    pub(crate) fn waits(&self, quiet: &Quiet) -> bool {
+        let Some(flight) = quiet.flight else {
+            return false;
+        };
+        let flight = &self.record.flights[flight];
+        let batches = || flight.batches.iter().map(|id| &self.record.batches[*id]);
+        let clients = &self.record.clients;
+        let is_own = |client: Option<&usize>| client.is_none_or(|client| *client == self.client);
+        if batches().any(|batch| is_own(clients.get(&batch.connection))) {
+            return true;
+        }
+        let blocks = |is: &dyn Fn(&[u8]) -> bool| {
+            let gates = self.settings.late == Some(Order::None);
+            gates && batches().any(|batch| batch.keys.iter().any(|key| is(key)))
+        };
+        let is_done = |number: &usize| {
+            let place = self.places.get(number);
+            place.is_some_and(|place| self.entries[*place].answered < quiet.at)
+        };
+        // From the last command that was answered to the first that was not.
+        for (sent, line) in self.sent.iter().zip(&self.up.lines).rev() {
+            match sent {
+                Sent::Command(number) if is_done(number) => break,
+                Sent::Command(_) => {
+                    let key = line.text.split(|&byte| byte == b':').nth(1);
+                    let key = key.unwrap_or_default();
+                    let key = key.strip_suffix(b"\r").unwrap_or(key);
+                    if blocks(&|other| other == key) {
+                        return true;
+                    }
+                }
+                Sent::Walk { prefix, .. } => {
+                    let is_page = flight.pages.contains(prefix);
+                    if is_page || blocks(&|key| key.starts_with(prefix)) {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        false
     }
 
     /// What the server had read before it was told to stop is applied, even if the client has gone.

@@ -9,7 +9,8 @@ use keywire::{
 
 use super::{Check, Mark, Seen};
 use crate::{
-    history::{Limit, What, tag_of},
+    history::{Limit, What, tag_of, tag_of_write},
+    identify::number_of,
     limits,
     network::Line,
     sent::Sent,
@@ -22,25 +23,20 @@ impl Check<'_> {
         let text = String::from_utf8_lossy(&line.text).into_owned();
         let reply = Reply::parse(&line.text);
         self.answers.push(None);
+        self.places_of_lines.push(None);
         match reply.unwrap_or_else(|_| panic!("client {client}: {text} is no reply")) {
             Reply::Value { key, .. } => {
-                let index = self.answers_value(key, line, &text);
-                self.answers[number] = Some(index);
-                let Sent::Command(command) = self.sent[index] else {
-                    panic!("client {client}: {text} answers no command");
-                };
-                let What::Read(lines) = &self.entries[self.places[&command]].what else {
+                let place = self.place_of(key, &line.text, &text);
+                let (by, of) = self.entries[place].tag;
+                assert_eq!(by, client, "a reply to another's command: {text}");
+                if !self.entries[place].is_command() {
+                    return self.walked(place, number, &text);
+                }
+                let index = self.answers_value(of, line, &text);
+                let What::Read(lines) = &self.entries[place].what else {
                     panic!("client {client}: {text} answers no Get");
                 };
-                let rest = &self.down.lines[number..];
-                let seen: Vec<_> = rest.iter().take(lines.len()).map(|l| &l.text).collect();
-                assert!(
-                    seen.iter().copied().eq(lines.iter())
-                        || (seen.len() < lines.len() && self.down.closed.is_none()),
-                    "client {client}: the reply to {command} is not whole: {seen:?}, not {lines:?}",
-                );
-                self.answers.resize(number + seen.len(), Some(index));
-                return seen.len();
+                return self.take_group(number, index, place, lines);
             }
             Reply::Sync { dropped, token } => {
                 let fits = |sent: &Sent| matches!(sent, Sent::Sync(own) if own == token);
@@ -90,11 +86,55 @@ impl Check<'_> {
             Reply::Change(change) => self.change(change, line, &text),
             Reply::Missed(missed) => {
                 assert!(missed > 0, "client {client} missed nothing");
-                self.marks.push(Mark::Missed(missed));
+                self.mark(Mark::Missed(missed), line.begun);
             }
             _ => panic!("client {client}: {text} is a new kind of line"),
         }
         1
+    }
+
+    /// Where in the history it stands what a line of values answers.
+    fn place_of(&self, key: &[u8], line: &[u8], text: &str) -> usize {
+        let client = self.client;
+        let place = match self.settings.late {
+            Some(_) => match number_of(line) {
+                Some(number) => self.by_number.get(&number).copied(),
+                None => Some(self.place_of_read(None, key, text)),
+            },
+            None => {
+                let (by, of) = tag_of(key).expect("a tag");
+                match key.contains(&b'/') {
+                    true => Some(self.place_of_read(Some(of), key, text)),
+                    false => self.by_tag.get(&(by, of)).copied(),
+                }
+            }
+        };
+        place.unwrap_or_else(|| panic!("client {client}: {text} was not read"))
+    }
+
+    /// Takes all lines of a reply, which stand together. Says how many.
+    pub(crate) fn take_group(
+        &mut self,
+        number: usize,
+        index: usize,
+        place: usize,
+        lines: &[Vec<u8>],
+    ) -> usize {
+        let client = self.client;
+        let rest = &self.down.lines[number..];
+        let seen: Vec<_> = rest.iter().take(lines.len()).map(|l| &l.text).collect();
+        assert!(
+            seen.iter().copied().eq(lines.iter())
+                || (seen.len() < lines.len() && self.down.closed.is_none()),
+            "client {client}: the reply to {:?} is not whole: {seen:?}, not {lines:?}",
+            self.sent[index],
+        );
+        self.answers.truncate(number);
+        self.places_of_lines.truncate(number);
+        self.answers.resize(number + seen.len(), Some(index));
+        self.places_of_lines
+            .resize(number + seen.len(), Some(place));
+        seen.len()
     }
 
     /// The server says why it ends the connection.
@@ -118,20 +158,20 @@ impl Check<'_> {
     /// It has sent a command that is answered by control lines.
     pub(crate) fn knows_control_lines(&self) -> bool {
         self.up.lines.iter().any(|line| {
-            let words: [&[u8]; 4] = [b"Sync", b"Stats", b"Watch", b"Auth:"];
+            let words: [&[u8]; 6] = [
+                b"Sync",
+                b"Stats",
+                b"Watch",
+                b"Auth:",
+                b"GetPrefix:",
+                b"Keys:",
+            ];
             words.iter().any(|word| line.text.starts_with(word))
         })
     }
 
     pub(super) fn change(&mut self, change: Write<'_>, line: &Line, text: &str) {
-        let value = match change {
-            Write::Put { value, .. } => value,
-            Write::Update { new, .. } => new,
-            Write::Delete { key } => key,
-        };
-        let tag = tag_of(change.key())
-            .or_else(|| tag_of(value))
-            .expect("a tag");
+        let tag = tag_of_write(change);
         let client = self.client;
         let place = self.by_tag.get(&tag);
         let place = *place.unwrap_or_else(|| panic!("client {client}: {text} never was"));
@@ -141,21 +181,19 @@ impl Check<'_> {
         }
         assert!(self.entries[place].answered < line.begun);
         self.see(place, text);
-        self.marks.push(Mark::Told(place));
+        self.mark(Mark::Told(place), line.begun);
     }
 
     /// Which Get a value answers.
-    pub(super) fn answers_value(&mut self, key: &[u8], line: &Line, text: &str) -> usize {
+    pub(super) fn answers_value(&mut self, number: usize, line: &Line, text: &str) -> usize {
         let client = self.client;
-        let (by, number) = tag_of(key).expect("a tag");
-        assert_eq!(by, client, "a reply to another's command: {text}");
         let place = self.places.get(&number);
         let place = *place.unwrap_or_else(|| panic!("client {client}: {text} was not read"));
         let is_it = |sent: &Sent| matches!(sent, Sent::Command(other) if *other == number);
         let index = self.sent.iter().position(is_it).expect("it was sent");
         self.answer(index, text);
         self.see(place, text);
-        self.marks.push(Mark::Answered(place));
+        self.mark(Mark::Answered(place), line.begun);
         self.took_place(index, place, line);
         index
     }
@@ -176,7 +214,10 @@ impl Check<'_> {
             self.skip_to(index);
             return;
         };
-        self.answer(index, text);
+        match sent {
+            Sent::Walk { number, .. } => self.walk_failed(number, code, line, text),
+            _ => self.answer(index, text),
+        }
         assert!(self.up.lines[index].read < Some(line.begun));
         self.refused.insert(index);
         if code == "closing" {
@@ -184,18 +225,19 @@ impl Check<'_> {
         }
         let stopped = self.settings.stopped;
         match (sent, code) {
-            (Sent::Command(number), "store" | "full") => {
+            (Sent::Command(number), "store" | "full" | "unconfirmed") => {
                 let place = self.places.get(&number);
                 let place = *place.unwrap_or_else(|| panic!("client {client}: {text}, untried"));
                 let refused = match self.entries[place].what {
                     What::Failed => code == "store",
+                    What::Unconfirmed(_) => code == "unconfirmed",
                     What::Full(Limit::Store) => text.contains(":full:the store would hold"),
                     What::Full(Limit::Values) => text.contains(":full:the key has"),
                     _ => false,
                 };
                 assert!(refused, "client {client}: {text}");
                 self.see(place, text);
-                self.marks.push(Mark::Answered(place));
+                self.mark(Mark::Answered(place), line.begun);
                 self.took_place(index, place, line);
             }
             (Sent::Command(number), "closing") => {
@@ -203,6 +245,7 @@ impl Check<'_> {
                 assert!(!applied, "client {client}: refused and applied: {text}");
                 assert!(line.written > stopped, "client {client}: {text} too early");
             }
+            (Sent::Walk { .. }, "store") => {}
             (Sent::Blank, _) => panic!("client {client}: an error for a blank line"),
             (_, "closing") => {
                 assert!(line.written > stopped, "client {client}: {text} too early");

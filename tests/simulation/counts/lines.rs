@@ -12,6 +12,7 @@ use crate::{
     network::Direction,
     sent::Sent,
     settings::LINE_TIMEOUT,
+    walks::Walk,
     watched::Watched,
     world::Moment,
 };
@@ -34,6 +35,15 @@ impl Totals<'_> {
             within(name, number, range);
         };
         check("syncs", stats.syncs, |sent| matches!(sent, Sent::Sync(_)));
+        // One that was under way when the server closed is a command, and refused.
+        let is_walk =
+            |check: &Check<'_>, line: usize| matches!(check.sent[line], Sent::Walk { .. });
+        let refused = |check: &Check<'_>, line: usize| check.closing.contains(&line);
+        let (least, _) = self.count(spans, |check, line| {
+            is_walk(check, line) && !refused(check, line)
+        });
+        let (_, most) = self.count(spans, is_walk);
+        within("walks", stats.walks, (least, most));
         check("stats", stats.stats, |sent| matches!(sent, Sent::Stats));
         check("watches", stats.watches, |sent| {
             matches!(sent, Sent::Watch(..))
@@ -66,11 +76,25 @@ impl Totals<'_> {
         });
         within("full_watches", stats.full_watches, (told, untold.1));
         let failed = self.record.entries[..entries].iter();
-        let failed = failed.filter(|entry| matches!(entry.what, What::Failed | What::Full(_)));
+        let is_read = |what: &What| matches!(what, What::Read(_) | What::Written(..));
+        let failed = failed.filter(|entry| entry.is_command() && !is_read(&entry.what));
         let failed = failed.count() as u64;
+        // The last line may be a walk that is under way.
+        let ended = spans.iter().map(|span| (span.0.saturating_sub(1), span.1));
+        let ended: Vec<Span> = ended.collect();
+        let walks = self.count(&ended, |check, line| match check.sent[line] {
+            Sent::Walk { number, .. } => {
+                let pages = check.walk_of(number).is_some_and(Walk::has_failed_page);
+                let mut reads = check.reads_of(number).iter();
+                let read = reads.all(|place| is_read(&check.entries[*place].what));
+                pages || !read || check.closing.contains(&line)
+            }
+            _ => false,
+        });
         let (sure, known) = self.count(spans, |check, line| match check.sent[line] {
             Sent::Wrong(_) => true,
             Sent::Watch(..) => check.refused.contains(&line),
+            Sent::Walk { .. } => false,
             _ => check.closing.contains(&line),
         });
         let (_, unknown) = self.count(spans, |check, line| match check.sent[line] {
@@ -79,8 +103,9 @@ impl Totals<'_> {
             Sent::Watch(..) => true,
             _ => self.is_late(check, line),
         });
-        let least = failed + sure + halves.0 + parted.0;
-        let most = failed + known + unknown + halves.1 + parted.1;
+        let least = failed + walks.0 + sure + halves.0 + parted.0;
+        let untold = self.record.pages.iter().filter(|page| page.failed);
+        let most = failed + walks.1 + untold.count() as u64 + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
         let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
@@ -153,10 +178,15 @@ impl Totals<'_> {
                 Some(&place) => match &self.record.entries[place].what {
                     What::Read(lines) => lines.len() as u64,
                     What::Written(..) => 0,
-                    What::Failed | What::Full(_) => 1,
+                    What::Failed | What::Unconfirmed(_) | What::Full(_) => 1,
                 },
                 None => 1,
             },
+            Sent::Walk { number, .. } => {
+                let reads = check.reads_of(*number).iter();
+                let lines = reads.map(|place| check.lines_of_read(*number, *place).len());
+                1 + lines.sum::<usize>() as u64
+            }
             Sent::Blank | Sent::Unheard => 0,
             _ => 1,
         };
@@ -180,20 +210,25 @@ impl Totals<'_> {
             let before = check.losses.iter().filter(|(place, _)| *place < entries);
             before.map(|(_, lines)| lines).sum()
         };
+        // The reads of walks that follow may have been counted.
+        let entries = self.record.with_walks(entries);
         let absent = |check: &Check<'_>| {
-            let came: HashSet<usize> = check.answers.iter().copied().flatten().collect();
-            let reads = check.sent.iter().enumerate();
-            let reads = reads.filter_map(|(index, sent)| match sent {
-                Sent::Command(number) if !came.contains(&index) => check.places.get(number),
+            let came: HashSet<usize> = check.places_of_lines.iter().copied().flatten().collect();
+            let absent = |place: &usize| *place < entries && !came.contains(place);
+            let gets = check.places.values().filter(|place| absent(place));
+            let gets = gets.map(|&place| match &self.record.entries[place].what {
+                What::Read(lines) => lines.len() as u64,
+                _ => 0,
+            });
+            let walks = check.sent.iter().filter_map(|sent| match sent {
+                Sent::Walk { number, .. } => Some(*number),
                 _ => None,
             });
-            let lines = reads.filter(|place| **place < entries).map(|&place| {
-                match &self.record.entries[place].what {
-                    What::Read(lines) => lines.len() as u64,
-                    _ => 0,
-                }
+            let reads = walks.flat_map(|number| {
+                let reads = check.reads_of(number).iter().filter(|place| absent(place));
+                reads.map(move |&place| check.lines_of_read(number, place).len() as u64)
             });
-            lines.sum()
+            gets.sum::<u64>() + reads.sum::<u64>()
         };
         (self.sum(lost), self.sum(absent))
     }

@@ -8,7 +8,10 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::finding::{Finding, Unit};
+use super::{
+    finding::{Finding, Unit},
+    kevy::Kevy,
+};
 
 const WIDTH: i32 = 1000;
 /// The column of the labels, and that of the figures right of the bars.
@@ -33,8 +36,10 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 pub(crate) fn draw(file: &Path, redis: &str, findings: &[Finding]) -> Result<(), Box<dyn Error>> {
     let of = |unit| findings.iter().filter(move |finding| finding.unit == unit);
     let against = format!("keywire / {redis}");
+    let kevy = format!("keywire / {}", Kevy::NAME);
     let groups = [
         (&*against, of(Unit::OfRedis).collect::<Vec<_>>()),
+        (&*kevy, of(Unit::OfKevy).collect()),
         ("keywire / keywire", of(Unit::OfOurs).collect()),
     ];
     let lines: usize = groups
@@ -115,7 +120,7 @@ impl Scale {
 
 fn heading(area: &Area<'_>, redis: &str, findings: &[Finding]) -> Result<(), Box<dyn Error>> {
     let rounds = findings.iter().map(|finding| finding.spread.rounds).max();
-    let title = format!("keywire and {redis} at the same work");
+    let title = format!("keywire, {redis} and {} at the same work", Kevy::NAME);
     text(area, &title, (24, 28), 20, &INK, HPos::Left)?;
     let subtitle = format!(
         "Ratios of operations a second (of p99 latency: Redis / keywire), more is better; up to \
@@ -248,6 +253,7 @@ mod tests {
         };
         let findings = [
             finding("a ratio & its name", Unit::OfRedis),
+            finding("a ratio to another", Unit::OfKevy),
             finding("a size", Unit::KiB),
         ];
         let file = std::env::temp_dir().join(format!("keywire-chart-{}.svg", process::id()));
@@ -256,6 +262,11 @@ mod tests {
         fs::remove_file(&file)?;
         assert!(
             svg.contains("a ratio &amp; its name") && svg.contains("1.25"),
+            "{svg}"
+        );
+        assert!(
+            svg.contains("a ratio to another")
+                && svg.contains(&format!("keywire / {}", Kevy::NAME)),
             "{svg}"
         );
         assert!(!svg.contains("a size"), "{svg}");

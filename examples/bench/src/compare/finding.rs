@@ -54,8 +54,10 @@ impl Goal {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Unit {
-    /// Of ours to Redis's, or of one of ours to another; better where it is greater.
+    /// Of ours to Redis's, or of one of ours to another; better if it is greater.
     OfRedis,
+    /// The same of kevy.
+    OfKevy,
     OfOurs,
     PerSecond,
     KiB,
@@ -72,7 +74,7 @@ impl Unit {
 
     fn name(self) -> &'static str {
         match self {
-            Unit::OfRedis | Unit::OfOurs => "",
+            Unit::OfRedis | Unit::OfKevy | Unit::OfOurs => "",
             Unit::PerSecond => "/s",
             Unit::KiB => "KiB",
             Unit::Milliseconds => "ms",
@@ -100,7 +102,7 @@ impl Finding {
 
     pub(crate) fn heading() -> String {
         let [name, median, min, max] = ["row", "median", "min", "max"];
-        format!("{name:<16}{median:>9}{min:>9}{max:>9}         goal")
+        format!("{name:<18}{median:>9}{min:>9}{max:>9}         goal")
     }
 
     /// One line of the table.
@@ -116,7 +118,7 @@ impl Finding {
         let goal = unit.show(self.goal.figure());
         let reached = if self.reached() { "reached" } else { "MISSED" };
         let unit = unit.name();
-        format!("{name:<16}{median:>9}{min:>9}{max:>9} {unit:<4} {sign} {goal:<7} {reached}")
+        format!("{name:<18}{median:>9}{min:>9}{max:>9} {unit:<4} {sign} {goal:<7} {reached}")
     }
 }
 

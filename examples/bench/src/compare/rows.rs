@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) measure: fn(&Bench) -> Result<Vec<Finding>, String>,
+    /// It is measured beside kevy, too.
+    pub(crate) has_kevy: bool,
 }
 
 impl fmt::Debug for Row {
@@ -34,18 +36,62 @@ impl fmt::Debug for Row {
 }
 
 const fn row(name: &'static str, measure: fn(&Bench) -> Result<Vec<Finding>, String>) -> Row {
-    Row { name, measure }
+    Row {
+        name,
+        measure,
+        has_kevy: false,
+    }
+}
+
+/// A row of [`against_peers`].
+const fn peers(name: &'static str, measure: fn(&Bench) -> Result<Vec<Finding>, String>) -> Row {
+    Row {
+        has_kevy: true,
+        ..row(name, measure)
+    }
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    row("50x1", |bench| usual(bench, "50x1", 50, 1, 1.0)),
-    row("50x16", |bench| usual(bench, "50x16", 50, 16, 1.6)),
-    row("50x100", |bench| usual(bench, "50x100", 50, 100, 3.0)),
-    row("1000x1", |bench| usual(bench, "1000x1", 1_000, 1, 1.0)),
-    row("10000x1", |bench| usual(bench, "10000x1", 10_000, 1, 1.0)),
+    peers("50x1", |bench| usual(bench, "50x1", (50, 1), [1.0, 1.0])),
+    peers("50x16", |bench| {
+        usual(bench, "50x16", (50, 16), [1.6, 1.15])
+    }),
+    peers("50x100", |bench| {
+        usual(bench, "50x100", (50, 100), [3.0, 1.3])
+    }),
+    peers("1000x1", |bench| {
+        usual(bench, "1000x1", (1_000, 1), [1.0, 1.0])
+    }),
+    peers("1000x16", |bench| {
+        usual(bench, "1000x16", (1_000, 16), [1.0, 1.0])
+    }),
+    peers("10000x1", |bench| {
+        usual(bench, "10000x1", (10_000, 1), [1.0, 1.0])
+    }),
+    peers("10x10", |bench| usual(bench, "10x10", (10, 10), [1.0, 1.0])),
     row("never-read", never_read),
-    row("4k", four_kib),
-    row("list", list),
+    peers("writes", |bench| {
+        let mix = Mix {
+            writes: 100,
+            ..Mix::USUAL
+        };
+        mixed(bench, "writes", "all writes", &mix, 16)
+    }),
+    peers("keys-1m", |bench| {
+        let mix = Mix {
+            keys: 1_000_000,
+            ..Mix::USUAL
+        };
+        mixed(bench, "keys-1m", "1,000,000 keys", &mix, 16)
+    }),
+    peers("100b", |bench| values(bench, "100b", 100, 16)),
+    peers("400b", |bench| values(bench, "400b", 400, 16)),
+    peers("1000b", |bench| values(bench, "1000b", 1_000, 1)),
+    peers("4k", |bench| values(bench, "4k", 4_096, 16)),
+    peers("100b-reads", |bench| reads(bench, "100b-reads", 100)),
+    peers("400b-reads", |bench| reads(bench, "400b-reads", 400)),
+    peers("4k-reads", |bench| reads(bench, "4k-reads", 4_096)),
+    peers("list", list),
     row("keys", keys::measure),
     row("open", latency::measure),
     row("connect", connect::measure),
@@ -60,22 +106,61 @@ pub(crate) const ROWS: &[Row] = &[
 fn usual(
     bench: &Bench,
     name: &str,
-    clients: u32,
-    depth: u32,
-    goal: f64,
+    (clients, depth): (u32, u32),
+    goals: [f64; 2],
 ) -> Result<Vec<Finding>, String> {
     let what = format!("{} clients, {depth} deep", grouped(clients.into()));
     let plan = bench.plan(clients, depth);
-    against_redis(bench, name, &what, &Mix::USUAL, &plan, goal)
+    against_peers(bench, name, &what, &Mix::USUAL, &plan, goals)
 }
 
-fn four_kib(bench: &Bench) -> Result<Vec<Finding>, String> {
+/// Other work than the usual, of 50 clients.
+fn mixed(
+    bench: &Bench,
+    name: &str,
+    what: &str,
+    mix: &Mix,
+    depth: u32,
+) -> Result<Vec<Finding>, String> {
+    let what = format!("{what}, 50 clients, {depth} deep");
+    let plan = bench.plan(50, depth);
+    against_peers(bench, name, &what, mix, &plan, [1.0, 1.0])
+}
+
+fn values(
+    bench: &Bench,
+    name: &str,
+    value_size: usize,
+    depth: u32,
+) -> Result<Vec<Finding>, String> {
     let mix = Mix {
-        value_size: 4096,
+        value_size,
         ..Mix::USUAL
     };
-    let what = "values of 4 KiB, 50 clients, 16 deep";
-    against_redis(bench, "4k", what, &mix, &bench.plan(50, 16), 1.0)
+    mixed(
+        bench,
+        name,
+        &format!("values of {}", bytes(value_size)),
+        &mix,
+        depth,
+    )
+}
+
+fn reads(bench: &Bench, name: &str, value_size: usize) -> Result<Vec<Finding>, String> {
+    let mix = Mix {
+        value_size,
+        writes: 0,
+        ..Mix::USUAL
+    };
+    let what = format!("values of {}, reads alone", bytes(value_size));
+    mixed(bench, name, &what, &mix, 16)
+}
+
+fn bytes(count: usize) -> String {
+    match count % 1024 {
+        0 => format!("{} KiB", count / 1024),
+        _ => format!("{} bytes", grouped(count as u64)),
+    }
 }
 
 fn list(bench: &Bench) -> Result<Vec<Finding>, String> {
@@ -84,32 +169,52 @@ fn list(bench: &Bench) -> Result<Vec<Finding>, String> {
         list: 1_000,
         ..Mix::USUAL
     };
-    let what = "lists of 1,000 values, 50 clients, 1 deep";
-    against_redis(bench, "list", what, &mix, &bench.plan(50, 1), 1.0)
+    mixed(bench, "list", "lists of 1,000 values", &mix, 1)
 }
 
-fn against_redis(
+/// Beside each of the others that can be started, with the goals for Redis and kevy.
+fn against_peers(
     bench: &Bench,
     name: &str,
     what: &str,
     mix: &Mix,
     plan: &Plan,
-    goal: f64,
+    [redis, kevy]: [f64; 2],
 ) -> Result<Vec<Finding>, String> {
-    let keywire = bench.start(Kind::KEYWIRE, plan.sockets())?;
-    let redis = bench.start(Kind::Redis, plan.sockets())?;
-    let sides = [&keywire, &redis].map(|server| Side::new(server, mix, plan));
+    let peers = bench.programs.peers();
+    if peers.is_empty() {
+        return Err("there is no other server".into());
+    }
+    let kinds = std::iter::once(Kind::KEYWIRE).chain(peers.iter().copied());
+    let servers: Vec<_> = kinds
+        .map(|kind| bench.start(kind, plan.sockets()))
+        .collect::<Result<_, _>>()?;
+    let sides: Vec<_> = servers
+        .iter()
+        .map(|server| Side::new(server, mix, plan))
+        .collect();
     let rounds = Rounds::play(bench, &sides)?;
-    let mut figures = rounds.figures();
-    figures.push(rounds.cpu_ratio(0, 1));
-    Ok(vec![Finding {
-        name: name.into(),
-        what: what.into(),
-        unit: Unit::OfRedis,
-        spread: rounds.ratio(0, 1),
-        goal: Goal::AtLeast(goal),
-        figures,
-    }])
+    let finding = |(peer, side): (Kind, usize)| {
+        let (name, unit, goal) = match peer {
+            Kind::Kevy => (format!("{name} / kevy"), Unit::OfKevy, kevy),
+            _ => (name.into(), Unit::OfRedis, redis),
+        };
+        // All sides are in the figures of the first.
+        let mut figures = match side {
+            1 => rounds.figures(),
+            _ => Vec::new(),
+        };
+        figures.push(rounds.cpu_ratio(0, side));
+        Finding {
+            name,
+            what: what.into(),
+            unit,
+            spread: rounds.ratio(0, side),
+            goal: Goal::AtLeast(goal),
+            figures,
+        }
+    };
+    Ok(peers.into_iter().zip(1..).map(finding).collect())
 }
 
 /// The server as a task of another executor, which may have as many threads as it likes, but only

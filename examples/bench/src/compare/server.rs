@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    compare::cores,
+    compare::{cores, kevy::Kevy},
     connect::{self, PATIENCE, Target},
     cpu::Process,
 };
@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     /// The example for async-std.
     AsyncStd,
     Redis,
+    Kevy,
 }
 
 impl Kind {
@@ -43,6 +44,7 @@ impl Kind {
             Kind::Tokio => "keywire on tokio",
             Kind::AsyncStd => "keywire on async-std",
             Kind::Redis => "Redis",
+            Kind::Kevy => "kevy",
         }
     }
 }
@@ -54,12 +56,15 @@ pub(crate) struct Programs {
     redis: Option<PathBuf>,
     /// What Redis calls itself, with its version.
     pub(crate) version: String,
+    /// Or why it is not there; `None` if nobody wants it.
+    kevy: Option<Result<Kevy, String>>,
     /// Has a child killed when we are.
     setpriv: Option<PathBuf>,
 }
 
 impl Programs {
-    pub(crate) fn find(keywire: Option<&Path>) -> Result<Programs, String> {
+    /// kevy is looked for, and installed, only if it is wanted.
+    pub(crate) fn find(keywire: Option<&Path>, kevy: bool) -> Result<Programs, String> {
         let keywire = match keywire {
             Some(path) => path.to_owned(),
             None => env::current_exe()
@@ -76,20 +81,45 @@ impl Programs {
         Ok(Programs {
             keywire,
             version: redis.as_deref().and_then(version).unwrap_or("Redis".into()),
+            kevy: kevy.then(Kevy::find_or_install),
             redis,
             setpriv: installed("setpriv"),
         })
     }
 
     /// What will not be as it should be.
-    pub(crate) fn lacks(&self) -> Vec<&'static str> {
-        let redis = "redis-server is not installed: only keywire can be measured";
+    pub(crate) fn lacks(&self) -> Vec<String> {
+        let redis = "redis-server is not installed: its rows are left out";
         let setpriv = "setpriv is not installed: if this program is killed, its servers live on";
+        let kevy = |error| {
+            format!(
+                "{} is not there: {error}; its rows are left out",
+                Kevy::NAME
+            )
+        };
         let lacks = [
-            self.redis.is_none().then_some(redis),
-            self.setpriv.is_none().then_some(setpriv),
+            self.redis.is_none().then(|| redis.into()),
+            self.kevy
+                .as_ref()
+                .and_then(|it| it.as_ref().err())
+                .map(kevy),
+            self.setpriv.is_none().then(|| setpriv.into()),
         ];
         lacks.into_iter().flatten().collect()
+    }
+
+    fn kevy(&self) -> Result<&Kevy, String> {
+        match &self.kevy {
+            Some(kevy) => kevy.as_ref().map_err(Clone::clone),
+            None => Err("kevy was not wanted".into()),
+        }
+    }
+
+    /// Those of others that can be started.
+    pub(crate) fn peers(&self) -> Vec<Kind> {
+        let redis = self.redis.is_some().then_some(Kind::Redis);
+        let kevy = self.kevy().is_ok().then_some(Kind::Kevy);
+        redis.into_iter().chain(kevy).collect()
     }
 
     fn command(&self, kind: Kind, port: u16, clients: usize) -> Result<Command, String> {
@@ -98,6 +128,7 @@ impl Programs {
             Kind::Tokio => self.keywire.with_file_name("tokio"),
             Kind::AsyncStd => self.keywire.with_file_name("async_std"),
             Kind::Redis => self.redis.clone().ok_or("redis-server is not installed")?,
+            Kind::Kevy => self.kevy()?.program.clone(),
         };
         let mut command = match &self.setpriv {
             Some(setpriv) => {
@@ -120,6 +151,12 @@ impl Programs {
                 // Its queue of new connections is shorter than ours by default.
                 .args(["--tcp-backlog", "4096"])
                 .args(["--maxclients", &(clients + OTHER_FILES).to_string()]),
+            Kind::Kevy => command
+                .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+                .args(["--threads", "1", "--no-aof", "--dir"])
+                .arg(&self.kevy()?.folder)
+                // It says how it was started.
+                .stderr(Stdio::null()),
         };
         Ok(command)
     }

@@ -30,7 +30,7 @@ impl<'a> Side<'a> {
     pub(crate) fn new(server: &'a Server, mix: &Mix, plan: &Plan) -> Side<'a> {
         let work = match server.kind {
             Kind::Keywire { .. } | Kind::Tokio | Kind::AsyncStd => Work::keywire(mix),
-            Kind::Redis => Work::redis(mix),
+            Kind::Redis | Kind::Kevy => Work::redis(mix),
         };
         Side {
             name: server.kind.name().into(),
