@@ -53,8 +53,8 @@ impl Coordinator {
             self.collect(&mut turn, round);
             return Some(turn);
         }
-        if !turn.progress.replies.is_empty() {
-            // They are not for the store to hold up.
+        if turn.progress.aborted || !turn.progress.replies.is_empty() {
+            // The store is not to hold up what the client gets, nor its end.
             turn.progress.state = TurnState::QuotaUsed;
             return Some(turn);
         }

@@ -189,3 +189,39 @@ fn the_overflow_policy_is_that_of_the_moment_in_which_the_batch_is_back() {
         }
     }
 }
+
+/// An answer that needs no store finds the outbox full. The command behind it stays with the store.
+#[test]
+fn a_client_is_cut_off_even_if_its_next_command_waits_for_the_store() {
+    let clock = ManualClock::new();
+    let (store, control) = LateStore::<NoOrder>::new();
+    let server = Server::builder()
+        .clock(clock.clone())
+        .outbox_lines(3)
+        .stall_timeout(SECOND)
+        .overflow(Overflow::Disconnect)
+        .store(store);
+    let mut server = LocalServer::new(server.build());
+    let (mut client, mut writer) = (server.connect_with(1), server.connect());
+    client.send("Watch:k\n");
+    assert_eq!(client.receive_all(&mut server), ":watch:k\n");
+    client.send("Put:mine:1\nStats\nPut:mine:2\n");
+    server.run();
+    control.answer_at_once(true);
+    writer.send("Put:k:1\n".repeat(3));
+    server.run();
+    control.answer_at_once(false);
+    clock.advance(2 * SECOND);
+    server.run();
+    control.end("Put:mine:1", Outcome::Apply);
+    server.run();
+    assert_eq!(control.in_flight(), ["Put:mine:2"]);
+    client.received();
+    assert!(client.is_disconnected());
+    // What it had sent is applied all the same.
+    control.end("Put:mine:2", Outcome::Apply);
+    server.run();
+    assert_eq!(control.values("mine"), ["1", "2"]);
+    let stats = server.stats();
+    assert_eq!((stats.active, stats.dropped), (1, 1));
+}

@@ -10,7 +10,6 @@ use crate::{
     history::{What, base, tag_of_write},
     lists::Lists,
     sent::Sent,
-    world::Moment,
 };
 
 /// What one client knows of the keys of a prefix.
@@ -160,15 +159,14 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
     let ends = check.up.read_end;
     let line = &check.down.lines[last];
     let next = check.down.lines.get(last + 1);
-    let is_over = |at: Moment| {
-        let walk = check.walk_of(number).filter(|walk| walk.is_complete());
-        let read = |place: &usize| check.entries[*place].answered < at;
-        walk.is_some_and(|walk| walk.reads.iter().all(read))
-    };
     let rest = quiet.iter().rfind(|quiet| {
         let watches = unwatch == usize::MAX && ends.is_none_or(|end| end > quiet.at);
         let before = next.is_none_or(|next| quiet.at < next.begun);
-        watches && before && is_over(quiet.at) && quiet.at > line.written && quiet.drained
+        watches
+            && before
+            && check.walk_was_over(number, quiet.at)
+            && quiet.at > line.written
+            && quiet.drained
     });
     if let Some(rest) = rest {
         mirror.come_to(rest.entries);

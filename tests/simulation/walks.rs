@@ -95,6 +95,16 @@ impl Check<'_> {
             .map_or(&[], |walk| walk.reads.as_slice())
     }
 
+    /// Whether a walk had shown all its keys by then.
+    pub(crate) fn walk_was_over(&self, number: usize, at: Moment) -> bool {
+        let walk = self.walk_of(number).filter(|walk| walk.is_complete());
+        walk.is_some_and(|walk| {
+            let pages = walk.pages.iter().all(|page| page.answered < at);
+            let mut reads = walk.reads.iter();
+            pages && reads.all(|place| self.entries[*place].answered < at)
+        })
+    }
+
     /// The lines that answer a walk for what it read there.
     pub(crate) fn lines_of_read(&self, number: usize, place: usize) -> Vec<Vec<u8>> {
         let counts = self.sent.iter().any(

@@ -8,6 +8,9 @@ use crate::{bounds, sent::Sent, settings::Settings, world::Moment};
 impl Check<'_> {
     /// Nothing can happen before time passes: what could be done is done.
     pub(super) fn settle(&mut self, quiet: &Quiet) {
+        if quiet.drained {
+            self.skip_to(self.answered_before(quiet.at));
+        }
         if quiet.at > self.settings.stopped {
             return;
         }
@@ -37,6 +40,19 @@ impl Check<'_> {
                 }
             }
         }
+    }
+
+    /// The line behind the last one that the store had answered. Whoever has read everything by then
+    /// has seen all that was not dropped, even if a later command is still with the store.
+    fn answered_before(&self, at: Moment) -> usize {
+        let before = |place: &usize| self.entries[*place].answered < at;
+        let answered = |sent: &Sent| match sent {
+            Sent::Command(number) => self.places.get(number).is_some_and(before),
+            Sent::Walk { number, .. } => self.walk_was_over(*number, at),
+            _ => false,
+        };
+        let last = self.sent.iter().rposition(answered);
+        last.map_or(0, |last| last + 1)
     }
 
     /// Whether it is the store that the client waits for: for an answer of its own, or for one to

@@ -101,11 +101,18 @@ impl Totals<'_> {
             Sent::Wrong(_) | Sent::Blank | Sent::Unheard => false,
             _ if check.clean || check.refused.contains(&line) => false,
             Sent::Watch(..) => true,
+            Sent::Walk { number, .. } => {
+                // Its first page failed, or it was refused when the server closed.
+                let walk = check.walk_of(number);
+                let is_over = |walk: &Walk| walk.is_complete() || walk.has_failed_page();
+                let mut reads = check.reads_of(number).iter();
+                let read = reads.all(|place| is_read(&check.entries[*place].what));
+                read && !walk.is_some_and(is_over)
+            }
             _ => self.is_late(check, line),
         });
         let least = failed + walks.0 + sure + halves.0 + parted.0;
-        let untold = self.record.pages.iter().filter(|page| page.failed);
-        let most = failed + walks.1 + untold.count() as u64 + known + unknown + halves.1 + parted.1;
+        let most = failed + walks.1 + known + unknown + halves.1 + parted.1;
         within("errors", stats.errors, (least, most));
         let most = self.lines(spans) + halves.1 + parted.1;
         within("lines_queued", stats.lines_queued, (0, most));
