@@ -126,6 +126,10 @@ fn serve<S: Store>(
     let others = smol::LocalExecutor::new();
     let _obey = others.spawn(signals::obey(signals, &handle, &output.out));
     let _report = others.spawn(report(options.stats, &handle, &output.out));
+    let _disk = options
+        .data
+        .is_some()
+        .then(|| others.spawn(watch_disk(&handle, &output.err)));
     smol::block_on(others.run(server.run()));
     let stats = handle.stats();
     output.out.line(format_args!(
@@ -180,6 +184,19 @@ fn heading(options: &Options, values: &str) -> String {
         None => "",
     };
     format!("{tls} {values}{secret}")
+}
+
+/// Says if the disk fails.
+async fn watch_disk(handle: &Handle, err: &Printer) {
+    let mut ticks = smol::Timer::interval(Duration::from_secs(1));
+    while ticks.next().await.is_some() {
+        if handle.stats().refusing > 0 {
+            err.line(format_args!(
+                "error: the disk has failed; values are served and writes refused until the next start"
+            ));
+            return;
+        }
+    }
 }
 
 async fn report(every: Option<Duration>, handle: &Handle, out: &Printer) {

@@ -151,6 +151,12 @@ pub(crate) fn shutting_down(clients: u64) {
     tracing::info!(target: TARGET, clients, "shutting down");
 }
 
+/// It happens once.
+pub(crate) fn disk_failed() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, "the disk has failed: writes are refused");
+}
+
 pub(crate) fn closed() {
     #[cfg(feature = "tracing")]
     tracing::info!(target: TARGET, "closed");
