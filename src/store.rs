@@ -266,10 +266,13 @@ pub enum Order {
     /// The commands of one key take effect in the order submitted, also if their batches complete in
     /// another. The server releases the answers of each key in that order.
     PerKey,
-    /// All commands take effect in the order submitted: there is one history, and watchers get the changes in
-    /// that order. The server releases the answers of batches that were [`Pending`](Submission::Pending) in
-    /// that order. A batch that is done at once shows nothing of those that are pending.
+    /// All commands take effect in the order submitted: there is one history. Watchers get the changes in
+    /// that order.
     Total,
+    /// The same, and batches that wait are done in the order submitted, such as those of a store that writes
+    /// a log. The server releases their answers in that order. A batch that is done at once shows nothing of
+    /// one that waits.
+    Sequential,
 }
 
 /// Keeps a list of values for each key.
@@ -379,8 +382,8 @@ pub trait Store: Send + 'static {
     /// By default there are none.
     ///
     /// Changes and the batches that the store gives back have one order, and the store has to keep it. Take a
-    /// change, and a command of the same key; if the order is [`Total`](Order::Total), of any key. If the
-    /// command took effect after the change, such as a `Get` that shows it, the change comes before the
+    /// change, and a command of the same key; if the order is [`Total`](Order::Total) or
+    /// [`Sequential`](Order::Sequential), of any key. If the command took effect after the change, such as a `Get` that shows it, the change comes before the
     /// command's batch. If the command took effect before the change, its batch comes first.
     ///
     /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes

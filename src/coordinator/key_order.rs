@@ -28,8 +28,8 @@ struct Ticket {
     turn: Option<Box<Turn>>,
 }
 
-/// Stands for all keys, if batches that wait have one order.
-pub(super) const PENDING: u64 = 0;
+/// Stands for all keys, if batches have one order.
+pub(super) const ALL_BATCHES: u64 = 0;
 
 impl KeyOrder {
     pub(super) fn hash(&self, key: &[u8]) -> u64 {

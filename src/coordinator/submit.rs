@@ -4,9 +4,10 @@ use std::{collections::HashSet, future::Future};
 
 use async_channel::Sender;
 
-use super::{Coordinator, changes::send_turn, key_order::PENDING, turns::Round};
+use super::{Coordinator, changes::send_turn, key_order::ALL_BATCHES, turns::Round};
 use crate::{
     clock,
+    protocol::Operation,
     store::{
         Batch, FromStore, KeyPage, Order, Store, Submission, TurnGuard,
         rejection::Rejection,
@@ -29,11 +30,11 @@ impl Coordinator {
         let mut is_blocked = false;
         let order = &self.key_order;
         let asked = turn.ask(|operation| {
-            if S::ORDER == Order::Total {
+            if S::ORDER == Order::Sequential {
                 return true;
             }
             let key = order.hash(operation.key());
-            if !known.contains(&key) {
+            if S::ORDER != Order::Total && !known.contains(&key) {
                 let is_free = order.is_free(key);
                 // What is in a batch with a key that is not free would hold up others meanwhile.
                 if is_blocked || !(is_free || keys.is_empty()) {
@@ -43,6 +44,10 @@ impl Coordinator {
             }
             if known.insert(key) {
                 keys.push(key);
+            }
+            let is_write = matches!(operation, Operation::Write(_));
+            if S::ORDER == Order::Total && is_write && known.insert(ALL_BATCHES) {
+                keys.push(ALL_BATCHES);
             }
             true
         });
@@ -62,7 +67,7 @@ impl Coordinator {
         client.at_store = true;
         client.watcher = turn.progress.watcher;
         turn.progress.watched = true;
-        if S::ORDER != Order::Total {
+        if S::ORDER != Order::Sequential {
             self.key_order.enter(turn.client, keys);
         }
         if S::ORDER == Order::None {
@@ -110,8 +115,8 @@ impl Coordinator {
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
-                if S::ORDER == Order::Total {
-                    self.key_order.enter(key, vec![PENDING]);
+                if S::ORDER == Order::Sequential {
+                    self.key_order.enter(key, vec![ALL_BATCHES]);
                 }
                 self.wait_for_store::<S>(key, async { batch.await.into_turn() });
                 None

@@ -210,7 +210,7 @@ impl<E> Disk<E> {
 }
 
 impl<E: Engine> Store for Disk<E> {
-    const ORDER: Order = Order::Total;
+    const ORDER: Order = Order::Sequential;
 
     fn submit(
         &mut self,
