@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use super::list::List;
 
 /// Keys that a table holds before it is split. This many are moved at once.
-const TABLE_KEYS: usize = 3584;
+const TABLE_KEYS: usize = 1792;
 
 /// Bytes of the keys that a table holds before it is split. They are all hashed when it is split or
 /// grows, and for each page of a walk that is in it, so long keys make small tables.
