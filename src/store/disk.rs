@@ -92,7 +92,7 @@ impl DiskBuilder {
     /// # Errors
     ///
     /// [`Error::Store`] if another process has the directory open, if it is none of this store's or of a
-    /// newer version's, if it can't be read or written, or if it is damaged. Nothing is changed then.
+    /// newer version's, if it can't be read or written, or if damage is found. Nothing is changed then.
     pub async fn open(self, directory: impl AsRef<Path>) -> Result<Disk, Error> {
         let directory = directory.as_ref();
         let engine = Fjall::open(directory, self.engine_memory).await;
