@@ -6,35 +6,36 @@
 //! submit ──> state: memory, and the lines of the commit that is being gathered
 //!               │ take (committer.rs)
 //!               v
-//!            engine: log (a row a commit), snapshot (a row for many keys)
+//!            storage: logs (a record a commit), snapshots (records of many keys)
 //! ```
 //!
 //! # What is on the disk
 //!
-//! An [`Engine`] keeps numbered rows in a few *spaces*, and writes rows into several of them as one atomic
-//! step. A row of a **log** is a commit: its writes, as the lines that clients send. A row of a
-//! **snapshot** holds the lists of many keys, as `Set` and `Put` lines, and the number of the last commit
-//! that is in them.
+//! Files of records (record.rs). A record of a **log** is a commit: its writes, as the lines that clients send. A
+//! record of a **snapshot** holds the lists of some keys, as `Set` and `Put` lines, and the number of the last
+//! commit that is in them.
 //!
-//! There are two logs and two snapshots. When the log is as long as the data, a new snapshot is begun, and
-//! the other log. Each commit then carries a part of the snapshot along, so nobody waits for it. When it is
-//! complete, the other snapshot and the other log are cleared.
+//! When the log is as long as the data, a new log and a new snapshot are begun. Each commit then writes a part of
+//! the snapshot beside the log, so nobody waits for it. When it is complete, it gets its name, and the logs and the
+//! snapshot before it are removed.
 //!
-//! At a start, the snapshot that is complete is read, then the logs. A write of a log is left out if the
-//! list of its key holds a later commit already. A key that was gone when the snapshot came to it is not in
+//! At a start (load.rs), the snapshot is read, then the logs from its generation on. A write of a log is left out if
+//! the list of its key holds a later commit already. A key that was gone when the snapshot came to it is not in
 //! the snapshot; its writes are applied from the first one in the log. That ends the same: what they make
 //! of an empty list is always a part of what they made of the list that was there, so it is empty when
 //! that one was.
 
 mod committer;
-mod engine;
-mod fjall;
+mod directory;
+mod load;
+mod record;
 mod state;
+mod storage;
 
 use std::{fmt, future::Future, io, path::Path, sync::Arc, time::Duration};
 
-pub use self::fjall::Fjall;
-pub use engine::{Engine, Row, Space};
+pub use directory::Directory;
+pub use storage::{FileName, Storage};
 
 use super::{Batch, DiskStats, KeyPage, Memory, Order, Store, StoreSize, Submission};
 use crate::{Clock, Error};
@@ -53,11 +54,19 @@ pub enum Sync {
 }
 
 /// Sets up a [`Disk`]. Made by [`Disk::builder`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct DiskBuilder {
     sync: Sync,
     min_log: u64,
-    engine_memory: u64,
+    progress: Progress,
+}
+
+struct Progress(Box<dyn FnMut(u64, u64) + Send>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
 }
 
 impl DiskBuilder {
@@ -77,12 +86,12 @@ impl DiskBuilder {
         }
     }
 
-    /// Bytes of memory that the engine takes for its own buffers and caches, about. Default: 16 MiB;
-    /// minimum: 2 MiB.
+    /// While values are loaded, `progress` is called with the bytes that were read, and with those of all files. It
+    /// is called often, so it should return soon. Default: nothing.
     #[must_use]
-    pub fn engine_memory(self, bytes: u64) -> Self {
+    pub fn on_progress(self, progress: impl FnMut(u64, u64) + Send + 'static) -> Self {
         Self {
-            engine_memory: bytes,
+            progress: Progress(Box::new(progress)),
             ..self
         }
     }
@@ -92,23 +101,22 @@ impl DiskBuilder {
     /// # Errors
     ///
     /// [`Error::Store`] if another process has the directory open, if it is none of this store's or of a
-    /// newer version's, if it can't be read or written, or if damage is found. Nothing is changed then.
+    /// newer version's, if it can't be read or written, or if damage is found: then the error names the file and
+    /// the place. The files stay as they are.
     pub async fn open(self, directory: impl AsRef<Path>) -> Result<Disk, Error> {
         let directory = directory.as_ref();
-        let engine = Fjall::open(directory, self.engine_memory).await;
         let place = |error: io::Error| Error::store(format!("{}: {error}", directory.display()));
-        self.open_engine(engine.map_err(place)?)
-            .await
-            .map_err(place)
+        let storage = Directory::open(directory).await.map_err(place)?;
+        self.open_storage(storage).await.map_err(place)
     }
 
-    /// Loads all values of an engine of your own.
+    /// Loads all values of a storage of your own.
     ///
     /// # Errors
     ///
-    /// Those of the engine, and [`io::ErrorKind::InvalidData`] if its rows are not those of this store.
-    pub async fn open_engine<E: Engine>(self, engine: E) -> io::Result<Disk<E>> {
-        let (committer, shared) = Committer::open(engine, self).await?;
+    /// Those of the storage, and [`io::ErrorKind::InvalidData`] if its files are damaged.
+    pub async fn open_storage<S: Storage>(mut self, storage: S) -> io::Result<Disk<S>> {
+        let (committer, shared) = Committer::open(storage, &mut self).await?;
         Ok(Disk {
             shared,
             committer: Some(committer),
@@ -150,23 +158,23 @@ impl DiskBuilder {
 /// # What is promised
 ///
 /// With [`Sync::Always`], what a client was answered, or a watcher was told, survives a crash of the
-/// process and a loss of power. Keys may have up to 65,535 bytes; longer ones are `too-long`.
+/// process and a loss of power.
 ///
 /// # When the disk fails
 ///
-/// The writes of a commit that could not be written are answered `unconfirmed`: nobody knows what the disk
-/// will show after a restart. The values in memory are read from the disk anew. From then on the store
-/// serves reads and refuses writes, until it is opened again.
+/// The writes of a commit that could not be written fail. If even its removal from the log fails, they are
+/// answered `unconfirmed`: nobody knows what the disk will show after a restart. The values in memory are read from
+/// the disk anew. From then on the store serves reads and refuses writes, until it is opened again.
 ///
 /// # Threads
 ///
-/// Calls that block run on threads of the crate `blocking`. The engine has two threads of its own.
+/// Calls that block run on threads of the crate `blocking`.
 ///
 /// Values are in memory: `Debug` shows the number of keys, never keys or values.
-pub struct Disk<E = Fjall> {
+pub struct Disk<S = Directory> {
     shared: Arc<Shared>,
     /// There until the server runs.
-    committer: Option<Committer<E>>,
+    committer: Option<Committer<S>>,
 }
 
 impl Disk {
@@ -176,7 +184,7 @@ impl Disk {
         DiskBuilder {
             sync: Sync::Always,
             min_log: 64 << 20,
-            engine_memory: 16 << 20,
+            progress: Progress(Box::new(|_, _| {})),
         }
     }
 
@@ -190,7 +198,7 @@ impl Disk {
     }
 }
 
-impl<E> Disk<E> {
+impl<S> Disk<S> {
     /// Reads the values without a server, such as before or after its run.
     ///
     /// ```
@@ -209,7 +217,7 @@ impl<E> Disk<E> {
     }
 }
 
-impl<E: Engine> Store for Disk<E> {
+impl<S: Storage> Store for Disk<S> {
     const ORDER: Order = Order::Sequential;
 
     fn submit(
@@ -258,7 +266,7 @@ impl<E: Engine> Store for Disk<E> {
     }
 }
 
-impl<E> fmt::Debug for Disk<E> {
+impl<S> fmt::Debug for Disk<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state();
         f.debug_struct("Disk")

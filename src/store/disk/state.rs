@@ -18,10 +18,6 @@ use crate::{
     },
 };
 
-/// Bytes of a key that the engine can keep. (It keeps keys in rows of many, but an engine of rows a key should
-/// do as well.)
-const MAX_KEY: usize = 65_535;
-
 /// Bytes of writes that wait to be committed, from which on they are answered only when they are, however
 /// long that may take by the setting.
 const MAX_GATHERED: usize = 16 << 20;
@@ -48,6 +44,8 @@ pub(super) struct State {
     removed: HashMap<Vec<u8>, u64>,
     /// Why writes are refused.
     fault: Option<Arc<str>>,
+    /// The commit of which nobody knows whether it will be there after a restart.
+    unknown: Option<u64>,
     /// Whether the values are those on the disk, or are being read anew, or can't be.
     values: Values,
     /// Somebody waits for all of it to be on the disk.
@@ -75,8 +73,15 @@ pub(super) struct Commit {
     pub(super) writes: u64,
 }
 
+/// Why no more is written.
+pub(super) struct Fault {
+    pub(super) error: io::Error,
+    /// The commit of which nobody knows whether it will be there after a restart.
+    pub(super) unknown: Option<u64>,
+}
+
 impl Shared {
-    pub(super) fn new(memory: Memory, sync: Sync, last: u64, stats: DiskStats) -> Self {
+    pub(super) fn new(memory: Memory, sync: Sync, last: u64) -> Self {
         let mut state = State {
             memory,
             sync,
@@ -86,9 +91,10 @@ impl Shared {
             durable: last,
             removed: HashMap::new(),
             fault: None,
+            unknown: None,
             values: Values::There,
             flushing: false,
-            stats,
+            stats: DiskStats::default(),
         };
         state.begin_commit();
         Self {
@@ -125,7 +131,10 @@ impl Shared {
                     Some(Ok(())) => return,
                     Some(Err(fault)) => {
                         batch.retract();
-                        return batch.unconfirmed(fault);
+                        return match self.state().unknown == Some(commit) {
+                            true => batch.unconfirmed(fault),
+                            false => batch.fail(fault),
+                        };
                     }
                 },
                 Err(ValuesAwaited) if self.has_values() => applied = self.apply(batch),
@@ -217,34 +226,33 @@ impl Shared {
     }
 
     /// A commit is on the disk.
-    pub(super) fn on_commit(&self, commit: &Commit, stats: impl FnOnce(&mut DiskStats)) {
+    pub(super) fn on_commit(&self, durable: u64) {
         let mut state = self.state();
-        state.durable = commit.number;
-        let durable = state.durable;
+        state.durable = durable;
         if !state.removed.is_empty() {
             state.removed.retain(|_, commit| *commit > durable);
         }
-        state.stats.commits += 1;
-        state.stats.writes += commit.writes;
-        stats(&mut state.stats);
         drop(state);
         self.settled.notify(usize::MAX);
     }
 
-    /// A commit has failed. The values in memory are worth nothing from here on. Gives an empty memory for
-    /// those that are read anew; it has the order of keys that walks under way go by.
-    pub(super) fn on_fault(&self, error: &io::Error) -> Memory {
+    /// The disk has failed. The values in memory are worth nothing from here on. Gives an empty memory for
+    /// those that are read anew, which has the order of keys that walks under way go by, and the last commit that
+    /// belongs to them.
+    pub(super) fn on_fault(&self, fault: &Fault) -> (Memory, u64) {
         let mut state = self.state();
-        state.fault = Some(format!("the disk has failed: {error}").into());
+        state.fault = Some(format!("the disk has failed: {}", fault.error).into());
+        state.unknown = fault.unknown;
         state.stats.refusing = 1;
         state.lines = Vec::new();
         state.writes = 0;
         state.removed.clear();
         state.values = Values::Awaited;
         let memory = std::mem::take(&mut state.memory);
+        let durable = state.durable;
         drop(state);
         self.settled.notify(usize::MAX);
-        memory.into_empty()
+        (memory.into_empty(), durable)
     }
 
     /// The values have been read anew.
@@ -292,9 +300,6 @@ impl State {
             Operation::Write(write) => {
                 if let Some(fault) = &self.fault {
                     return answer.fail(fault);
-                }
-                if write.key().len() > MAX_KEY {
-                    return answer.key_too_long(MAX_KEY);
                 }
                 let written = self.write(write, limits);
                 has_written |= written.is_ok();
