@@ -59,9 +59,7 @@ fn round(rng: &mut Rng, directory: &Directory, histories: &Histories) -> (usize,
     let max_values = format!("max_values={MAX_VALUES}");
     // Most snapshots begin and end within a round, and some logs last for several.
     let min_log = format!("min_log={}", [1, 5_000, 50_000, 500_000][rng.usize(..4)]);
-    // With small buffers, the engine writes tables all the time.
-    let memory = ["engine_memory=16777216", "engine_memory=2097152"][rng.usize(..2)];
-    let options = [max_values.as_str(), &min_log, memory];
+    let options = [max_values.as_str(), &min_log];
     while rng.u8(..4) == 0 {
         let mut child = spawn(&mut server(directory.path(), &options));
         thread::sleep(Duration::from_micros(rng.u64(..60_000)));

@@ -1,40 +1,59 @@
 //! Files with a flipped byte, and files that end early.
-//!
-//! The engine's limits are stated here. In its log it finds what is wrong in the rows, but takes a wrong
-//! length or tag for the end that a crash has torn, and cuts off what follows. In its tables it finds
-//! all damage; in its lists of tables, one number may hide the last table. What is left is always
-//! the result of the first commits.
 
 use std::{
-    collections::HashSet,
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    io::Write as _,
+    path::{Path, PathBuf},
 };
 
 use crate::{
-    directory::{unpacked, written},
+    directory::unpacked,
     process::{Directory, Lists, Process, server},
 };
 
 /// Writes in the log.
 const WRITES: usize = 60;
 
-/// Lists after each write, and the directory that has them all in its log.
-fn logged() -> (Directory, Vec<Lists>) {
+/// A directory with all writes in its log, the lists after each write, and where the log ends then.
+struct Logged {
+    directory: Directory,
+    states: Vec<Lists>,
+    ends: Vec<usize>,
+}
+
+fn log(directory: &Directory) -> PathBuf {
+    directory.path().join("log-0")
+}
+
+/// The bytes up to the last one that is not zero.
+fn written(file: &Path) -> usize {
+    let data = fs::read(file).unwrap();
+    data.iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1)
+}
+
+fn logged() -> Logged {
     let directory = Directory::in_memory();
     let process = Process::start(directory.path(), &[]);
     let mut connection = process.connect();
-    let mut states = vec![Lists::new()];
+    let (mut states, mut ends) = (vec![Lists::new()], vec![written(&log(&directory))]);
     for number in 0..WRITES {
-        let lines = format!("Put:k{}:{number}{}\n", number % 7, "y".repeat(100));
-        assert_eq!(connection.ask(&lines), [""; 0]);
+        // The last one is of several sectors.
+        let length = if number + 1 == WRITES { 3_000 } else { 100 };
+        let value = format!("{number}{}", "y".repeat(length));
+        assert_eq!(
+            connection.ask(&format!("Put:k{}:{value}\n", number % 7)),
+            [""; 0]
+        );
         states.push(connection.lists());
+        ends.push(written(&log(&directory)));
     }
     process.kill();
-    // The next start gives back what the engine has allotted.
-    Process::start(directory.path(), &[]).kill();
-    (directory, states)
+    Logged {
+        directory,
+        states,
+        ends,
+    }
 }
 
 /// The lists, or what the server says that does not start.
@@ -43,20 +62,35 @@ fn read(directory: &Directory) -> Result<Lists, String> {
     Ok(process.connect().lists())
 }
 
+/// The same with another log.
+fn with_log(base: &Logged, data: &[u8]) -> Directory {
+    let copy = base.directory.copy();
+    fs::write(log(&copy), data).unwrap();
+    copy
+}
+
 #[test]
 fn a_torn_end_is_cut_off() {
-    let (directory, states) = logged();
-    let log = directory.path().join("0.jnl");
-    let data = fs::read(&log).unwrap();
-    // A commit that has no end yet looks like the beginning of any.
-    for length in [1, 7, 13, 14, 40, 100] {
-        let copy = directory.copy();
-        let mut file = fs::OpenOptions::new()
-            .append(true)
-            .open(copy.path().join("0.jnl"));
-        file.as_mut().unwrap().write_all(&data[..length]).unwrap();
-        let lists = read(&copy).unwrap();
-        assert!(lists == states[WRITES], "{length}");
+    let base = logged();
+    let data = fs::read(log(&base.directory)).unwrap();
+    let (begin, end) = (base.ends[WRITES - 1], base.ends[WRITES]);
+    let mut torn = Vec::new();
+    for length in [1, 20, 27, 28, 29, 500, 3_000, end - begin - 1] {
+        // With zeros behind it, and as the end of the file.
+        let mut data = data.clone();
+        data[begin + length..end].fill(0);
+        torn.push(data.clone());
+        data.truncate(begin + length);
+        torn.push(data);
+    }
+    for sector in begin.div_ceil(512)..end / 512 {
+        let mut data = data.clone();
+        data[sector * 512..][..512].fill(0);
+        torn.push(data);
+    }
+    for (number, data) in torn.iter().enumerate() {
+        let copy = with_log(&base, data);
+        assert!(read(&copy).unwrap() == base.states[WRITES - 1], "{number}");
         let process = Process::start(copy.path(), &[]);
         assert_eq!(process.connect().ask("Put:new:1\n"), [""; 0]);
         process.kill();
@@ -66,85 +100,80 @@ fn a_torn_end_is_cut_off() {
 
 #[test]
 fn a_log_that_ends_early_is_what_it_was_then() {
-    let (directory, states) = logged();
-    let length = fs::metadata(directory.path().join("0.jnl")).unwrap().len();
-    let mut before = 0;
-    for cut in (0..length).step_by(257) {
+    let base = logged();
+    let data = fs::read(log(&base.directory)).unwrap();
+    for cut in (0..base.ends[WRITES]).step_by(257) {
+        let copy = with_log(&base, &data[..cut]);
+        let whole = base.ends.iter().filter(|end| **end <= cut).count();
+        assert!(
+            read(&copy).unwrap() == base.states[whole.saturating_sub(1)],
+            "{cut}"
+        );
+    }
+}
+
+/// A byte is flipped here and there, and each time the start says in which file, and where about.
+fn flip_all(base: &Directory, name: &str, end: usize, step: usize) {
+    let file = base.path().join(name);
+    let whole = fs::read(&file).unwrap();
+    for offset in (0..end).step_by(step) {
+        let mut data = whole.clone();
+        data[offset] ^= 0x55;
+        let copy = base.copy();
+        fs::write(copy.path().join(name), data).unwrap();
+        let error = read(&copy).expect_err(&format!("{name} {offset}"));
+        let said = format!("{}: {name}: the record at byte ", copy.path().display());
+        let (_, place) = error
+            .split_once(&said)
+            .unwrap_or_else(|| panic!("{offset}: {error}"));
+        let place: usize = place.split(' ').next().unwrap().parse().unwrap();
+        assert!(
+            place <= offset && offset - place < 200_000,
+            "{offset}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_flipped_byte_of_a_log_is_found() {
+    let base = logged();
+    flip_all(&base.directory, "log-0", base.ends[WRITES], 101);
+    // Each byte of the last record's beginning.
+    let begin = base.ends[WRITES - 1];
+    flip_all(&base.directory, "log-0", begin + 32, 1.max(begin / 40));
+}
+
+#[test]
+fn a_flipped_byte_of_a_snapshot_is_found() {
+    let (directory, _) = unpacked();
+    let files = directory.files();
+    let name = |file: &Path| file.file_name().unwrap().to_str().unwrap().to_owned();
+    let names: Vec<String> = files.iter().map(|(file, _)| name(file)).collect();
+    let snapshots = names.iter().filter(|name| name.starts_with("snapshot-"));
+    let (new, complete) = snapshots.partition::<Vec<_>, _>(|name| name.ends_with(".new"));
+    assert_eq!((new.len(), complete.len()), (1, 1), "{names:?}");
+    let end = written(&directory.path().join(complete[0]));
+    flip_all(&directory, complete[0], end, end / 40);
+}
+
+/// Only the log that was written last may end early.
+#[test]
+fn an_older_log_that_ends_early_is_damaged() {
+    let (directory, _) = unpacked();
+    let files = directory.files();
+    let logs = files.iter().filter(|(file, _)| {
+        let name = file.file_name().unwrap();
+        name.to_str().unwrap().starts_with("log-")
+    });
+    let logs: Vec<&PathBuf> = logs.map(|(file, _)| file).collect();
+    assert_eq!(logs.len(), 2, "{logs:?}");
+    let older = logs[0].file_name().unwrap();
+    for cut in [1, 700, 5_000] {
         let copy = directory.copy();
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .open(copy.path().join("0.jnl"));
-        file.unwrap().set_len(cut).unwrap();
-        let lists = read(&copy).unwrap();
-        let writes = states.iter().position(|state| *state == lists);
-        let writes = writes.expect("a state that was");
-        assert!(writes >= before, "{cut}");
-        before = writes;
+        let data = fs::read(logs[0]).unwrap();
+        let end = written(logs[0]);
+        fs::write(copy.path().join(older), &data[..end - cut]).unwrap();
+        let error = read(&copy).expect_err(&format!("{cut}"));
+        assert!(error.contains("is damaged"), "{error}");
     }
-    assert!(before > WRITES - 5);
-}
-
-fn hash(lists: &Lists) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    lists.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Flips a byte here and there, and gives how often it was found, did no harm, or was taken for a torn
-/// end.
-fn flip(
-    base: &Directory,
-    last: &Lists,
-    states: &HashSet<u64>,
-    log: bool,
-    places: u64,
-) -> (u32, u32, u32) {
-    let (mut found, mut harmless, mut torn) = (0, 0, 0);
-    for (file, length) in base.files() {
-        let is_log = file.extension().is_some_and(|end| end == "jnl");
-        if is_log != log || length == 0 {
-            continue;
-        }
-        let name = file.strip_prefix(base.path()).unwrap();
-        let step = (length / places).max(1);
-        for offset in (0..length).step_by(step as usize) {
-            let copy = base.copy();
-            let mut data = fs::read(&file).unwrap();
-            data[offset as usize] ^= 0x55;
-            fs::write(copy.path().join(name), data).unwrap();
-            match read(&copy) {
-                Err(error) => {
-                    found += 1;
-                    let said = error.contains(&format!(
-                        "error: the store failed: {}: ",
-                        copy.path().display()
-                    ));
-                    assert!(said, "{} {offset}: {error}", name.display());
-                }
-                Ok(lists) if lists == *last => harmless += 1,
-                Ok(lists) if states.contains(&hash(&lists)) => torn += 1,
-                Ok(_) => panic!("{} {offset}: values that never were", name.display()),
-            }
-        }
-    }
-    (found, harmless, torn)
-}
-
-#[test]
-fn a_damaged_log_shows_nothing_that_never_was() {
-    let (directory, states) = logged();
-    let hashes = states.iter().map(hash).collect();
-    let (found, harmless, torn) = flip(&directory, &states[WRITES], &hashes, true, 80);
-    eprintln!("log: {found} found, {harmless} harmless, {torn} taken for a torn end");
-    assert!(found > 10 * torn, "{found} {torn}");
-}
-
-#[test]
-fn a_damaged_table_is_found() {
-    let (directory, lists) = unpacked();
-    let mut hashes = HashSet::new();
-    written(|lists| _ = hashes.insert(hash(lists)));
-    let (found, harmless, torn) = flip(&directory, &lists, &hashes, false, 4);
-    eprintln!("tables: {found} found, {harmless} harmless, {torn} hid a table");
-    assert!(found > 10 * torn, "{found} {torn}");
 }

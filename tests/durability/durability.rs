@@ -6,7 +6,6 @@
 mod crash;
 mod damage;
 mod directory;
-mod engine;
 mod faults;
 mod model;
 mod process;
@@ -14,4 +13,5 @@ mod reopen;
 mod shown;
 mod simulated;
 mod space;
+mod storage;
 mod world;

@@ -90,7 +90,7 @@ fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) {
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => collect(&entry.path(), files),
             Ok(metadata) => files.push((entry.path(), metadata.len())),
-            // The engine has just removed it.
+            // The server has just removed it.
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
         }
     }

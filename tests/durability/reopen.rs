@@ -1,4 +1,4 @@
-//! The same directory again in the same process, and rows that are missing.
+//! The same directory again in the same process, and files that are missing.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use fastrand::Rng;
 use futures_lite::future;
 use keywire::{
     Server,
-    store::{Disk, disk::Space},
+    store::{Disk, disk::FileName},
 };
 
 use crate::{
-    engine::{Crash, Medium},
     process::Directory,
+    storage::{Crash, Medium},
 };
 
 /// A server that is dropped in the middle of a commit lets go of its directory.
@@ -49,57 +49,40 @@ fn a_server_that_was_dropped_leaves_its_directory_open_to_the_next() {
     assert!(values > 0);
 }
 
-/// Any row but the last may be missing, and the start says so.
+/// Any file may be missing, and the start says so.
 #[test]
-fn missing_rows_are_found() {
+fn missing_files_are_found() {
     let mut rng = Rng::with_seed(1);
     let medium = Medium::default();
-    let logs = [Space::Log(0), Space::Log(1)];
-    let snapshots = [Space::Snapshot(0), Space::Snapshot(1)];
     let disk = || Disk::builder().min_log(300_000);
-    // Until there is a snapshot of several rows, with a log.
-    let store = future::block_on(disk().open_engine(medium.open(rng.fork(), u64::MAX))).unwrap();
+    // Until there is a snapshot, and the next one is begun.
+    let store = future::block_on(disk().open_storage(medium.open(rng.fork(), u64::MAX))).unwrap();
     let server = Server::builder().store(store).build();
     let handle = server.handle();
     let fill = async {
         let client = handle.client().await.unwrap();
-        let is_filled = || medium.last_row(Space::Meta) == Some(1) && medium.rows(logs[0]) > 9;
+        let is_filled = || {
+            let files = medium.files();
+            let has = |name| files.iter().any(|(file, _)| *file == name);
+            has(FileName::Snapshot(1)) && has(FileName::NewSnapshot(2))
+        };
         let mut key = 0;
-        while key < 200 || !is_filled() {
-            client
-                .set(format!("{}", key % 200), "x".repeat(3_000))
-                .await
-                .unwrap();
+        while !is_filled() {
+            let value = "x".repeat(3_000);
+            client.set(format!("{}", key % 200), value).await.unwrap();
             key += 1;
         }
     };
     future::block_on(future::or(fill, async { _ = server.run().await }));
     medium.crash(Crash::Process, &mut rng);
-    let mut opens = |medium: &Medium| {
-        future::block_on(disk().open_engine(medium.open(rng.fork(), u64::MAX))).map(|_| ())
+    let mut open = |medium: &Medium| {
+        future::block_on(disk().open_storage(medium.open(rng.fork(), u64::MAX))).map(|_| ())
     };
-    opens(&medium.copy()).unwrap();
-    let current = (0..2)
-        .max_by_key(|&log| medium.last_row(logs[log]))
-        .unwrap();
-    let complete = snapshots[usize::from(medium.row(Space::Meta, 1)[0])];
-    for space in [logs[0], logs[1], complete, Space::Meta] {
-        for row in medium.row_numbers(space) {
-            if space == logs[current] && Some(row) == medium.last_row(space) {
-                continue;
-            }
-            let damaged = medium.copy();
-            damaged.remove(space, row);
-            // Without its first row it is a store of nobody's.
-            let error = opens(&damaged)
-                .expect_err(&format!("row {row} of {space:?}"))
-                .to_string();
-            let says =
-                ["missing or damaged", "no store of keywire"].map(|words| error.contains(words));
-            assert!(
-                says[usize::from((space, row) == (Space::Meta, 0))],
-                "{error}"
-            );
-        }
+    open(&medium.copy()).unwrap();
+    for file in [FileName::Log(1), FileName::Log(2), FileName::Snapshot(1)] {
+        let damaged = medium.copy();
+        damaged.remove(file);
+        let error = open(&damaged).expect_err(&format!("{file}")).to_string();
+        assert!(error.contains("is missing"), "{error}");
     }
 }

@@ -37,7 +37,6 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         let number: u64 = number.parse()?;
         match name {
             "min_log" => disk = disk.min_log(number),
-            "engine_memory" => disk = disk.engine_memory(number),
             "sync_ms" => disk = disk.sync(Sync::Within(Duration::from_millis(number))),
             "max_values" => server = server.max_values(number.try_into()?),
             _ => return Err(format!("there is no option {name}").into()),

@@ -1,4 +1,4 @@
-//! The store's own logic over an engine in memory: crashes, failures and shutdowns at every point.
+//! The store's own logic over a storage in memory: crashes, failures and shutdowns at every point.
 //! `SEED=n` makes one run, `RUNS=n` so many, beginning with `FIRST=n`. (The order of keys within a
 //! snapshot is the store's own choice, so a seed may need a few runs to show the same.)
 
@@ -16,19 +16,22 @@ use keywire::{
     protocol::Code,
     store::{
         Disk,
-        disk::{Space, Sync},
+        disk::{FileName, Sync},
     },
 };
 
 use crate::{
-    engine::{Crash, Medium},
     model::{History, KEYS, MAX_VALUES, Write},
     process::Lists,
+    storage::{Crash, Medium},
     world::{Tasks, Time},
 };
 
 const CLIENTS: usize = 3;
 const RUNS: u64 = 500;
+
+/// Bytes of a snapshot of more than one part.
+const LONG: usize = 20_000;
 
 /// How much later than its answer a write is on the disk.
 const WITHIN: Duration = Duration::from_millis(100);
@@ -40,9 +43,10 @@ struct Counts {
     crashes: u64,
     faults: u64,
     shutdowns: u64,
+    logs: u64,
+    snapshots: u64,
     snapshots_left: u64,
-    long_snapshots: u64,
-    logs_left: u64,
+    long_snapshots_left: u64,
     writes: u64,
     survived: u64,
 }
@@ -67,15 +71,16 @@ fn every_run_keeps_what_it_acknowledged() {
         assert!(caught.is_ok(), "SEED={seed}");
     }
     eprintln!(
-        "{} starts, {} crashes, {} faults, {} shutdowns, {} starts with a snapshot half written, {} with \
-         several rows of one, {} with two logs, {} writes, {} survived unacknowledged, in {:.1} s",
+        "{} starts, {} crashes, {} faults, {} shutdowns; found at starts: {} logs, {} snapshots, {} short and {} \
+         long ones half written; {} writes, {} survived unacknowledged, in {:.1} s",
         counts.starts,
         counts.crashes,
         counts.faults,
         counts.shutdowns,
+        counts.logs,
+        counts.snapshots,
         counts.snapshots_left,
-        counts.long_snapshots,
-        counts.logs_left,
+        counts.long_snapshots_left,
         counts.writes,
         counts.survived,
         began.elapsed().as_secs_f64()
@@ -91,11 +96,14 @@ fn run(seed: u64, counts: &mut Counts) {
     let within = rng.u8(..4) == 0;
     let min_log = [1, 1_000, 20_000][rng.usize(..3)];
     for _ in 0..rng.usize(2..8) {
-        let spaces = [Space::Snapshot(0), Space::Snapshot(1)].map(|space| medium.rows(space));
-        counts.snapshots_left += u64::from(spaces.iter().all(|&rows| rows > 0));
-        counts.long_snapshots += u64::from(spaces.iter().any(|&rows| rows > 2));
-        let logs = [Space::Log(0), Space::Log(1)].map(|space| medium.rows(space));
-        counts.logs_left += u64::from(logs.iter().all(|&rows| rows > 0));
+        for (file, length) in medium.files() {
+            match file {
+                FileName::Log(_) => counts.logs += 1,
+                FileName::Snapshot(_) => counts.snapshots += 1,
+                FileName::NewSnapshot(_) if length > LONG => counts.long_snapshots_left += 1,
+                FileName::NewSnapshot(_) => counts.snapshots_left += 1,
+            }
+        }
         life(&mut rng, &medium, &histories, within, min_log, counts);
     }
     // Without faults, to see what is left.
@@ -229,12 +237,13 @@ impl World {
                 Sync::Always
             };
             let disk = Disk::builder().min_log(min_log).sync(sync);
-            let Ok(disk) = disk
-                .open_engine(this.medium.open(rng.fork(), fails_at))
-                .await
-            else {
-                assert_ne!(fails_at, u64::MAX);
-                return;
+            let storage = this.medium.open(rng.fork(), fails_at);
+            let disk = match disk.open_storage(storage).await {
+                Ok(disk) => disk,
+                Err(error) => {
+                    assert!(this.medium.has_failed(), "{error}");
+                    return;
+                }
             };
             let server = Server::builder()
                 .clock(this.time.clone())

@@ -175,16 +175,6 @@ impl<S: Storage> Committer<S> {
     /// The next commit, and the part of a snapshot that is written with it.
     fn take(&mut self) -> Option<(Commit, Vec<u8>)> {
         let (commit, state) = self.shared.take()?;
-        let data = Store::size(&state.memory).charged();
-        if self.next.is_none() && self.log.end >= self.min_log.max(data) {
-            self.next = Some(Snapshot::new());
-            let generation = self.log.generation + 1;
-            let log = Log {
-                generation,
-                ..Log::default()
-            };
-            self.older.push(std::mem::replace(&mut self.log, log));
-        }
         let mut bytes = Vec::new();
         if let Some(Snapshot {
             length, progress, ..
@@ -206,6 +196,17 @@ impl<S: Storage> Committer<S> {
                 }
             };
         }
+        // The new log is there before the new snapshot is.
+        let data = Store::size(&state.memory).charged();
+        if self.next.is_none() && self.log.end >= self.min_log.max(data) {
+            self.next = Some(Snapshot::new());
+            let generation = self.log.generation + 1;
+            let log = Log {
+                generation,
+                ..Log::default()
+            };
+            self.older.push(std::mem::replace(&mut self.log, log));
+        }
         Some((commit, bytes))
     }
 
@@ -220,7 +221,9 @@ impl<S: Storage> Committer<S> {
         record::encode(commit.number, &commit.lines, &mut bytes);
         log.end += bytes.len() as u64;
         if log.end > log.length {
-            bytes.resize(bytes.len() + ZEROS, 0);
+            // A log that is to be short has fewer.
+            let zeros = ZEROS.min(usize::try_from(self.min_log / 4).unwrap_or(ZEROS));
+            bytes.resize(bytes.len() + zeros, 0);
             log.length = at + bytes.len() as u64;
         }
         (FileName::Log(log.generation), at, bytes)

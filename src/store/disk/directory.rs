@@ -240,7 +240,12 @@ fn acquire(lock: &File) -> io::Result<()> {
 /// Makes the names in a directory survive a loss of power. Only Unix can and has to.
 fn sync_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        File::open(if path.as_os_str().is_empty() { Path::new(".") } else { path })?.sync_all()?;
+        File::open(if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        })?
+        .sync_all()?;
     }
     Ok(())
 }

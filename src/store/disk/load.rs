@@ -53,12 +53,25 @@ pub(super) async fn load(
     });
     let newest = newest.max();
     let oldest_log = newest.unwrap_or(0);
-    let (needed, unneeded) = files.into_iter().partition::<Vec<_>, _>(|(name, _)| match name {
-        FileName::Log(generation) => *generation >= oldest_log,
-        FileName::Snapshot(generation) => Some(*generation) == newest,
-        FileName::NewSnapshot(_) => false,
-    });
+    let (needed, unneeded) = files
+        .into_iter()
+        .partition::<Vec<_>, _>(|(name, _)| match name {
+            FileName::Log(generation) => *generation >= oldest_log,
+            FileName::Snapshot(generation) => Some(*generation) == newest,
+            FileName::NewSnapshot(_) => false,
+        });
     let unneeded: Vec<_> = unneeded.into_iter().map(|(name, _)| name).collect();
+    // It was begun after this log.
+    let begun = unneeded.iter().filter_map(|name| match name {
+        FileName::NewSnapshot(generation) if *generation > oldest_log => {
+            Some(FileName::Log(*generation))
+        }
+        _ => None,
+    });
+    let is_there = |log: &FileName| needed.iter().any(|(name, _)| name == log);
+    if let Some(log) = begun.max().filter(|log| !is_there(log)) {
+        return Err(missing(log));
+    }
     let is_new = needed.is_empty() && unneeded.is_empty();
     let total = needed.iter().map(|(_, bytes)| bytes).sum();
     let mut loader = Loader {
@@ -82,7 +95,9 @@ pub(super) async fn load(
     }
     // What a log changes is not of the snapshot any more, so no later write of that key is left out.
     loader.memory.set_commit(0);
-    let names = needed.iter().filter(|(name, _)| matches!(name, FileName::Log(_)));
+    let names = needed
+        .iter()
+        .filter(|(name, _)| matches!(name, FileName::Log(_)));
     let newest_log = names.clone().last().map(|(name, _)| *name);
     for (generation, &(name, length)) in (oldest_log..).zip(names) {
         if name != FileName::Log(generation) {
@@ -156,9 +171,18 @@ impl<S: Storage> Loader<'_, S> {
     async fn read_log(&mut self, mut log: Log, is_newest: bool) -> io::Result<Log> {
         let name = FileName::Log(log.generation);
         let Some(mut reader) = Reader::open(self.storage.clone(), name).await? else {
-            // A crash has come before its first commit was written.
-            return if is_newest { Ok(log) } else { Err(missing(name)) };
+            if !is_newest {
+                return Err(missing(name));
+            }
+            if self.is_reload() {
+                return Ok(log);
+            }
+            self.storage.truncate(name, 0).await?;
+            log.length = 0;
+            return Ok(log);
         };
+        // Where the last record begins, with the first line if it is the only one.
+        let mut last = 0;
         while let Some(record) = reader.next().await? {
             let at = record.at;
             if record.commit >= self.until {
@@ -168,9 +192,12 @@ impl<S: Storage> Loader<'_, S> {
                 return Err(reader.damaged(at));
             }
             log.commits += 1;
+            if log.commits > 1 {
+                last = at;
+            }
         }
         log.end = reader.place();
-        if self.next.is_some_and(|next| next >= self.until) {
+        if self.is_reload() {
             return Ok(log);
         }
         match reader.end().await? {
@@ -181,7 +208,18 @@ impl<S: Storage> Loader<'_, S> {
             }
             End::Torn => return Err(reader.damaged(log.end)),
         }
+        if is_newest {
+            // If its sync has failed, the system may show it and not have it on the disk. So it is written again.
+            let bytes = usize::try_from(log.end - last).unwrap_or(usize::MAX);
+            let record = self.storage.read(name, last, bytes).await?;
+            self.storage.write(name, last, record, true).await?;
+        }
         Ok(log)
+    }
+
+    /// The disk has failed: nothing may be written.
+    fn is_reload(&self) -> bool {
+        self.until < u64::MAX
     }
 
     fn add_commit(&mut self, record: &Record<'_>) -> bool {

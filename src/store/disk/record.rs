@@ -50,8 +50,8 @@ impl Header {
     /// The header at the beginning of these bytes, if a valid one is there.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (header, checksum) = bytes.first_chunk::<HEADER>()?.split_last_chunk()?;
-        let is_valid = header.starts_with(&MAGIC)
-            && u32::from_le_bytes(*checksum) == crc32fast::hash(header);
+        let is_valid =
+            header.starts_with(&MAGIC) && u32::from_le_bytes(*checksum) == crc32fast::hash(header);
         let lines = u64::from_le_bytes(*header[8..].first_chunk()?);
         let header = Self {
             checksum: u32::from_le_bytes(*header[4..].first_chunk()?),
@@ -94,7 +94,7 @@ pub(super) enum End {
 }
 
 impl<S: Storage> Reader<S> {
-    /// `None` if the first line was not written yet.
+    /// `None` if a crash came when the first line and the first record were written.
     pub(super) async fn open(storage: S, file: FileName) -> io::Result<Option<Self>> {
         let mut this = Self {
             storage,
@@ -110,18 +110,21 @@ impl<S: Storage> Reader<S> {
             this.used = FORMAT.len();
             return Ok(Some(this));
         }
-        if this.rest().starts_with(ANY_FORMAT) {
-            let line = this.rest().split(|&byte| byte == b'\n').next();
+        this.fill(u64::MAX).await?;
+        let rest = this.rest();
+        let zeros = rest.iter().rev().take_while(|&&byte| byte == 0).count();
+        if FORMAT.starts_with(&rest[..rest.len() - zeros]) {
+            return Ok(None);
+        }
+        if rest.starts_with(ANY_FORMAT) {
+            let line = rest.split(|&byte| byte == b'\n').next();
             return Err(io::Error::other(format!(
                 "{file} was written by a newer version ({}); this one reads {}",
                 String::from_utf8_lossy(line.unwrap_or_default()),
                 String::from_utf8_lossy(FORMAT.trim_ascii_end()),
             )));
         }
-        match this.end().await {
-            Ok(End::Clean) => Ok(None),
-            _ => Err(this.damaged(0)),
-        }
+        this.end().await.map(|_| None)
     }
 
     /// The next record, or `None` at the end.
@@ -224,7 +227,11 @@ mod tests {
         let mut bytes = FORMAT.to_vec();
         encode(7, b"Put:a:1\n", &mut bytes);
         let second = bytes.len();
-        encode(8, format!("Put:a:{}\n", "x".repeat(3_000)).as_bytes(), &mut bytes);
+        encode(
+            8,
+            format!("Put:a:{}\n", "x".repeat(3_000)).as_bytes(),
+            &mut bytes,
+        );
         (bytes, second)
     }
 
@@ -242,7 +249,10 @@ mod tests {
             bytes.resize(8_192, 0);
             assert_eq!(end(&bytes), Some(End::Torn), "{sector}");
         }
-        assert_eq!(end(&[&bytes[..second], &[0; 5_000]].concat()), Some(End::Clean));
+        assert_eq!(
+            end(&[&bytes[..second], &[0; 5_000]].concat()),
+            Some(End::Clean)
+        );
     }
 
     #[test]
