@@ -8,13 +8,16 @@ use crate::{options::Options, output::Output};
 /// Says where the values are, and serves.
 #[cfg(feature = "disk")]
 pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
-    use std::time::{Duration, Instant};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::{Duration, Instant},
+    };
 
     use futures_lite::future;
-    use keywire::store::{
-        Disk, Memory,
-        disk::{DiskBuilder, Sync},
-    };
+    use keywire::store::{Disk, Memory, disk::Sync};
 
     let Some(directory) = &options.data else {
         if options.sync.0.is_some() {
@@ -27,12 +30,20 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         Some(time) => Sync::Within(time),
         None => Sync::Always,
     };
-    let builder: DiskBuilder = Disk::builder().sync(sync);
+    let percent = Arc::new(AtomicU64::new(0));
+    let loaded = percent.clone();
+    let builder = Disk::builder().sync(sync).on_progress(move |bytes, all| {
+        loaded.store(bytes * 100 / all.max(1), Ordering::Relaxed);
+    });
     let began = Instant::now();
     let slow = async {
-        smol::Timer::after(Duration::from_secs(1)).await;
-        output.out.line(format_args!("loading {place} ..."));
-        future::pending().await
+        loop {
+            smol::Timer::after(Duration::from_secs(1)).await;
+            let percent = percent.load(Ordering::Relaxed);
+            output
+                .out
+                .line(format_args!("loading {place}: {percent} %"));
+        }
     };
     let store = smol::block_on(future::or(builder.open(directory), slow))?;
     let sync = match sync {

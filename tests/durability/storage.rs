@@ -44,9 +44,9 @@ struct State {
 struct File {
     visible: Vec<u8>,
     durable: Vec<u8>,
-    /// What was written since, in order, and may be lost.
+    /// The sectors that were written since, as they were then, in order. They may be lost.
     unsynced: Vec<(usize, Vec<u8>)>,
-    /// Of these, the first ones were in a sync that has failed, and are not in any later one.
+    /// So many of them, the first ones, were in a sync that has failed. No later one writes them.
     failed: usize,
 }
 
@@ -69,7 +69,10 @@ fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 impl File {
     fn write(&mut self, at: usize, bytes: &[u8]) {
         put(&mut self.visible, at, bytes);
-        self.unsynced.push((at, bytes.to_vec()));
+        for sector in at / SECTOR..(at + bytes.len()).div_ceil(SECTOR) {
+            let content = self.visible.chunks(SECTOR).nth(sector).unwrap();
+            self.unsynced.push((sector, content.to_vec()));
+        }
     }
 
     fn sync(&mut self, fails: bool) -> io::Result<()> {
@@ -77,40 +80,35 @@ impl File {
             self.failed = self.unsynced.len();
             return Err(io::Error::other("sync"));
         }
-        for (at, bytes) in self.unsynced.drain(self.failed..) {
-            put(&mut self.durable, at, &bytes);
+        for (sector, content) in self.unsynced.split_off(self.failed) {
+            put(&mut self.durable, sector * SECTOR, &content);
+            self.unsynced.retain(|(failed, _)| *failed != sector);
         }
+        self.failed = self.unsynced.len();
         Ok(())
     }
 
     fn truncate(&mut self, at: usize) {
         self.visible.truncate(at);
         self.durable.truncate(at);
+        let is_kept = |sector: usize| sector * SECTOR < at;
         let failed = self.unsynced[..self.failed].iter();
-        self.failed = failed.filter(|(begin, _)| *begin < at).count();
-        self.unsynced.retain(|(begin, _)| *begin < at);
-        for (begin, bytes) in &mut self.unsynced {
-            bytes.truncate(at - *begin);
+        self.failed = failed.filter(|(sector, _)| is_kept(*sector)).count();
+        self.unsynced.retain(|(sector, _)| is_kept(*sector));
+        for (sector, content) in &mut self.unsynced {
+            content.truncate(at - *sector * SECTOR);
         }
     }
 
-    /// Each sector is as it was after one of the writes.
+    /// Each sector is as it was at some time since the last sync.
     fn lose_power(&mut self, rng: &mut Rng) {
-        let kept = [0, self.unsynced.len(), rng.usize(..=self.unsynced.len())][rng.usize(..3)];
-        let begin = self.unsynced.iter().map(|(at, _)| *at).min();
-        for sector in
-            begin.unwrap_or(self.visible.len()) / SECTOR..self.visible.len().div_ceil(SECTOR)
-        {
-            let kept = if rng.bool() { kept } else { rng.usize(..=kept) };
-            let (begin, end) = (sector * SECTOR, (sector + 1) * SECTOR);
-            for (at, bytes) in &self.unsynced[..kept] {
-                let (from, to) = (begin.max(*at), end.min(at + bytes.len()));
-                if from < to {
-                    put(&mut self.durable, from, &bytes[from - at..to - at]);
-                }
+        let all = self.unsynced.len();
+        let most = [0, all, rng.usize(..=all)][rng.usize(..3)];
+        for (sector, content) in self.unsynced.drain(..).take(most) {
+            if rng.u8(..4) > 0 {
+                put(&mut self.durable, sector * SECTOR, &content);
             }
         }
-        self.unsynced.clear();
         self.failed = 0;
         self.visible = self.durable.clone();
     }

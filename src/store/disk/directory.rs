@@ -31,11 +31,14 @@ pub struct Directory(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    /// Those that were written, with the place that the system writes to next.
-    open: Lock<HashMap<FileName, Arc<Lock<(File, u64)>>>>,
+    /// Those that were written.
+    open: Lock<HashMap<FileName, OpenFile>>,
     /// Locked while it is open.
     _lock: File,
 }
+
+/// A file, and the place that the system writes to next.
+type OpenFile = Arc<Lock<(File, u64)>>;
 
 impl Directory {
     /// Opens the directory, or makes it.
@@ -81,7 +84,7 @@ impl Inner {
     }
 
     /// The file for writing. It is made if there is none.
-    fn open(&self, name: FileName) -> io::Result<Arc<Lock<(File, u64)>>> {
+    fn open(&self, name: FileName) -> io::Result<OpenFile> {
         if let Some(file) = self.open.lock().get(&name) {
             return Ok(file.clone());
         }

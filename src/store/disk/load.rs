@@ -98,7 +98,7 @@ pub(super) async fn load(
     let names = needed
         .iter()
         .filter(|(name, _)| matches!(name, FileName::Log(_)));
-    let newest_log = names.clone().last().map(|(name, _)| *name);
+    let newest_log = names.clone().next_back().map(|(name, _)| *name);
     for (generation, &(name, length)) in (oldest_log..).zip(names) {
         if name != FileName::Log(generation) {
             return Err(missing(FileName::Log(generation)));
