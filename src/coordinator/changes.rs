@@ -87,7 +87,7 @@ impl Coordinator {
                 round.timer.add(look_ups + events / EVENTS_PER_WORK);
             }
             None => {
-                for client in self.watches.miss_all() {
+                for client in self.watches.miss(change.missed_keys()) {
                     self.send_missed_count(client);
                 }
             }
