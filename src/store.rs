@@ -363,8 +363,8 @@ pub trait Store: Send + 'static {
     /// the change, its batch comes first.
     ///
     /// If these are all changes, what a write changes comes before the batch of the write, and only the
-    /// batches of `Get`s have to come before later changes. The server puts no write behind a `Get` of the
-    /// same key into one batch of a client that watches.
+    /// batches of `Get`s have to come before later changes. In a batch of a client that watches, no write
+    /// stands behind a `Get`.
     ///
     /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
     /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't

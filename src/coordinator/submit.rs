@@ -40,26 +40,19 @@ impl Coordinator {
         let mut is_blocked = false;
         let order = &self.key_order;
         let tells_all = S::CHANGES == Changes::All;
-        let watches = turn.progress.watcher.is_some();
-        let mut read = HashSet::new();
+        // The events of a batch's writes come before its replies, and so none behind a `Get`.
+        let splits = tells_all && turn.progress.watcher.is_some();
+        let mut has_read = false;
         let asked = turn.ask(|operation| {
-            if !keeps_key_order::<S>() && !(tells_all && watches) {
-                return true;
-            }
-            let key = order.hash(operation.key());
-            if tells_all && watches {
-                // The event of a write comes before its batch, and has to come behind a `Get` before it.
-                match operation {
-                    Operation::Get { .. } => {
-                        read.insert(key);
-                    }
-                    Operation::Write(_) if read.contains(&key) => return false,
-                    Operation::Write(_) => {}
-                }
+            match operation {
+                Operation::Get { .. } => has_read = true,
+                Operation::Write(_) if splits && has_read => return false,
+                Operation::Write(_) => {}
             }
             if !keeps_key_order::<S>() {
                 return true;
             }
+            let key = order.hash(operation.key());
             if S::ORDER != Order::Total && !known.contains(&key) {
                 let is_free = order.is_free(key);
                 // What is in a batch with a key that is not free would hold up others meanwhile.

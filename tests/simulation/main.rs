@@ -30,6 +30,7 @@ mod script;
 mod sent;
 mod settings;
 mod store;
+mod subscribe;
 mod walks;
 mod watched;
 mod world;

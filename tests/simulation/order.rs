@@ -133,7 +133,11 @@ impl Seen<'_> {
 }
 
 /// Puts the history into its order, and the reads of walks into theirs.
-pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
+pub(crate) fn sort(
+    record: &mut Record,
+    directions: &Directions,
+    (order, all_changes): (Order, bool),
+) {
     let entries = std::mem::take(&mut record.entries);
     let mut graph = Graph {
         entries: &entries,
@@ -199,7 +203,8 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
                     if place.is_none() {
                         done.extend(seen.control(line));
                     }
-                    seen.come_to(place)
+                    // Events of later writes in the batch come before it, if the store tells them.
+                    seen.come_to(place).filter(|_| !all_changes)
                 }
                 Ok(reply) => {
                     let line = seen.find(&reply);
