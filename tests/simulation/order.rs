@@ -185,7 +185,9 @@ pub(crate) fn sort(
             let place = match Reply::parse(&line.text) {
                 Ok(Reply::Change(write)) => {
                     let place = tags.get(&tag_of_write(write)).copied();
-                    match place.is_some_and(|place| entries[place].tag.0 == client) {
+                    // If the store tells it, it comes before replies to what stands before the write.
+                    let is_own = |place: usize| entries[place].tag.0 == client && !all_changes;
+                    match place.is_some_and(is_own) {
                         true => seen.come_to(place),
                         false => place,
                     }

@@ -269,6 +269,7 @@ impl Check<'_> {
             (Sent::Walk { .. }, "store") => {}
             (Sent::Watch(name, prefix), "store") => {
                 self.was_requested(&(name, prefix), line, false);
+                self.failed_watches.insert(index);
             }
             (Sent::Blank, _) => panic!("client {client}: an error for a blank line"),
             (_, "closing") => {
