@@ -22,6 +22,7 @@ use keywire::{
 
 use crate::{
     elsewhere::{self, Elsewhere},
+    fate::{Fate, dawdle},
     history::{Entry, History, Kind, What, line_of},
     lists::Lists,
     order::change,
@@ -99,56 +100,11 @@ impl fmt::Debug for Submitted {
     }
 }
 
-/// What becomes of a batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
-    Answered,
-    Failed,
-    Unconfirmed,
-    /// The store drops it.
-    Lost,
-    Panics,
-    /// Nobody hears of it again.
-    Stuck,
-}
-
-impl Fate {
-    fn choose(world: &World, faults: StoreFaults) -> Self {
-        if !faults.fails {
-            return Fate::Answered;
-        }
-        match world.random(|rng| rng.u8(..60)) {
-            0..=1 => Fate::Failed,
-            2 => Fate::Unconfirmed,
-            3 => Fate::Lost,
-            4 => Fate::Panics,
-            5 if faults.sticks => Fate::Stuck,
-            _ => Fate::Answered,
-        }
-    }
-}
-
 /// The connection of a batch.
 fn connection_of(batch: &Batch) -> usize {
     let shown = format!("{batch:?}");
     let digits = shown.chars().filter(char::is_ascii_digit);
     digits.collect::<String>().parse().expect("a connection")
-}
-
-/// Lets some time pass, or none.
-async fn dawdle(world: &World) {
-    match world.random(|rng| rng.u8(..20)) {
-        0..=1 => {
-            let time = world.random(|rng| rng.u64(..1500));
-            world.sleep(Duration::from_millis(time)).await;
-        }
-        2..=9 => {
-            for _ in 0..world.random(|rng| rng.u8(1..6)) {
-                world.give_way().await;
-            }
-        }
-        _ => {}
-    }
 }
 
 impl<O: KeepsOrder> LateStore<O> {

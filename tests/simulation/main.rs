@@ -15,6 +15,7 @@ mod callers;
 mod check;
 mod counts;
 mod elsewhere;
+mod fate;
 mod history;
 mod identify;
 mod late;
