@@ -366,6 +366,9 @@ pub trait Store: Send + 'static {
     /// batches of `Get`s have to come before later changes. In a batch of a client that watches, no write
     /// stands behind a `Get`.
     ///
+    /// A batch comes behind all changes that are ready when its future is. A store that has batches and
+    /// changes in one queue gives back batches [as changes](Change#impl-From<Batch>-for-Change).
+    ///
     /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
     /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't
     /// hold more, it gives [`Change::missed`].

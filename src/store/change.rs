@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::{Batch, turn::Turn};
 use crate::protocol::{Command, Operation, Write};
 
 /// Which changes a store brings in by [`Store::changes`](super::Store::changes).
@@ -33,6 +34,8 @@ enum Kind {
     Write(Vec<u8>),
     /// Changes of the keys that this says yes to; of any keys, if there is none.
     Missed(Option<Box<KeyFilter>>),
+    /// A batch that is back.
+    Batch(Batch),
 }
 
 /// Says which keys are concerned.
@@ -74,8 +77,53 @@ impl Change {
     pub(crate) fn missed_keys(&self) -> Option<&KeyFilter> {
         match &self.0 {
             Kind::Missed(concerns) => concerns.as_deref(),
-            Kind::Write(_) => None,
+            Kind::Write(_) | Kind::Batch(_) => None,
         }
+    }
+
+    /// The turn of a batch, if it is one.
+    pub(crate) fn into_turn(self) -> Result<Option<Box<Turn>>, Self> {
+        match self.0 {
+            Kind::Batch(batch) => Ok(batch.into_turn()),
+            _ => Err(self),
+        }
+    }
+}
+
+/// Gives a batch back in its place among the changes. The [`Submission`](super::Submission) that it was
+/// kept from is then pending, with a future that never ends. For a store that has both in one queue: between
+/// a future that is ready and the stream there is no order but that which the server takes them in.
+///
+/// ```
+/// use futures_lite::Stream;
+/// use keywire::store::{Batch, Change, Changes, Order, Store, Submission};
+/// use std::future::{Future, pending};
+///
+/// struct Log {
+///     batches: async_channel::Sender<Batch>,
+///     output: async_channel::Receiver<Change>, // changes, and `Change::from(batch)`
+/// }
+///
+/// impl Store for Log {
+///     const ORDER: Order = Order::Total;
+///     const CHANGES: Changes = Changes::All;
+///
+///     fn submit(
+///         &mut self,
+///         batch: Batch,
+///     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+///         let _ = self.batches.try_send(batch); // to what writes the log
+///         Submission::Pending(pending())
+///     }
+///
+///     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+///         Some(self.output.clone())
+///     }
+/// }
+/// ```
+impl From<Batch> for Change {
+    fn from(batch: Batch) -> Self {
+        Self(Kind::Batch(batch))
     }
 }
 

@@ -1,9 +1,12 @@
 //! A store that makes all changes known, also those of the server's own clients.
 
+use std::future::pending;
+
+use async_channel::{Receiver, Sender};
 use futures_lite::{Stream, stream};
 use keywire::{
     Server,
-    protocol::Write,
+    protocol::{Operation, Write},
     store::{Batch, Change, Changes, Order, Store, Submission},
 };
 
@@ -112,6 +115,72 @@ fn a_write_behind_a_get_is_of_another_batch_of_a_client_that_watches() {
             false => assert_eq!(submitted.len(), 1),
         }
     }
+}
+
+/// Writes what it is given into one log, from which batches come back between changes.
+struct Log {
+    output: (Sender<Change>, Receiver<Change>),
+    value: usize,
+}
+
+impl Store for Log {
+    const ORDER: Order = Order::Total;
+    const CHANGES: Changes = Changes::All;
+
+    fn submit(
+        &mut self,
+        mut batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        let log = |change| self.output.0.try_send(change).unwrap();
+        let before = self.value.to_string();
+        if batch
+            .operations()
+            .any(|it| matches!(it, Operation::Write(_)))
+        {
+            self.value += 1;
+            log(put(self.value.to_string().as_bytes()));
+        }
+        batch.each(|operation, answer| match operation {
+            Operation::Get { .. } => answer.values([before.as_bytes()]),
+            Operation::Write(_) => answer.done(),
+        });
+        log(Change::from(batch));
+        Submission::Pending(pending())
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        Some(self.output.1.clone())
+    }
+}
+
+#[test]
+fn a_batch_may_come_back_in_its_place_among_changes() {
+    let store = Log {
+        output: async_channel::unbounded(),
+        value: 0,
+    };
+    let mut server = LocalServer::new(Server::builder().store(store).build());
+    let (mut watcher, mut writer) = (server.connect(), server.connect());
+    watcher.send("Watch:k\n");
+    server.run();
+    for _ in 0..3 {
+        writer.send("Put:k:x\nSync\n");
+        watcher.send("Get:k\nSync\n");
+    }
+    server.run();
+    assert_eq!(writer.received(), ":sync:0:\n".repeat(3));
+    let received = watcher.received();
+    let mut value = "0";
+    let mut gets = 0;
+    for line in received.lines() {
+        if let Some(told) = line.strip_prefix(":put:k:") {
+            value = told;
+        } else if let Some(read) = line.strip_prefix("k:") {
+            assert_eq!(read, value, "{received}");
+            gets += 1;
+        }
+    }
+    assert_eq!((gets, value), (3, "3"), "{received}");
 }
 
 /// It says that it makes changes known.
