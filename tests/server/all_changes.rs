@@ -133,10 +133,8 @@ impl Store for Log {
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let log = |change| self.output.0.try_send(change).unwrap();
         let before = self.value.to_string();
-        if batch
-            .operations()
-            .any(|it| matches!(it, Operation::Write(_)))
-        {
+        let operations = batch.operations();
+        for _ in operations.filter(|it| matches!(it, Operation::Write(_))) {
             self.value += 1;
             log(put(self.value.to_string().as_bytes()));
         }
