@@ -22,6 +22,7 @@ mod clients;
 mod key_order;
 mod send_events;
 mod submit;
+mod subscribe;
 mod turn_queue;
 mod turns;
 
@@ -44,12 +45,13 @@ use crate::{
         log::{self, LogLimiter},
         state::ServerState,
     },
-    store::{FromStore, Order, Store, turn::Turn},
+    store::{Changes, FromStore, Order, Store, turn::Turn},
     watch::registry::WatchRegistry,
 };
 use changes::ChangeStream;
 use clients::ClientEntry;
 use key_order::KeyOrder;
+use subscribe::Subscriptions;
 use turn_queue::TurnQueue;
 
 /// Clients that have their turns in one round. A smaller one answers the first of them sooner.
@@ -74,6 +76,8 @@ pub(crate) struct Coordinator {
     limiter: ConnectionLimiter,
     queue: TurnQueue,
     watches: WatchRegistry,
+    /// What the store is asked to watch.
+    subscriptions: Subscriptions,
     stats: Stats,
     log: LogLimiter,
     /// The number of the client that connected last.
@@ -139,6 +143,7 @@ impl Coordinator {
             limiter: ConnectionLimiter::default(),
             queue: TurnQueue::default(),
             watches: WatchRegistry::default(),
+            subscriptions: Subscriptions::default(),
             stats: Stats::default(),
             log: LogLimiter::new(&server.clock),
             last_id: 0,
@@ -188,6 +193,10 @@ impl Coordinator {
             S::ORDER != Order::Immediate || self.changes.is_none(),
             "a store whose order is immediate has changes"
         );
+        assert!(
+            S::CHANGES == Changes::Elsewhere || self.changes.is_some(),
+            "a store that makes all changes known has none"
+        );
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
@@ -200,6 +209,7 @@ impl Coordinator {
                 self.handle(input);
             }
             self.run_ready(store, &mut turns);
+            self.notify_unwatched(store);
         }
     }
 

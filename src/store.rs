@@ -128,7 +128,9 @@
 //!
 //! - [`keys`](Store::keys) lists the keys that begin with a prefix. `GetPrefix` and `Keys` need it; without
 //!   it they fail.
-//! - [`changes`](Store::changes) brings changes that were made elsewhere to watchers.
+//! - [`changes`](Store::changes) brings changes that were made elsewhere to watchers; or all changes, if
+//!   [`CHANGES`](Store::CHANGES) says so. By [`watch`](Store::watch) and [`unwatch`](Store::unwatch), the
+//!   store learns what is watched.
 //! - [`close`](Store::close) ends the store's work when the server ends.
 //! - [`size`](Store::size) and the limits: see below.
 //!
@@ -141,6 +143,7 @@
 
 mod answer;
 mod batch;
+mod change;
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub mod disk;
@@ -148,9 +151,12 @@ mod lookahead;
 pub(crate) mod memory;
 mod overflow;
 pub(crate) mod rejection;
+mod request;
+mod size;
 pub(crate) mod timer;
 pub(crate) mod turn;
 pub(crate) mod walk;
+mod watch;
 
 use std::{
     future::{self, Future},
@@ -160,82 +166,21 @@ use std::{
 use futures_lite::{Stream, stream};
 
 pub(crate) use batch::{FromStore, TurnGuard};
+pub(crate) use change::KeyFilter;
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub use disk::Disk;
 pub use {
     answer::Answer,
     batch::Batch,
+    change::{Change, Changes},
     memory::{Memory, MemoryLimits, Values},
+    size::{DiskStats, StoreSize},
     walk::KeyPage,
+    watch::WatchRequest,
 };
 
-use crate::{
-    Clock,
-    protocol::{Command, Operation, Write},
-};
-
-/// How much a store holds. See [`Store::size`].
-///
-/// ```
-/// use keywire::store::{StoreSize, Memory, Store as _};
-///
-/// let mut store = Memory::new();
-/// store.put(b"user", b"alice");
-/// store.put(b"user", b"bob");
-/// assert_eq!(store.size(), StoreSize { keys: 1, values: 2, bytes: 12 });
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreSize {
-    /// Keys that have values.
-    pub keys: u64,
-    /// Values of all keys.
-    pub values: u64,
-    /// Bytes of all these keys and values, without what it costs to keep them.
-    pub bytes: u64,
-}
-
-/// What a key costs besides its bytes, for [`StoreSize::charged`].
-pub(crate) const KEY_COST: u64 = 64;
-
-/// What a value costs besides its bytes.
-pub(crate) const VALUE_COST: u64 = 8;
-
-impl StoreSize {
-    /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
-    /// and 64 for each key and 8 for each value.
-    ///
-    /// [`Memory`] takes up to twice as much of the system, since its tables grow by doubling.
-    ///
-    /// ```
-    /// use keywire::store::StoreSize;
-    ///
-    /// assert_eq!(StoreSize { keys: 1, values: 2, bytes: 12 }.charged(), 92);
-    /// ```
-    pub fn charged(&self) -> u64 {
-        self.bytes + KEY_COST * self.keys + VALUE_COST * self.values
-    }
-}
-
-/// The counters of a store on a disk. See [`Store::disk_stats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DiskStats {
-    /// Commits since the start.
-    pub commits: u64,
-    /// Writes in them.
-    pub writes: u64,
-    /// Microseconds that the last commit took.
-    pub last_commit: u64,
-    /// The longest of them.
-    pub longest_commit: u64,
-    /// Bytes on the disk.
-    pub bytes: u64,
-    /// Commits that are not in a snapshot yet.
-    pub log_commits: u64,
-    /// 1 if the store refuses writes, because the disk has failed.
-    pub refusing: u64,
-}
+use crate::{Clock, protocol::Topic};
 
 /// What a store returns: the answer, or a future of it.
 #[derive(Debug)]
@@ -300,7 +245,8 @@ pub enum Order {
 ///   builds the server: [`Batch::max_store`] and [`Batch::max_values`]. A store that knows its size keeps to
 ///   them. It refuses a `Set` only if the `Set` would make it larger, and never refuses a `Remove`.
 /// - **Values** hold no LF. No command brings one in. A `Get` answered with a value that holds one fails.
-/// - **Time.** The coordinator calls `submit` and [`keys`](Store::keys), and every client waits for it. They
+/// - **Time.** The coordinator calls `submit`, [`keys`](Store::keys) and
+///   [`watch`](Store::watch), and every client waits for it. They
 ///   must not block.
 ///
 /// What the commands do:
@@ -362,6 +308,9 @@ pub trait Store: Send + 'static {
     /// The order that the store keeps. Default: [`Order::None`].
     const ORDER: Order = Order::None;
 
+    /// Which changes [`changes`](Self::changes) brings. Default: [`Changes::Elsewhere`].
+    const CHANGES: Changes = Changes::Elsewhere;
+
     /// Takes the commands of a client; see the contract above.
     fn submit(
         &mut self,
@@ -378,13 +327,47 @@ pub trait Store: Send + 'static {
         page.done()
     }
 
-    /// Changes that were made elsewhere, for watchers. It is called once, when the server begins to run.
-    /// By default there are none.
+    /// A client asks to watch a key or a prefix that nobody watches here. The client's reply, and all that
+    /// it sends later, wait until this is done; so do others that ask to watch the same meanwhile. By
+    /// default it is done at once.
+    ///
+    /// Done means subscribed: every change that takes effect from then on is made known by
+    /// [`changes`](Self::changes), or counts as [missed](Change::missed). If the request
+    /// [fails](WatchRequest::fail) or is lost, nobody watches, and the store owes no changes.
+    ///
+    /// For each key or prefix there is at most one request at a time, and none between one that was done and
+    /// its [`unwatch`](Self::unwatch).
+    fn watch(
+        &mut self,
+        request: WatchRequest,
+    ) -> Submission<WatchRequest, impl Future<Output = WatchRequest> + Send + 'static> {
+        request.done()
+    }
+
+    /// Nobody watches any more what a [`watch`](Self::watch) was done for. It is called once for each of
+    /// these, not for one that failed or was lost. It is not called for what is still watched if the grace
+    /// time of a shutdown is over or the server is dropped.
+    fn unwatch(&mut self, topic: Topic<'_>) {
+        let _ = topic;
+    }
+
+    /// Changes for watchers: those that were made elsewhere or, if [`CHANGES`](Self::CHANGES) says so, all.
+    /// It is called once, when the server begins to run. By default there are none.
+    ///
+    /// A store may leave out changes of keys that nobody watches; see [`watch`](Self::watch).
     ///
     /// Changes and the batches that the store gives back have one order, and the store has to keep it. Take a
     /// change, and a command of the same key; if the order is [`Total`](Order::Total) or
-    /// [`Sequential`](Order::Sequential), of any key. If the command took effect after the change, such as a `Get` that shows it, the change comes before the
-    /// command's batch. If the command took effect before the change, its batch comes first.
+    /// [`Sequential`](Order::Sequential), of any key. If the command took effect after the change, such as a
+    /// `Get` that shows it, the change comes before the command's batch. If the command took effect before
+    /// the change, its batch comes first.
+    ///
+    /// If these are all changes, what a write changes comes before the batch of the write, and only the
+    /// batches of `Get`s have to come before later changes. In a batch of a client that watches, no write
+    /// stands behind a `Get`.
+    ///
+    /// A batch comes behind all changes that are ready when its future is. A store that has batches and
+    /// changes in one queue gives back batches [as changes](Change#impl-From<Batch>-for-Change).
     ///
     /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
     /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't
@@ -416,56 +399,5 @@ pub trait Store: Send + 'static {
     /// shutdown. It is not called if the server is dropped.
     fn close(&mut self) -> impl Future<Output = ()> + Send {
         future::ready(())
-    }
-}
-
-/// A change that was not made by a client of this server. See [`Store::changes`].
-///
-/// `Debug` shows lengths, never keys or values.
-///
-/// ```
-/// use keywire::{protocol::Write, store::Change};
-///
-/// let change = Change::from(Write::Delete { key: b"user" });
-/// assert_eq!(format!("{change:?}"), "Change(Some(Delete { key: [4 bytes] }))");
-/// ```
-pub struct Change {
-    /// The write as a line, without its line feed.
-    line: Option<Vec<u8>>,
-}
-
-impl Change {
-    /// An unknown number of changes was missed, of any keys. Every watcher is told `:missed:0`.
-    pub fn missed() -> Self {
-        Self { line: None }
-    }
-
-    /// `None` if changes were missed.
-    pub(crate) fn write(&self) -> Option<Write<'_>> {
-        match Command::parse(self.line.as_ref()?) {
-            Ok(Command::Operation(Operation::Write(write))) => Some(write),
-            _ => None,
-        }
-    }
-}
-
-/// A key or a value that no line can carry makes it a missed change.
-impl From<Write<'_>> for Change {
-    fn from(write: Write<'_>) -> Self {
-        let mut line = Vec::new();
-        Command::from(write).encode(&mut line);
-        line.pop();
-        let change = Self { line: Some(line) };
-        let is_one_line = |line: &Vec<u8>| memchr::memchr(b'\n', line).is_none();
-        match change.line.as_ref().is_some_and(is_one_line) && change.write() == Some(write) {
-            true => change,
-            false => Self::missed(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Change").field(&self.write()).finish()
     }
 }

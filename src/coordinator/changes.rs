@@ -74,7 +74,13 @@ impl State {
             Poll::Pending => None,
         };
         self.stream = Some(stream);
-        change.is_some_and(|change| to.try_send(FromStore::Change(change)).is_ok())
+        let from_store = match change.map(Change::into_turn) {
+            Some(Ok(Some(turn))) => FromStore::Turn(turn),
+            Some(Ok(None)) => return true,
+            Some(Err(change)) => FromStore::Change(change),
+            None => return false,
+        };
+        to.try_send(from_store).is_ok()
     }
 }
 
@@ -87,7 +93,7 @@ impl Coordinator {
                 round.timer.add(look_ups + events / EVENTS_PER_WORK);
             }
             None => {
-                for client in self.watches.miss_all() {
+                for client in self.watches.miss(change.missed_keys()) {
                     self.send_missed_count(client);
                 }
             }

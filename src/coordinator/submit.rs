@@ -9,11 +9,21 @@ use crate::{
     clock,
     protocol::Operation,
     store::{
-        Batch, FromStore, KeyPage, Order, Store, Submission, TurnGuard,
+        Batch, Changes, FromStore, KeyPage, Order, Store, Submission, TurnGuard,
         rejection::Rejection,
         turn::{Turn, TurnState},
     },
 };
+
+/// Whether the order of keys is kept here: before batches are submitted, or before their answers are
+/// released. If the store makes all changes known, no answer has to wait for the events of another batch.
+const fn keeps_key_order<S: Store>() -> bool {
+    match S::ORDER {
+        Order::None => true,
+        Order::Sequential => false,
+        _ => matches!(S::CHANGES, Changes::Elsewhere),
+    }
+}
 
 impl Coordinator {
     /// Settles what the store gets next, in the order of keys, and submits it. Gives the turn back if it
@@ -29,8 +39,17 @@ impl Coordinator {
         let mut known = HashSet::new();
         let mut is_blocked = false;
         let order = &self.key_order;
+        let tells_all = S::CHANGES == Changes::All;
+        // The events of a batch's writes come before its replies, and so none behind a `Get`.
+        let splits = tells_all && turn.progress.watcher.is_some();
+        let mut has_read = false;
         let asked = turn.ask(|operation| {
-            if S::ORDER == Order::Sequential {
+            match operation {
+                Operation::Get { .. } => has_read = true,
+                Operation::Write(_) if splits && has_read => return false,
+                Operation::Write(_) => {}
+            }
+            if !keeps_key_order::<S>() {
                 return true;
             }
             let key = order.hash(operation.key());
@@ -66,8 +85,8 @@ impl Coordinator {
         let client = self.clients.get_mut(turn.client)?;
         client.at_store = true;
         client.watcher = turn.progress.watcher;
-        turn.progress.watched = true;
-        if S::ORDER != Order::Sequential {
+        turn.progress.watched = !tells_all;
+        if keeps_key_order::<S>() {
             self.key_order.enter(turn.client, keys);
         }
         if S::ORDER == Order::None {
@@ -115,7 +134,7 @@ impl Coordinator {
             }
             Submission::Pending(batch) => {
                 round.timer.add_unknown();
-                if S::ORDER == Order::Sequential {
+                if S::ORDER == Order::Sequential && S::CHANGES == Changes::Elsewhere {
                     self.key_order.enter(key, vec![ALL_BATCHES]);
                 }
                 self.wait_for_store::<S>(key, async { batch.await.into_turn() });
@@ -149,7 +168,7 @@ impl Coordinator {
             round.timer.add_unknown();
             match store.keys(KeyPage::new(guard)) {
                 Submission::Done(page) => {
-                    turn = page.into_turn()?;
+                    turn = self.own_turn(page.into_turn()?, key)?;
                     turn.on_page();
                     self.collect(&mut turn, round);
                 }
@@ -162,15 +181,27 @@ impl Coordinator {
         Some(turn)
     }
 
+    /// Gives a turn back that the store was done with at once, if it is this client's. If the store has kept
+    /// that one, and gives back another's, the other joins the round later.
+    pub(super) fn own_turn(&mut self, turn: Box<Turn>, key: usize) -> Option<Box<Turn>> {
+        if turn.client == key {
+            return Some(turn);
+        }
+        self.clients.get_mut(key)?.at_store = true;
+        send_turn(self.changes.as_deref(), turn, &self.from_store);
+        self.end_watcher_turn(key);
+        None
+    }
+
     /// Where turns come back that the store has lost. One that does not wait can't lose any.
-    fn lost_turns<S: Store>(&self) -> Option<Sender<FromStore>> {
+    pub(super) fn lost_turns<S: Store>(&self) -> Option<Sender<FromStore>> {
         (S::ORDER != Order::Immediate).then(|| self.from_store.clone())
     }
 
     /// # Panics
     ///
     /// If the store said that it never waits.
-    fn wait_for_store<S: Store>(
+    pub(super) fn wait_for_store<S: Store>(
         &mut self,
         key: usize,
         turn: impl Future<Output = Option<Box<Turn>>> + Send + 'static,
@@ -195,7 +226,7 @@ impl Coordinator {
     }
 
     /// The client has no turn in this round any more.
-    fn end_watcher_turn(&mut self, key: usize) {
+    pub(super) fn end_watcher_turn(&mut self, key: usize) {
         let client = self.clients.get(key);
         if let Some(watcher) = client.and_then(|client| client.watcher) {
             self.watches.end_turn(watcher);
@@ -238,7 +269,7 @@ impl Coordinator {
     }
 
     /// A turn that was not in this round joins it.
-    fn rejoin(&mut self, turn: &mut Turn, round: &Round) {
+    pub(super) fn rejoin(&mut self, turn: &mut Turn, round: &Round) {
         let Some(client) = self.clients.get_mut(turn.client) else {
             return;
         };
@@ -253,7 +284,9 @@ impl Coordinator {
     /// A turn has come back from the store.
     fn on_returned<S: Store>(&mut self, mut turn: Box<Turn>, store: &mut S, round: &mut Round) {
         self.rejoin(&mut turn, round);
-        if turn.has_page() {
+        if turn.has_watch_request() {
+            self.on_watch_request(turn, store, round);
+        } else if turn.has_page() {
             turn.on_page();
             self.collect(&mut turn, round);
             self.run_turn(turn, store, round);

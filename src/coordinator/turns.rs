@@ -5,17 +5,13 @@ use std::time::Duration;
 use super::{Coordinator, ROUND_CLIENTS, clients::Pending};
 use crate::{
     connection::outbox::{Chunk, Chunks, Next, push_chunk},
-    protocol::{Command, Topic, push_watch},
+    protocol::Command,
     store::{
-        Order, Store,
-        rejection::Rejection,
+        Changes, Order, Store,
         timer::{EVENTS_PER_WORK, RoundTimer},
-        turn::{Progress, Turn, TurnState},
+        turn::{Turn, TurnState},
     },
-    watch::{
-        events::{MustDisconnect, RoundEvents},
-        registry::WatchLimit,
-    },
+    watch::events::{MustDisconnect, RoundEvents},
 };
 
 /// A client whose recent turns took this long together has its next turn behind those whose did not.
@@ -166,7 +162,7 @@ impl Coordinator {
         round: &mut Round,
     ) {
         loop {
-            turn.progress.watched = self.watches.watching() > 0;
+            turn.progress.watched = S::CHANGES == Changes::Elsewhere && self.watches.watching() > 0;
             if turn.walk.is_some() {
                 match self.walk(turn, store, round) {
                     Some(walking) => turn = walking,
@@ -188,9 +184,13 @@ impl Coordinator {
                 }
             }
             match turn.progress.state {
-                TurnState::AtControlLine => {
-                    self.answer_control_line(&mut turn, round.turns.len(), store);
+                TurnState::AtControlLine if turn.watch_line().is_some() => {
+                    match self.watch(turn, store, round) {
+                        Some(answered) => turn = answered,
+                        None => return,
+                    }
                 }
+                TurnState::AtControlLine => self.answer_control_line(&mut turn, store),
                 // That was a page. What follows it comes next.
                 TurnState::Done if turn.walk.is_some() => turn.progress.state = TurnState::Running,
                 TurnState::Running => {}
@@ -234,8 +234,7 @@ impl Coordinator {
         });
     }
 
-    fn answer_control_line<S: Store>(&mut self, turn: &mut Turn, round_turn: usize, store: &S) {
-        let client = turn.client;
+    fn answer_control_line<S: Store>(&mut self, turn: &mut Turn, store: &S) {
         let Some((command, progress)) = turn.take_control_line() else {
             return;
         };
@@ -250,35 +249,18 @@ impl Coordinator {
                 stats.lines_queued += 1;
                 progress.push_control_line(|replies| stats.push(replies));
             }
-            Command::Watch(topic) => self.watch((client, round_turn), topic, progress),
             Command::Unwatch(topic) => self.watches.unwatch(progress.watcher, topic),
             Command::GetPrefix { prefix } => walk = Some((prefix.to_vec(), false)),
             Command::Keys { prefix } => walk = Some((prefix.to_vec(), true)),
-            // These are answered by the turn itself.
-            Command::Operation(_) | Command::Sync { .. } | Command::Auth { .. } => {}
+            // Answered by `watch`, and by the turn itself.
+            Command::Watch(_)
+            | Command::Operation(_)
+            | Command::Sync { .. }
+            | Command::Auth { .. } => {}
         }
         self.stats.add(&mut progress.stats);
         if let Some((prefix, counts)) = walk {
             turn.start_walk(prefix, counts);
-        }
-    }
-
-    fn watch(&mut self, (client, turn): (usize, usize), topic: Topic<'_>, progress: &mut Progress) {
-        if progress.is_closed() {
-            return;
-        }
-        let limits = &self.server.limits;
-        if matches!(topic, Topic::Prefix(prefix) if prefix.len() > limits.max_watch_prefix) {
-            return progress.refuse(Rejection::LongPrefix);
-        }
-        match self
-            .watches
-            .watch(&mut progress.watcher, client, turn, topic, limits)
-        {
-            Ok(()) => {
-                progress.push_control_line(|replies| push_watch(replies, topic));
-            }
-            Err(WatchLimit) => progress.refuse(Rejection::FullWatches),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    request::Request,
     timer::RoundTimer,
     walk::{Walk, WalkLine},
 };
@@ -37,6 +38,8 @@ pub(crate) struct Turn {
     pub(crate) progress: Progress,
     /// The `GetPrefix` or `Keys` that is being answered.
     pub(crate) walk: Option<Box<Walk>>,
+    /// The store's answer to the `Watch` at which the turn stands.
+    pub(super) watch_request: Request,
 }
 
 /// How far a turn is.
@@ -142,6 +145,7 @@ impl Turn {
             client: 0,
             block: LineBlock::default(),
             walk: None,
+            watch_request: Request::None,
             progress: Progress {
                 limits,
                 buffers,
@@ -326,7 +330,7 @@ impl Turn {
 
 impl Progress {
     /// Answers are at hand, any time after the batch was submitted.
-    pub(super) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.refresh_status();
         self.timer = RoundTimer::start(self.clock.now());
     }

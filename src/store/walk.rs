@@ -6,7 +6,7 @@
 
 use std::{fmt, future::Ready};
 
-use super::{Submission, batch::TurnGuard, turn::Turn};
+use super::{Submission, batch::TurnGuard, request::Request, turn::Turn};
 use crate::protocol::{Code, LineBlock};
 
 /// Bytes of a page from which on it is full.
@@ -19,24 +19,11 @@ pub(crate) struct Walk {
     cursor: Vec<u8>,
     /// Whether a page follows.
     more: bool,
-    page: Page,
-    /// The page has failed.
-    error: Option<String>,
+    page: Request,
     line: WalkLine,
     /// The client's own lines, and how far they are handled.
     block: LineBlock,
     offset: usize,
-}
-
-/// Where the next page is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Page {
-    /// Not wanted yet.
-    None,
-    /// With the store.
-    Asked,
-    /// The store has given it back.
-    Returned,
 }
 
 /// How the lines of a page are answered.
@@ -61,8 +48,7 @@ impl Turn {
             prefix,
             more: true,
             cursor: Vec::new(),
-            page: Page::None,
-            error: None,
+            page: Request::None,
             line,
             block: std::mem::take(&mut self.block),
             offset: std::mem::take(&mut progress.cursor.offset),
@@ -111,7 +97,7 @@ impl Turn {
     /// Whether the store was asked for a page, and not for operations.
     pub(crate) fn has_page(&self) -> bool {
         let walk = self.walk.as_ref();
-        walk.is_some_and(|walk| walk.page != Page::None)
+        walk.is_some_and(|walk| !walk.page.is_none())
     }
 
     /// A page has come, or was lost.
@@ -120,11 +106,7 @@ impl Turn {
             return;
         };
         self.progress.cursor.offset = 0;
-        let error = match std::mem::replace(&mut walk.page, Page::None) {
-            Page::Returned => walk.error.take(),
-            _ => Some("the store gave no keys".to_string()),
-        };
-        if let Some(error) = error {
+        if let Err(error) = walk.page.take("the store gave no keys") {
             self.progress.push_error(Code::Store, error);
         }
     }
@@ -188,7 +170,7 @@ impl KeyPage {
             turn.block = LineBlock::page(buffer);
             if let Some(walk) = &mut turn.walk {
                 walk.more = false;
-                walk.page = Page::Asked;
+                walk.page = Request::Asked;
             }
         }
         Self(guard)
@@ -196,7 +178,7 @@ impl KeyPage {
 
     pub(crate) fn into_turn(mut self) -> Option<Box<Turn>> {
         if let Some(walk) = self.walk_mut() {
-            walk.page = Page::Returned;
+            walk.page.give_back();
         }
         self.0.into_turn()
     }
@@ -253,7 +235,7 @@ impl KeyPage {
     /// Says that the keys can't be read. The walk ends here, with `:error:LINE:store:` and the reason.
     pub fn fail(&mut self, reason: impl fmt::Display) {
         if let Some(walk) = self.walk_mut() {
-            walk.error = Some(reason.to_string());
+            walk.page = Request::Failed(reason.to_string());
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     connection::outbox::{Chunks, OutboxStatus, Usage},
     protocol::{Topic, Write},
     shared::limits::Limits,
+    store::KeyFilter,
 };
 
 /// All topics that are watched, and their watchers. Watchers have numbers of their own, since most
@@ -29,6 +30,8 @@ pub(crate) struct WatchRegistry {
     notified: Vec<usize>,
     /// Watches, each watcher's counted.
     watching: u64,
+    /// Topics that have lost their last watcher, and whether they are prefixes, until the store is told.
+    unwatched: Vec<(Arc<[u8]>, bool)>,
 }
 
 /// A topic with at least one watcher.
@@ -85,11 +88,11 @@ impl WatchRegistry {
         if topic_id.is_some_and(|topic| self.watchers[id].topics.contains_key(&topic)) {
             return Ok(());
         }
-        let (Topic::Key(name) | Topic::Prefix(name)) = topic;
-        let watcher = &mut self.watchers[id];
-        if cost(name) > limits.max_watches - watcher.cost {
+        if !self.has_room(Some(id), topic, limits) {
             return Err(WatchLimit);
         }
+        let (Topic::Key(name) | Topic::Prefix(name)) = topic;
+        let watcher = &mut self.watchers[id];
         watcher.cost += cost(name);
         let topic_id = topic_id.unwrap_or_else(|| self.insert(topic));
         let watchers = &mut self.topics[topic_id].watchers;
@@ -97,6 +100,28 @@ impl WatchRegistry {
         watchers.push(id);
         self.watching += 1;
         Ok(())
+    }
+
+    /// Whether a watcher, or a client that is none yet, may watch one more.
+    pub(crate) fn has_room(
+        &self,
+        watcher: Option<usize>,
+        topic: Topic<'_>,
+        limits: &Limits,
+    ) -> bool {
+        let (Topic::Key(name) | Topic::Prefix(name)) = topic;
+        let used = watcher.map_or(0, |id| self.watchers[id].cost);
+        cost(name) <= limits.max_watches - used
+    }
+
+    /// Whether anybody watches it.
+    pub(crate) fn is_watched(&self, topic: Topic<'_>) -> bool {
+        self.find(topic).is_some()
+    }
+
+    /// What nobody watches any more, since this was last asked.
+    pub(crate) fn take_unwatched(&mut self) -> impl Iterator<Item = (Arc<[u8]>, bool)> + use<> {
+        std::mem::take(&mut self.unwatched).into_iter()
     }
 
     /// Ends a watch, if there is one.
@@ -156,6 +181,7 @@ impl WatchRegistry {
                 true => self.prefixes.remove(&removed.name),
                 false => self.keys.remove(&removed.name),
             };
+            self.unwatched.push((removed.name, removed.is_prefix));
         }
     }
 
@@ -179,13 +205,20 @@ impl WatchRegistry {
         self.notified.is_empty()
     }
 
-    /// All watchers have missed an unknown number of changes. Gives their clients.
-    pub(crate) fn miss_all(&mut self) -> Vec<usize> {
-        let watchers = self.watchers.iter_mut().map(|(_, watcher)| {
-            watcher.pending.miss(0);
-            watcher.client
-        });
-        watchers.collect()
+    /// An unknown number of changes was missed, of keys that `concerns` says yes to, or of any. Gives the
+    /// clients that watch such a key, or a prefix; some of them more than once.
+    pub(crate) fn miss(&mut self, concerns: Option<&KeyFilter>) -> Vec<usize> {
+        let mut clients = Vec::new();
+        for (_, topic) in &self.topics {
+            if topic.is_prefix || concerns.is_none_or(|concerns| concerns(&topic.name)) {
+                for &id in &topic.watchers {
+                    let watcher = &mut self.watchers[id];
+                    watcher.pending.miss(0);
+                    clients.push(watcher.client);
+                }
+            }
+        }
+        clients
     }
 
     /// Adds a change to the events of all who watch its key, behind the replies that their turns

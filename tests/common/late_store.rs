@@ -1,21 +1,25 @@
 //! A store that answers each batch when the test says so, and as it says.
 
+mod perform;
+
 use std::{
     collections::BTreeSet,
     future::pending,
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    vec,
 };
 
 use async_channel::{Receiver, Sender};
 use futures_lite::Stream;
 use keywire::{
-    protocol::{Command, Operation, Write},
-    store::{Batch, Change, KeyPage, Memory, Order, Store, StoreSize, Submission},
+    protocol::{Command, Topic},
+    store::{
+        Batch, Change, Changes, KeyPage, Memory, Order, Store, StoreSize, Submission, WatchRequest,
+    },
 };
+use perform::{apply, line_of, perform};
 
-/// What becomes of a batch or of a page.
+/// What becomes of a batch, of a page, or of a request to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is applied, and comes back.
@@ -35,6 +39,7 @@ pub enum Outcome {
 /// What the store promises.
 pub trait Keeps: Send + 'static {
     const ORDER: Order;
+    const CHANGES: Changes = Changes::Elsewhere;
 }
 
 /// Commands take effect when their batch completes. No two batches may share a key: the store asserts it.
@@ -80,16 +85,19 @@ struct State {
     /// Keys of a page, if pages are given at all.
     page_keys: usize,
     pages_wait: bool,
+    watches_wait: bool,
+    /// What it was told to watch and not to watch any more.
+    watches: Vec<String>,
     changes: Option<Receiver<Change>>,
     change: Sender<Change>,
     close: Option<Receiver<()>>,
     closed: bool,
 }
 
-/// A batch or a page that is with the store.
+/// A batch, a page or a request that is with the store.
 struct InFlight {
     id: usize,
-    /// Its commands. A page has one, which is `page`, the prefix and the cursor.
+    /// Its commands. A request has the one that asks for it. A page has one, which is `page`, the prefix and the cursor.
     lines: Vec<String>,
     keys: BTreeSet<Vec<u8>>,
     end: Sender<Outcome>,
@@ -111,6 +119,8 @@ impl<O: Keeps> LateStore<O> {
             answers_at_once: false,
             page_keys: 2,
             pages_wait: false,
+            watches_wait: false,
+            watches: Vec::new(),
             changes: Some(changes),
             change,
             close: None,
@@ -192,7 +202,17 @@ impl StoreControl {
         lock(&self.0).pages_wait = true;
     }
 
-    /// A change was made elsewhere. The values of the store are not touched.
+    /// Requests to watch wait for the test, too.
+    pub fn hold_watches(&self) {
+        lock(&self.0).watches_wait = true;
+    }
+
+    /// What it was told to watch, and not to watch any more, since this was last asked.
+    pub fn take_watches(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.0).watches)
+    }
+
+    /// A change was made. The values of the store are not touched.
     pub fn tell(&self, change: Change) {
         lock(&self.0).change.try_send(change).unwrap();
     }
@@ -247,65 +267,15 @@ impl<O: Keeps> LateStore<O> {
     }
 }
 
-fn line_of(operation: Operation<'_>) -> String {
-    let mut line = Vec::new();
-    Command::Operation(operation).encode(&mut line);
-    line.pop();
-    String::from_utf8(line).unwrap()
-}
-
-/// An answer of which the effect has been.
-enum Answered {
-    Done,
-    Values(Vec<Vec<u8>>),
-}
-
-fn perform(memory: &mut Memory, operation: Operation<'_>) -> Answered {
-    match operation {
-        Operation::Get { key } => {
-            return Answered::Values(memory.get(key).map(<[u8]>::to_vec).collect());
-        }
-        Operation::Write(Write::Put { key, value }) => memory.put(key, value),
-        Operation::Write(Write::Delete { key }) => memory.delete(key),
-        Operation::Write(Write::Update { key, old, new }) => memory.update(key, old, new),
-        Operation::Write(Write::Set { key, value }) => memory.set(key, value),
-        Operation::Write(Write::Remove { key, value }) => memory.remove(key, value),
-    }
-    Answered::Done
-}
-
-/// Answers commands that have taken effect, or if there are none, lets them take effect.
-fn apply(
-    state: &Mutex<State>,
-    batch: &mut Batch,
-    performed: Option<vec::IntoIter<Answered>>,
-    panic_at: usize,
-) {
-    let mut performed = performed;
-    let mut left = panic_at;
-    let mut state = lock(state);
-    let limits = state.memory.limits(batch);
-    batch.each(|operation, answer| {
-        assert!(left > 0, "a panic on purpose, at {}", line_of(operation));
-        left -= 1;
-        match &mut performed {
-            None => state.memory.apply(operation, answer, limits),
-            Some(performed) => match performed.next().expect("no more than was asked") {
-                Answered::Done => answer.done(),
-                Answered::Values(values) => answer.values(values.iter().map(Vec::as_slice)),
-            },
-        }
-    });
-}
-
 impl<O: Keeps> Store for LateStore<O> {
     const ORDER: Order = O::ORDER;
+    const CHANGES: Changes = O::CHANGES;
 
     fn submit(
         &mut self,
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
-        let lines: Vec<_> = batch.operations().map(line_of).collect();
+        let lines: Vec<_> = batch.operations().map(|it| line_of(it.into())).collect();
         let keys: BTreeSet<_> = batch.operations().map(|it| it.key().to_vec()).collect();
         assert!(!lines.is_empty(), "there is something to do");
         let mut state = lock(&self.state);
@@ -371,6 +341,37 @@ impl<O: Keeps> Store for LateStore<O> {
             }
             page
         })
+    }
+
+    fn watch(
+        &mut self,
+        mut request: WatchRequest,
+    ) -> Submission<WatchRequest, impl Future<Output = WatchRequest> + Send + 'static> {
+        let lines = vec![line_of(Command::Watch(request.topic()))];
+        let mut state = lock(&self.state);
+        state.watches.extend(lines.clone());
+        if !state.watches_wait {
+            return Submission::Done(request);
+        }
+        drop(state);
+        let (leaves, ended) = self.enter(lines, BTreeSet::new());
+        Submission::Pending(async move {
+            match ended.recv().await.unwrap() {
+                Outcome::Apply | Outcome::NoAnswer => {}
+                Outcome::Fail | Outcome::Unconfirmed => request.fail("on purpose"),
+                Outcome::Drop => {
+                    drop((leaves, request));
+                    return pending().await;
+                }
+                Outcome::Panic | Outcome::PanicAt(_) => panic!("a panic on purpose"),
+            }
+            request
+        })
+    }
+
+    fn unwatch(&mut self, topic: Topic<'_>) {
+        let line = line_of(Command::Unwatch(topic));
+        lock(&self.state).watches.push(line);
     }
 
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {

@@ -7,6 +7,7 @@ mod common;
 #[path = "../common/pipe.rs"]
 mod pipe;
 
+mod all_changes;
 mod auth;
 mod changes;
 mod counts;
@@ -21,5 +22,6 @@ mod shutdown;
 mod slow_store;
 mod store;
 mod store_shutdown;
+mod subscriptions;
 mod walks;
 mod wire;

@@ -86,6 +86,8 @@ pub(crate) struct Check<'a> {
     pub(crate) refused: HashSet<usize>,
     /// Those of them that came when the server was closing.
     pub(crate) closing: HashSet<usize>,
+    /// Those that the store could not watch.
+    pub(crate) failed_watches: HashSet<usize>,
     /// What it watches.
     topics: HashSet<(Vec<u8>, bool)>,
     /// Which line each control line answers, and each first line of values.
@@ -153,6 +155,7 @@ impl<'a> Check<'a> {
             mark_times: Vec::new(),
             refused: HashSet::new(),
             closing: HashSet::new(),
+            failed_watches: HashSet::new(),
             topics: HashSet::new(),
             answers: Vec::new(),
             places_of_lines: Vec::new(),

@@ -338,7 +338,7 @@ impl Totals<'_> {
                 !settings.secret && !settings.is_strict() && settings.max_clients == usize::MAX;
             check.clean || unlimited && check.up.reads.is_empty()
         };
-        let open = match self.checks.iter().all(clean) {
+        let open = match self.checks.iter().all(clean) && !self.settings.misses {
             true => 0,
             false => u64::MAX,
         };

@@ -1,9 +1,8 @@
 //! Changes that are made elsewhere, and that a store brings in.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex},
-    task::{Poll, Waker},
+    task::Poll,
     time::Duration,
 };
 
@@ -16,7 +15,8 @@ use keywire::{
 use crate::{
     history::{Entry, History, Kind, What, line_of},
     lists::Lists,
-    world::{Action, World, lock},
+    subscribe::Subscriptions,
+    world::{World, lock},
 };
 
 /// Stands for a client where there is none.
@@ -28,20 +28,19 @@ pub(crate) struct Elsewhere {
     world: World,
     lists: Arc<Mutex<Lists>>,
     history: History,
-    /// Those that the server has not got.
-    made: Arc<Mutex<Made>>,
+    subscriptions: Subscriptions,
+    /// Whether some are missed.
+    misses: bool,
+    made: Arc<Mutex<usize>>,
 }
 
-#[derive(Default)]
-struct Made {
-    number: usize,
-    changes: VecDeque<Change>,
-    waker: Option<Waker>,
-}
-
-/// Some changes, now and then.
-pub(crate) fn changes(elsewhere: Elsewhere) -> impl Stream<Item = Change> + Send + 'static {
+/// Some changes, now and then, and those that the store makes known itself.
+pub(crate) fn changes(
+    elsewhere: Elsewhere,
+    makes: bool,
+) -> impl Stream<Item = Change> + Send + 'static {
     let most = elsewhere.world.random(|rng| rng.usize(..20));
+    let most = if makes { most } else { 0 };
     let own = elsewhere.clone();
     let by_time = Box::pin(stream::unfold((own, 0), move |(own, made)| async move {
         if made == most {
@@ -55,9 +54,7 @@ pub(crate) fn changes(elsewhere: Elsewhere) -> impl Stream<Item = Change> + Send
     let mut by_time = by_time.fuse();
     stream::poll_fn(move |cx| {
         while let Poll::Ready(Some(())) = by_time.poll_next(cx) {}
-        let mut made = lock(&elsewhere.made);
-        made.waker = Some(cx.waker().clone());
-        match made.changes.pop_front() {
+        match elsewhere.subscriptions.next(cx.waker()) {
             Some(change) => Poll::Ready(Some(change)),
             None => Poll::Pending,
         }
@@ -65,8 +62,16 @@ pub(crate) fn changes(elsewhere: Elsewhere) -> impl Stream<Item = Change> + Send
 }
 
 impl Elsewhere {
-    pub(crate) fn new(world: &World, lists: &Arc<Mutex<Lists>>, history: &History) -> Self {
+    pub(crate) fn new(
+        world: &World,
+        lists: &Arc<Mutex<Lists>>,
+        history: &History,
+        subscriptions: &Subscriptions,
+        misses: bool,
+    ) -> Self {
         Self {
+            subscriptions: subscriptions.clone(),
+            misses,
             world: world.clone(),
             lists: lists.clone(),
             history: history.clone(),
@@ -78,9 +83,9 @@ impl Elsewhere {
     /// at once.
     pub(crate) fn make(&self) {
         let mut made = lock(&self.made);
-        made.number += 1;
+        *made += 1;
         let key = ["k0", "k1", "k2", "k3", "w"][self.world.random(|rng| rng.usize(..5))];
-        let tag = format!("{ELSEWHERE}.{}", made.number);
+        let tag = format!("{ELSEWHERE}.{made}");
         let (key, value) = (key.as_bytes(), tag.as_bytes());
         let write = match self.world.random(|rng| rng.u8(..3)) {
             0 => Write::Put { key, value },
@@ -102,7 +107,7 @@ impl Elsewhere {
             number,
             connection: ELSEWHERE,
             line: Vec::new(),
-            tag: (ELSEWHERE, made.number),
+            tag: (ELSEWHERE, *made),
             key: key.to_vec(),
             kind: Kind::Elsewhere,
             what: What::Written(key.to_vec(), line_of(write)),
@@ -111,9 +116,6 @@ impl Elsewhere {
             answered: at,
             held: StoreSize::default(),
         });
-        made.changes.push_back(Change::from(write));
-        if let Some(waker) = made.waker.take() {
-            self.world.act(Action::Wake(waker));
-        }
+        self.subscriptions.tell(write, self.misses, &self.world);
     }
 }

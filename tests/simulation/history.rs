@@ -16,6 +16,7 @@ use keywire::{
 
 use crate::{
     late::Submitted,
+    subscribe::{Request, Watched},
     walks::{Page, Walk},
     world::{Moment, lock},
 };
@@ -115,6 +116,8 @@ pub(crate) struct Record {
     pub(crate) numbers: usize,
     pub(crate) batches: Vec<Submitted>,
     pub(crate) pages: Vec<Page>,
+    /// What it was asked to watch.
+    pub(crate) requests: Vec<Request>,
     pub(crate) clients: HashMap<usize, usize>,
     /// What such a store has not answered, at moments of rest.
     pub(crate) flights: Vec<Flight>,
@@ -128,6 +131,7 @@ pub(crate) struct Record {
 pub(crate) struct Flight {
     pub(crate) batches: Vec<usize>,
     pub(crate) pages: Vec<Vec<u8>>,
+    pub(crate) requests: Vec<Watched>,
     /// Commands that the server had counted by then.
     pub(crate) counted: Option<u64>,
 }

@@ -16,15 +16,18 @@ use std::{
 
 use futures_lite::Stream;
 use keywire::{
-    protocol::Operation,
-    store::{Batch, Change, KeyPage, Order, Store, StoreSize, Submission},
+    protocol::{Operation, Topic},
+    store::{Batch, Change, Changes, KeyPage, Order, Store, StoreSize, Submission, WatchRequest},
 };
 
 use crate::{
     elsewhere::{self, Elsewhere},
+    fate::{Fate, dawdle},
     history::{Entry, History, Kind, What, line_of},
     lists::Lists,
+    order::change,
     store::{StoreFaults, fill, give},
+    subscribe::{Request, Subscriptions, owned},
     walks::Page,
     world::{Moment, World, lock},
 };
@@ -32,6 +35,15 @@ use crate::{
 /// What orders a store may keep.
 pub(crate) trait KeepsOrder: Send + 'static {
     const ORDER: Order;
+    const CHANGES: Changes = Changes::Elsewhere;
+}
+
+/// The same order, of a store that makes all changes known.
+pub(crate) struct AllChanges<O>(PhantomData<O>);
+
+impl<O: KeepsOrder> KeepsOrder for AllChanges<O> {
+    const ORDER: Order = O::ORDER;
+    const CHANGES: Changes = Changes::All;
 }
 
 pub(crate) struct KeepsNone;
@@ -57,6 +69,9 @@ pub(crate) struct LateStore<O> {
     pub(crate) faults: StoreFaults,
     /// Makes changes, if any are made elsewhere.
     pub(crate) elsewhere: Option<Elsewhere>,
+    /// What is watched, and whether some changes of that are missed.
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) misses: bool,
     pub(crate) order: PhantomData<O>,
 }
 
@@ -85,56 +100,11 @@ impl fmt::Debug for Submitted {
     }
 }
 
-/// What becomes of a batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
-    Answered,
-    Failed,
-    Unconfirmed,
-    /// The store drops it.
-    Lost,
-    Panics,
-    /// Nobody hears of it again.
-    Stuck,
-}
-
-impl Fate {
-    fn choose(world: &World, faults: StoreFaults) -> Self {
-        if !faults.fails {
-            return Fate::Answered;
-        }
-        match world.random(|rng| rng.u8(..60)) {
-            0..=1 => Fate::Failed,
-            2 => Fate::Unconfirmed,
-            3 => Fate::Lost,
-            4 => Fate::Panics,
-            5 if faults.sticks => Fate::Stuck,
-            _ => Fate::Answered,
-        }
-    }
-}
-
 /// The connection of a batch.
 fn connection_of(batch: &Batch) -> usize {
     let shown = format!("{batch:?}");
     let digits = shown.chars().filter(char::is_ascii_digit);
     digits.collect::<String>().parse().expect("a connection")
-}
-
-/// Lets some time pass, or none.
-async fn dawdle(world: &World) {
-    match world.random(|rng| rng.u8(..20)) {
-        0..=1 => {
-            let time = world.random(|rng| rng.u64(..1500));
-            world.sleep(Duration::from_millis(time)).await;
-        }
-        2..=9 => {
-            for _ in 0..world.random(|rng| rng.u8(1..6)) {
-                world.give_way().await;
-            }
-        }
-        _ => {}
-    }
 }
 
 impl<O: KeepsOrder> LateStore<O> {
@@ -239,6 +209,7 @@ fn answer(world: &World, batch: &mut Batch, plan: &mut Vec<Entry>, fate: Fate) {
 
 impl<O: KeepsOrder> Store for LateStore<O> {
     const ORDER: Order = O::ORDER;
+    const CHANGES: Changes = O::CHANGES;
 
     fn submit(
         &mut self,
@@ -262,13 +233,28 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         assert!(!plan.is_empty(), "a batch without a command");
         let id = self.history.record().submit(connection, &plan, O::ORDER);
         let (world, history) = (self.world.clone(), self.history.clone());
-        if !matches!(fate, Fate::Lost | Fate::Panics | Fate::Stuck) && world.once_in(4) {
+        // What completes later tells of its changes in the order of keys.
+        let (subscriptions, misses) = (self.subscriptions.clone(), self.misses);
+        let tell = move |plan: &[Entry], world: &World| {
+            let written = plan.iter().filter_map(|entry| match &entry.what {
+                What::Written(_, line) if O::CHANGES == Changes::All => Some(change(line)),
+                _ => None,
+            });
+            written.for_each(|write| subscriptions.tell(write, misses, world));
+        };
+        let is_free = O::CHANGES != Changes::All || history.record().is_first(id, O::ORDER);
+        let answers = !matches!(fate, Fate::Lost | Fate::Panics | Fate::Stuck);
+        if answers && is_free && world.once_in(4) {
             answer(&world, &mut batch, &mut plan, fate);
-            history.complete(id, plan, O::ORDER, &world);
+            history.complete(id, plan.clone(), O::ORDER, &world);
+            tell(&plan, &world);
             return Submission::Done(batch);
         }
         Submission::Pending(async move {
             dawdle(&world).await;
+            while O::CHANGES == Changes::All && !history.record().is_first(id, O::ORDER) {
+                world.sleep(Duration::from_millis(50)).await;
+            }
             match fate {
                 Fate::Stuck => pending().await,
                 Fate::Lost => {
@@ -282,7 +268,8 @@ impl<O: KeepsOrder> Store for LateStore<O> {
                 }
                 _ => {
                     answer(&world, &mut batch, &mut plan, fate);
-                    history.complete(id, plan, O::ORDER, &world);
+                    history.complete(id, plan.clone(), O::ORDER, &world);
+                    tell(&plan, &world);
                     batch
                 }
             }
@@ -347,11 +334,68 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         })
     }
 
-    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
-        if self.faults.fails && self.world.once_in(2) {
-            self.elsewhere = Some(Elsewhere::new(&self.world, &self.lists, &self.history));
+    fn watch(
+        &mut self,
+        mut request: WatchRequest,
+    ) -> Submission<WatchRequest, impl Future<Output = WatchRequest> + Send + 'static> {
+        let watched = owned(request.topic());
+        self.subscriptions.ask(watched.clone());
+        let fate = Fate::choose(&self.world, self.faults);
+        let asked = self.world.moment();
+        let mut record = self.history.record();
+        let id = record.requests.len();
+        record.requests.push(Request {
+            watched: watched.clone(),
+            asked,
+            answered: Moment::NEVER,
+            done: fate == Fate::Answered,
+        });
+        drop(record);
+        let (world, history) = (self.world.clone(), self.history.clone());
+        let subscriptions = self.subscriptions.clone();
+        let settle = move |world: &World| {
+            subscriptions.settle(&watched, fate == Fate::Answered);
+            history.record().requests[id].answered = world.moment();
+        };
+        if fate == Fate::Answered && world.once_in(3) {
+            settle(&world);
+            return Submission::Done(request);
         }
-        self.elsewhere.clone().map(elsewhere::changes)
+        Submission::Pending(async move {
+            dawdle(&world).await;
+            if fate == Fate::Stuck {
+                pending().await
+            }
+            settle(&world);
+            match fate {
+                Fate::Answered => {}
+                Fate::Failed => request.fail("a whim"),
+                Fate::Panics => resume_unwind(Box::new("a whim")),
+                _ => {
+                    drop(request);
+                    return pending().await;
+                }
+            }
+            request
+        })
+    }
+
+    fn unwatch(&mut self, topic: Topic<'_>) {
+        self.subscriptions.end(&owned(topic));
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        let elsewhere = Elsewhere::new(
+            &self.world,
+            &self.lists,
+            &self.history,
+            &self.subscriptions,
+            self.misses,
+        );
+        let makes = self.faults.fails && self.world.once_in(2);
+        self.elsewhere = makes.then(|| elsewhere.clone());
+        let has_changes = makes || O::CHANGES == Changes::All;
+        has_changes.then(|| elsewhere::changes(elsewhere, makes))
     }
 
     fn size(&self) -> StoreSize {

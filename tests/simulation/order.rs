@@ -133,7 +133,11 @@ impl Seen<'_> {
 }
 
 /// Puts the history into its order, and the reads of walks into theirs.
-pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
+pub(crate) fn sort(
+    record: &mut Record,
+    directions: &Directions,
+    (order, all_changes): (Order, bool),
+) {
     let entries = std::mem::take(&mut record.entries);
     let mut graph = Graph {
         entries: &entries,
@@ -181,7 +185,9 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
             let place = match Reply::parse(&line.text) {
                 Ok(Reply::Change(write)) => {
                     let place = tags.get(&tag_of_write(write)).copied();
-                    match place.is_some_and(|place| entries[place].tag.0 == client) {
+                    // If the store tells it, it comes before replies to what stands before the write.
+                    let is_own = |place: usize| entries[place].tag.0 == client && !all_changes;
+                    match place.is_some_and(is_own) {
                         true => seen.come_to(place),
                         false => place,
                     }
@@ -199,7 +205,8 @@ pub(crate) fn sort(record: &mut Record, directions: &Directions, order: Order) {
                     if place.is_none() {
                         done.extend(seen.control(line));
                     }
-                    seen.come_to(place)
+                    // Events of later writes in the batch come before it, if the store tells them.
+                    seen.come_to(place).filter(|_| !all_changes)
                 }
                 Ok(reply) => {
                     let line = seen.find(&reply);

@@ -71,6 +71,10 @@ impl Record {
         let flight = Flight {
             batches: self.in_flight().collect(),
             pages: pages.map(|page| page.prefix.clone()).collect(),
+            requests: (self.requests.iter())
+                .filter(|request| request.answered == Moment::NEVER)
+                .map(|request| request.watched.clone())
+                .collect(),
             counted: None,
         };
         self.flights.push(flight);
@@ -79,14 +83,18 @@ impl Record {
 
     /// Whether the answers of a batch may go out.
     fn may_go(&self, id: usize, order: Order) -> bool {
+        self.batches[id].completed && self.is_first(id, order)
+    }
+
+    /// Whether a batch waits for no other.
+    pub(crate) fn is_first(&self, id: usize, order: Order) -> bool {
         let own = &self.batches[id];
         let mut before = self.in_flight().take_while(|other| *other < id);
-        own.completed
-            && !before.any(|other| {
-                let other = &self.batches[other];
-                let total = order == Order::Total && own.writes && other.writes;
-                total || !own.keys.is_disjoint(&other.keys)
-            })
+        !before.any(|other| {
+            let other = &self.batches[other];
+            let total = order == Order::Total && own.writes && other.writes;
+            total || !own.keys.is_disjoint(&other.keys)
+        })
     }
 }
 

@@ -22,13 +22,14 @@ use crate::{
     check::Quiet,
     counts,
     history::History,
-    late::{KeepsNone, KeepsOrder, KeepsPerKey, KeepsTotal, LateStore},
+    late::{AllChanges, KeepsNone, KeepsOrder, KeepsPerKey, KeepsTotal, LateStore},
     listener::{AcceptQueue, FailingListener},
     lists::Lists,
     network::{Connection, connect},
     script,
     settings::Settings,
     store::FaultyStore,
+    subscribe::Subscriptions,
     world::{Moment, Work, World, WorldClock},
 };
 
@@ -215,15 +216,33 @@ pub(crate) fn run(seed: u64) -> u64 {
 }
 
 fn run_late<O: KeepsOrder>(rng: Rng, world: World, history: History, settings: Settings) -> u64 {
+    match settings.all_changes {
+        true => run_late_with::<AllChanges<O>>(rng, world, history, settings),
+        false => run_late_with::<O>(rng, world, history, settings),
+    }
+}
+
+fn run_late_with<O: KeepsOrder>(
+    rng: Rng,
+    world: World,
+    history: History,
+    settings: Settings,
+) -> u64 {
+    let subscriptions = Subscriptions::default();
     let store = LateStore::<O> {
         world: world.clone(),
         lists: Arc::default(),
         history: history.clone(),
         faults: settings.faults,
         elsewhere: None,
+        subscriptions: subscriptions.clone(),
+        misses: settings.misses,
         order: PhantomData,
     };
-    run_with(store, rng, world, history, settings)
+    let patient = settings.is_patient();
+    let trace = run_with(store, rng, world, history, settings);
+    assert!(!patient || subscriptions.left() == 0, "it is still watched");
+    trace
 }
 
 fn run_with<S: Store>(

@@ -28,6 +28,9 @@ pub(crate) struct Settings {
     pub(crate) faults: StoreFaults,
     /// The order that the store keeps, if it does not answer at once.
     pub(crate) late: Option<Order>,
+    /// Whether that store makes all changes known, and whether it misses some.
+    pub(crate) all_changes: bool,
+    pub(crate) misses: bool,
     /// When the server has begun: not before, and not after.
     pub(crate) started: (Moment, Moment),
     /// When it was told to stop.
@@ -89,8 +92,12 @@ impl Settings {
             started: (Moment::NEVER, Moment::NEVER),
             stopped: Moment::NEVER,
             late,
+            all_changes: false,
+            misses: false,
         };
         if late.is_some() {
+            settings.all_changes = rng.u8(..3) == 0;
+            settings.misses = settings.faults.fails && rng.bool();
             settings.only_late();
         }
         settings

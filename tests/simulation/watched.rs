@@ -210,10 +210,19 @@ fn check_late(check: &Check<'_>, watched: &Watched, quiet: &[Quiet]) {
         entries.count() as u64
     };
     let most = |at: Moment| unheard(&watched.may, &|entry| entry.answered < at);
-    let least = |at: Moment| unheard(&watched.must, &|entry| check.latest(entry, quiet) < at);
     let mut missed = 0;
+    // Up to here, it may have missed any.
+    let mut excused = Moment::default();
     for (mark, at) in check.marks.iter().zip(&check.mark_times) {
+        let least = |at: Moment| {
+            let is = |entry: &Entry| entry.answered > excused && check.latest(entry, quiet) < at;
+            unheard(&watched.must, &is)
+        };
         let (least, most) = match mark {
+            Mark::Missed(0) => {
+                (missed, excused) = (0, *at);
+                continue;
+            }
             Mark::Missed(more) => {
                 missed += more;
                 (0, most(*at))
@@ -234,7 +243,8 @@ fn check_late(check: &Check<'_>, watched: &Watched, quiet: &[Quiet]) {
     }
     if let (true, Some(end)) = (check.clean, check.up.read_end) {
         // With the end of its input it ceases to watch.
-        let least = least(end);
+        let is = |entry: &Entry| entry.answered > excused && check.latest(entry, quiet) < end;
+        let least = unheard(&watched.must, &is);
         assert!(
             least <= missed,
             "client {client} missed {missed}, not {least}"

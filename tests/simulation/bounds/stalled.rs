@@ -18,7 +18,8 @@ pub(super) fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet
         return;
     }
     let answers = answers(check);
-    for quiet in quiet
+    let rests = quiet;
+    for quiet in rests
         .iter()
         .filter(|quiet| quiet.stalled && !check.waits(quiet))
     {
@@ -38,7 +39,7 @@ pub(super) fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet
             check.client
         );
         if settings.overflow == Overflow::Disconnect {
-            let bytes = events_coming(check, watched, quiet);
+            let bytes = events_coming(check, watched, quiet, rests);
             assert!(
                 bytes < settings.outbox_bytes + MAX_EVENT,
                 "client {} does not read, and {bytes} bytes of events wait for it",
@@ -49,7 +50,7 @@ pub(super) fn check_stalled(check: &Check<'_>, watched: &Watched, quiet: &[Quiet
 }
 
 /// Bytes of the changes that it has not been told of, and should have been.
-fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet) -> usize {
+fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet, rests: &[Quiet]) -> usize {
     let told: HashSet<&[u8]> = check
         .down
         .lines
@@ -60,8 +61,8 @@ fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet) -> usize {
     let entries = check.entries[..quiet.entries].iter().zip(&watched.must);
     entries
         .map(|(entry, must)| match &entry.what {
-            // With the end of its input it ceases to watch.
-            _ if check.up.read_end.is_some_and(|end| end < entry.at) => 0,
+            // With the end of its input it ceases to watch, also what a late store has not answered.
+            _ if (check.up.read_end).is_some_and(|end| end < check.latest(entry, rests)) => 0,
             What::Written(_, line) if *must && !told.contains(&line[..]) => line.len() + 1,
             _ => 0,
         })

@@ -94,6 +94,12 @@ impl Check<'_> {
                         return true;
                     }
                 }
+                Sent::Watch(name, prefix) => {
+                    let mut requests = flight.requests.iter();
+                    if requests.any(|(other, is_prefix)| (other, is_prefix) == (name, prefix)) {
+                        return true;
+                    }
+                }
                 _ => {}
             }
         }

@@ -14,6 +14,7 @@ use crate::{
     limits,
     network::Line,
     sent::Sent,
+    subscribe::Request,
 };
 
 impl Check<'_> {
@@ -76,6 +77,7 @@ impl Check<'_> {
                 let fits = |sent: &Sent| matches!(sent, Sent::Watch(name, prefix) if (name, *prefix) == (&watched.0, watched.1));
                 let index = self.answered(&text, line, fits);
                 self.answers[number] = Some(index);
+                self.was_requested(&watched, line, true);
                 self.topics.insert(watched);
                 let most = self.settings.max_watches;
                 assert!(
@@ -85,12 +87,28 @@ impl Check<'_> {
             }
             Reply::Change(change) => self.change(change, line, &text),
             Reply::Missed(missed) => {
-                assert!(missed > 0, "client {client} missed nothing");
+                let unknown = self.settings.misses && missed == 0;
+                assert!(missed > 0 || unknown, "client {client} missed nothing");
                 self.mark(Mark::Missed(missed), line.begun);
             }
             _ => panic!("client {client}: {text} is a new kind of line"),
         }
         1
+    }
+
+    /// The store was asked to watch that, and has said whether it does.
+    fn was_requested(&self, watched: &(Vec<u8>, bool), line: &Line, done: bool) {
+        let mut requests = self.record.requests.iter();
+        let fits = |request: &Request| {
+            let in_time = request.asked < request.answered && request.answered < line.begun;
+            request.watched == *watched && request.done == done && in_time
+        };
+        let client = self.client;
+        let is_late = self.settings.late.is_some();
+        assert!(
+            !is_late || requests.any(fits),
+            "client {client}: {watched:?} was not asked for, or not so"
+        );
     }
 
     /// Where in the history it stands what a line of values answers.
@@ -236,7 +254,10 @@ impl Check<'_> {
                     _ => false,
                 };
                 assert!(refused, "client {client}: {text}");
-                self.see(place, text);
+                // Events of later writes in the batch come before it.
+                if !self.settings.all_changes {
+                    self.see(place, text);
+                }
                 self.mark(Mark::Answered(place), line.begun);
                 self.took_place(index, place, line);
             }
@@ -246,6 +267,10 @@ impl Check<'_> {
                 assert!(line.written > stopped, "client {client}: {text} too early");
             }
             (Sent::Walk { .. }, "store") => {}
+            (Sent::Watch(name, prefix), "store") => {
+                self.was_requested(&(name, prefix), line, false);
+                self.failed_watches.insert(index);
+            }
             (Sent::Blank, _) => panic!("client {client}: an error for a blank line"),
             (_, "closing") => {
                 assert!(line.written > stopped, "client {client}: {text} too early");

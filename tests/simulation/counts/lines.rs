@@ -67,6 +67,7 @@ impl Totals<'_> {
         within("unauthorized", stats.unauthorized, (least, most));
         let full = |check: &Check<'_>, line: usize| {
             let refused = check.refused.contains(&line) && !check.closing.contains(&line);
+            let refused = refused && !check.failed_watches.contains(&line);
             matches!(check.sent[line], Sent::Watch(..)) && refused
         };
         let told = self.count(spans, full).0;

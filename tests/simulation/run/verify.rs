@@ -31,7 +31,7 @@ pub(super) fn check_run(run: &Run, peers: &[Peer]) {
         if identify(&mut record, &directions).is_none() {
             return;
         }
-        order::sort(&mut record, &directions, kept);
+        order::sort(&mut record, &directions, (kept, settings.all_changes));
     }
     order::check_history(&record);
     check_counted(&record, &peers[0].quiet);

@@ -1,0 +1,149 @@
+//! Changes that a store makes known by itself.
+
+use std::fmt;
+
+use super::{Batch, turn::Turn};
+use crate::protocol::{Command, Operation, Write};
+
+/// Which changes a store brings in by [`Store::changes`](super::Store::changes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Changes {
+    /// Those that were not made by clients of this server. The server itself tells watchers what its clients
+    /// write, when their batches come back.
+    Elsewhere,
+    /// All, also those that clients of this server make. Watchers hear of no other. The server releases
+    /// each batch when it comes back, so the order of batches and changes is the store's alone.
+    All,
+}
+
+/// A change of a key, or that some were missed. See [`Store::changes`](super::Store::changes).
+///
+/// `Debug` shows lengths, never keys or values.
+///
+/// ```
+/// use keywire::{protocol::Write, store::Change};
+///
+/// let change = Change::from(Write::Delete { key: b"user" });
+/// assert_eq!(format!("{change:?}"), "Change(Some(Delete { key: [4 bytes] }))");
+/// ```
+pub struct Change(Kind);
+
+enum Kind {
+    /// The write as a line, without its line feed.
+    Write(Vec<u8>),
+    /// Changes of the keys that this says yes to; of any keys, if there is none.
+    Missed(Option<Box<KeyFilter>>),
+    /// A batch that is back.
+    Batch(Batch),
+}
+
+/// Says which keys are concerned.
+pub(crate) type KeyFilter = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+impl Change {
+    /// An unknown number of changes was missed, of any keys. Every watcher is told `:missed:0`.
+    pub fn missed() -> Self {
+        Self(Kind::Missed(None))
+    }
+
+    /// An unknown number of changes was missed, of keys for which `concerns` is true. Those who watch such
+    /// a key, or any prefix, are told `:missed:0`.
+    ///
+    /// The server calls `concerns` with each key that is watched.
+    ///
+    /// ```
+    /// use keywire::store::Change;
+    ///
+    /// let change = Change::missed_of(|key| key.starts_with(b"user."));
+    /// assert_eq!(format!("{change:?}"), "Change(None)");
+    /// ```
+    pub fn missed_of(concerns: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Kind::Missed(Some(Box::new(concerns))))
+    }
+
+    /// `None` if changes were missed.
+    pub(crate) fn write(&self) -> Option<Write<'_>> {
+        let Kind::Write(line) = &self.0 else {
+            return None;
+        };
+        match Command::parse(line) {
+            Ok(Command::Operation(Operation::Write(write))) => Some(write),
+            _ => None,
+        }
+    }
+
+    /// Of which keys changes were missed; `None` for any.
+    pub(crate) fn missed_keys(&self) -> Option<&KeyFilter> {
+        match &self.0 {
+            Kind::Missed(concerns) => concerns.as_deref(),
+            Kind::Write(_) | Kind::Batch(_) => None,
+        }
+    }
+
+    /// The turn of a batch, if it is one.
+    pub(crate) fn into_turn(self) -> Result<Option<Box<Turn>>, Self> {
+        match self.0 {
+            Kind::Batch(batch) => Ok(batch.into_turn()),
+            _ => Err(self),
+        }
+    }
+}
+
+/// Gives a batch back in its place among the changes. The [`Submission`](super::Submission) that it was
+/// kept from is then pending, with a future that never ends. For a store that has both in one queue: between
+/// a future that is ready and the stream there is no order but that which the server takes them in.
+///
+/// ```
+/// use futures_lite::Stream;
+/// use keywire::store::{Batch, Change, Changes, Order, Store, Submission};
+/// use std::future::{Future, pending};
+///
+/// struct Log {
+///     batches: async_channel::Sender<Batch>,
+///     output: async_channel::Receiver<Change>, // changes, and `Change::from(batch)`
+/// }
+///
+/// impl Store for Log {
+///     const ORDER: Order = Order::Total;
+///     const CHANGES: Changes = Changes::All;
+///
+///     fn submit(
+///         &mut self,
+///         batch: Batch,
+///     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+///         let _ = self.batches.try_send(batch); // to what writes the log
+///         Submission::Pending(pending())
+///     }
+///
+///     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+///         Some(self.output.clone())
+///     }
+/// }
+/// ```
+impl From<Batch> for Change {
+    fn from(batch: Batch) -> Self {
+        Self(Kind::Batch(batch))
+    }
+}
+
+/// A key or a value that no line can carry makes it a missed change.
+impl From<Write<'_>> for Change {
+    fn from(write: Write<'_>) -> Self {
+        let mut line = Vec::new();
+        Command::from(write).encode(&mut line);
+        line.pop();
+        let is_one_line = memchr::memchr(b'\n', &line).is_none();
+        let change = Self(Kind::Write(line));
+        match is_one_line && change.write() == Some(write) {
+            true => change,
+            false => Self::missed(),
+        }
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Change").field(&self.write()).finish()
+    }
+}
