@@ -27,7 +27,7 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         Some(time) => Sync::Within(time),
         None => Sync::Always,
     };
-    let builder: DiskBuilder = Disk::builder().sync(sync);
+    let builder: DiskBuilder = Disk::builder().sync(sync).min_log(options.min_log);
     let began = Instant::now();
     let slow = async {
         smol::Timer::after(Duration::from_secs(1)).await;
