@@ -32,9 +32,12 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
     };
     let percent = Arc::new(AtomicU64::new(0));
     let loaded = percent.clone();
-    let builder = Disk::builder().sync(sync).on_progress(move |bytes, all| {
-        loaded.store(bytes * 100 / all.max(1), Ordering::Relaxed);
-    });
+    let builder = Disk::builder()
+        .sync(sync)
+        .min_log(options.min_log)
+        .on_progress(move |bytes, all| {
+            loaded.store(bytes * 100 / all.max(1), Ordering::Relaxed);
+        });
     let began = Instant::now();
     let slow = async {
         loop {

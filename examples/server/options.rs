@@ -29,6 +29,10 @@ pub(crate) struct Options {
     /// crash may take back that much
     #[arg(long, value_name = "always|SECONDS", default_value = "always", value_parser = delay, allow_negative_numbers = true)]
     pub(crate) sync: Delay,
+    /// Bytes that the log of --data has at least when a snapshot of the values is begun, which then
+    /// replaces it
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
+    pub(crate) min_log: u64,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     pub(crate) threads: usize,

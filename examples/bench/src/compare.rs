@@ -6,9 +6,11 @@
 
 mod chart;
 mod cores;
+mod disk;
 mod finding;
 mod kevy;
 mod others;
+mod programs;
 mod rows;
 mod server;
 mod turns;
@@ -17,6 +19,7 @@ use std::{
     error::Error,
     fs::OpenOptions,
     io::{self, LineWriter, Write},
+    iter,
     path::PathBuf,
     sync::{
         Arc,
@@ -33,8 +36,9 @@ use signal_hook::{
 
 use self::{
     finding::Finding,
-    rows::{ROWS, Row},
-    server::{Kind, Programs, Server},
+    programs::{Kind, Programs},
+    rows::{DISK, ROWS, Row},
+    server::Server,
 };
 use crate::plan::{self, Plan};
 
@@ -48,9 +52,9 @@ pub(crate) struct Options {
     /// How long a turn is measured; it is warmed up for a third of that before
     #[arg(long, value_name = "S", default_value = "1.5", value_parser = plan::seconds)]
     seconds: Duration,
-    /// A row to measure, once or more [default: all]
+    /// A row to measure, once or more; "disk" is all rows of the store on a disk [default: all]
     #[arg(long, value_name = "NAME",
-          value_parser = PossibleValuesParser::new(ROWS.iter().map(|row| row.name)))]
+          value_parser = PossibleValuesParser::new(iter::once(DISK).chain(ROWS.iter().map(|row| row.name))))]
     row: Vec<String>,
     /// Draw the ratios into this file
     #[arg(long, value_name = "FILE")]
@@ -58,6 +62,10 @@ pub(crate) struct Options {
     /// The example server [default: examples/server beside this program]
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
+    /// Where the servers with a disk have their data, each in a directory that is removed when it has
+    /// ended [default: below the target directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 /// What the rows share.
@@ -85,6 +93,7 @@ impl Bench {
             depth,
             first_depth: None,
             rate: None,
+            writers: 0,
             never_read: 0,
             unread: 1,
             seconds: self.seconds,
@@ -129,10 +138,11 @@ impl Bench {
 
 /// Tells whether every row could be measured; whether a goal is reached is for the reader.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let chosen = |row: &&Row| options.row.is_empty() || options.row.iter().any(|n| n == row.name);
-    let has_kevy = ROWS.iter().filter(chosen).any(|row| row.has_kevy);
+    let chosen =
+        |row: &&Row| options.row.is_empty() || options.row.iter().any(|name| row.is_called(name));
+    let rows: Vec<_> = ROWS.iter().filter(chosen).collect();
     let bench = Bench {
-        programs: Programs::find(options.server.as_deref(), has_kevy)?,
+        programs: Programs::find(options, &rows)?,
         rounds: options.rounds,
         seconds: options.seconds,
         interrupted: Arc::default(),
@@ -153,7 +163,7 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
 
     let (mut findings, mut missing) = (Vec::new(), Vec::new());
     writeln!(out, "{}", Finding::heading())?;
-    for row in ROWS.iter().filter(chosen) {
+    for row in rows {
         let measured = match bench.interrupted() {
             true => Err("interrupted".into()),
             false => (row.measure)(&bench),

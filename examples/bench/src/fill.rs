@@ -1,11 +1,15 @@
 //! Loads the keys before anything is measured.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    thread,
+    time::{Duration, Instant},
+};
 
 use socket2::Socket;
 
 use crate::{
-    connect::Target,
+    connect::{PATIENCE, Target},
     work::{Work, wrong},
 };
 
@@ -28,6 +32,25 @@ pub(crate) fn fill(target: &Target, work: &Work) -> Result<(), String> {
             requests.clear();
             replies.clear();
         }
+    }
+    Ok(())
+}
+
+/// Waits until a server that starts, and loads what it has on its disk, answers with the last key.
+pub(crate) fn wait_until_loaded(target: &Target, work: &Work) -> Result<(), String> {
+    let (mut request, mut reply) = (Vec::new(), Vec::new());
+    work.read(work.keys() - 1, &mut request, &mut reply);
+    let ask = || {
+        let mut socket = target.open()?;
+        socket.write_all(&request)?;
+        confirm(&mut socket, &reply)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = ask() {
+        if Instant::now() > deadline {
+            return Err(format!("it has not loaded its keys: {error}"));
+        }
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

@@ -36,6 +36,9 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Nanoseconds from sending a batch, or from when it was due, to its last reply.
     pub(crate) latency: Histogram<u64>,
+    /// The same of the writers, who are in no other figure.
+    pub(crate) written: u64,
+    pub(crate) write_latency: Histogram<u64>,
     /// Batches that each client had answered in the measured time.
     pub(crate) turns: Vec<u64>,
     pub(crate) server_cpu: Option<Duration>,
@@ -66,9 +69,12 @@ impl Mark {
 /// All clients, and what they have seen.
 pub(crate) struct Load<'a> {
     work: &'a Work,
+    /// What the writers do.
+    writes: Work,
     plan: &'a Plan,
     poll: Poll,
-    /// Those that ask and read, then those that never read; none where a client is lost.
+    /// Those that ask and read, then the writers, then those that never read; none where a client
+    /// is lost.
     clients: Vec<Option<Client>>,
     /// Clients with a batch on its way.
     busy: usize,
@@ -81,6 +87,8 @@ pub(crate) struct Load<'a> {
     output: Vec<u8>,
     operations: u64,
     latency: Histogram<u64>,
+    written: u64,
+    write_latency: Histogram<u64>,
     errors: u64,
     first_error: Option<String>,
 }
@@ -92,14 +100,17 @@ impl<'a> Load<'a> {
         work: &'a Work,
     ) -> Result<Load<'a>, Box<dyn Error>> {
         let mut poll = Poll::new()?;
-        let sockets = target.connect(plan.clients as usize, plan.never_read as usize, &mut poll)?;
+        let sockets = target.connect(plan.answered(), plan.never_read as usize, &mut poll)?;
         let mut seeds = Rng::with_seed(plan.seed);
         let clients = sockets.into_iter().enumerate().map(|(index, socket)| {
-            let reads = index < plan.clients as usize;
+            let reads = index < plan.answered();
             Some(Client::new(socket, seeds.fork(), reads))
         });
+        // From 100 ns to 100 s, to three digits.
+        let latency = Histogram::new_with_bounds(100, 100_000_000_000, 3)?;
         Ok(Load {
             work,
+            writes: work.all_writes(),
             plan,
             clients: clients.collect(),
             poll,
@@ -110,8 +121,9 @@ impl<'a> Load<'a> {
             input: vec![0; 128 << 10],
             output: Vec::new(),
             operations: 0,
-            // From 100 ns to 100 s, to three digits.
-            latency: Histogram::new_with_bounds(100, 100_000_000_000, 3)?,
+            written: 0,
+            write_latency: latency.clone(),
+            latency,
             errors: 0,
             first_error: None,
         })
@@ -124,9 +136,9 @@ impl<'a> Load<'a> {
         let Plan {
             warmup, seconds, ..
         } = *self.plan;
-        let readers = self.plan.clients as usize;
+        let (readers, answered) = (self.plan.clients as usize, self.plan.answered());
         self.going_on = true;
-        for client in readers..self.clients.len() {
+        for client in answered..self.clients.len() {
             self.send(client, Instant::now());
         }
         if let Some(rate) = self.plan.rate {
@@ -135,10 +147,12 @@ impl<'a> Load<'a> {
         } else {
             (0..readers).for_each(|client| self.send(client, Instant::now()));
         }
+        (readers..answered).for_each(|client| self.send(client, Instant::now()));
 
         self.work_until(Instant::now() + warmup, &mut events);
-        self.operations = 0;
+        (self.operations, self.written) = (0, 0);
         self.latency.reset();
+        self.write_latency.reset();
         let turns = self.turns();
         let before = Mark::now(server);
         self.work_until(before.at + seconds, &mut events);
@@ -146,7 +160,8 @@ impl<'a> Load<'a> {
         let turns =
             iter::zip(self.turns(), turns).map(|(after, before)| after.saturating_sub(before));
         let turns = turns.collect();
-        let operations = self.operations;
+        let (operations, written) = (self.operations, self.written);
+        let write_latency = self.write_latency.clone();
         let closed = self.schedule.is_none().then(|| self.latency.clone());
 
         // A reply that never comes shows now that there are no others. In the open loop what was
@@ -166,10 +181,12 @@ impl<'a> Load<'a> {
             operations,
             elapsed: after.at - before.at,
             latency: closed.unwrap_or_else(|| self.latency.clone()),
+            written,
+            write_latency,
             turns,
             server_cpu: used(before.server, after.server),
             load_cpu: used(before.load, after.load),
-            unread: self.clients[readers..].iter().flatten().count(),
+            unread: self.clients[answered..].iter().flatten().count(),
             errors: self.errors,
             first_error: self.first_error.clone(),
         }
@@ -220,6 +237,8 @@ impl<'a> Load<'a> {
 
     /// Reads and writes what can be read and written.
     fn attend(&mut self, index: usize, ends: bool) {
+        let writes = self.writes(index);
+        let work = if writes { &self.writes } else { self.work };
         let Some(client) = &mut self.clients[index] else {
             return;
         };
@@ -233,7 +252,7 @@ impl<'a> Load<'a> {
         let attended = client
             .flush()
             .map_err(|error| error.to_string())
-            .and_then(|()| client.receive(self.work, &mut self.input, ends));
+            .and_then(|()| client.receive(work, &mut self.input, ends));
         match attended {
             Ok(Received::Nothing) => {}
             Ok(Received::Some) => self.last_reply = Instant::now(),
@@ -243,9 +262,13 @@ impl<'a> Load<'a> {
                 client.turns += 1;
                 let (asked, turns) = (client.asked, client.turns);
                 self.busy -= 1;
-                self.operations += u64::from(self.depth(index));
-                let Some(schedule) = &self.schedule else {
-                    self.record(asked);
+                let operations = u64::from(self.depth(index));
+                match writes {
+                    true => self.written += operations,
+                    false => self.operations += operations,
+                }
+                let Some(schedule) = self.schedule.as_ref().filter(|_| !writes) else {
+                    self.record(asked, writes);
                     if self.going_on {
                         self.send(index, self.last_reply);
                     }
@@ -255,7 +278,7 @@ impl<'a> Load<'a> {
                     .due(index, turns)
                     .filter(|&due| due <= self.last_reply);
                 if schedule.measures(asked) {
-                    self.record(asked);
+                    self.record(asked, writes);
                 }
                 if let Some(due) = late {
                     self.send(index, due);
@@ -265,9 +288,17 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn record(&mut self, asked: Instant) {
+    fn record(&mut self, asked: Instant, writes: bool) {
         let latency = self.last_reply.saturating_duration_since(asked);
-        self.latency.saturating_record(latency.as_nanos() as u64);
+        let all = match writes {
+            true => &mut self.write_latency,
+            false => &mut self.latency,
+        };
+        all.saturating_record(latency.as_nanos() as u64);
+    }
+
+    fn writes(&self, index: usize) -> bool {
+        (self.plan.clients as usize..self.plan.answered()).contains(&index)
     }
 
     /// Sends what has become due. A client that still waits sends when it has its replies.
@@ -285,14 +316,15 @@ impl<'a> Load<'a> {
         let plan = self.plan;
         match index {
             0 => plan.first_depth.unwrap_or(plan.depth),
-            _ if index < plan.clients as usize => plan.depth,
+            _ if index < plan.answered() => plan.depth,
             _ => plan.unread,
         }
     }
 
     /// Sends a client's next batch.
     fn send(&mut self, index: usize, asked: Instant) {
-        let depth = self.depth(index);
+        let (depth, writes) = (self.depth(index), self.writes(index));
+        let work = if writes { &self.writes } else { self.work };
         let Some(client) = &mut self.clients[index] else {
             return;
         };
@@ -302,7 +334,7 @@ impl<'a> Load<'a> {
         }
         client.asked = asked;
         let reads = client.reads;
-        let sent = client.send(self.work, depth, &mut self.output);
+        let sent = client.send(work, depth, &mut self.output);
         self.busy += usize::from(client.waits);
         match sent {
             Ok(()) => {}

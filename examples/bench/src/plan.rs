@@ -22,6 +22,10 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "OPS", conflicts_with = "first_depth",
           value_parser = value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
+    /// Clients more that only write, each as fast as replies come; the figures are of the others
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) writers: u32,
     /// Clients more that ask and never read a reply
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = value_parser!(u32).range(0..=1_000_000))]
@@ -43,7 +47,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn sockets(&self) -> usize {
-        self.clients as usize + self.never_read as usize
+        self.answered() + self.never_read as usize
+    }
+
+    /// Clients that read their replies. The writers are the last of them.
+    pub(crate) fn answered(&self) -> usize {
+        self.clients as usize + self.writers as usize
     }
 }
 

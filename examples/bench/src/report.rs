@@ -82,9 +82,16 @@ impl Report<'_> {
             let time = outcome.latency.value_at_quantile(quantile);
             line(f, label, grouped((time + 500) / 1000), "µs")?;
         }
+        if self.plan.writers > 0 {
+            let rate = outcome.written as f64 / elapsed;
+            let rest = format!("a second by {} writers", grouped(self.plan.writers.into()));
+            line(f, "writes", grouped(rate as u64), &rest)?;
+            let time = outcome.write_latency.value_at_quantile(0.99);
+            line(f, "p99", grouped((time + 500) / 1000), "µs")?;
+        }
         let percent = |used: Duration| format!("{:.0}", used.as_secs_f64() / elapsed * 100.0);
         if let (Some(process), Some(used)) = (self.server, outcome.server_cpu) {
-            let each = used.as_secs_f64() * 1e6 / outcome.operations as f64;
+            let each = used.as_secs_f64() * 1e6 / (outcome.operations + outcome.written) as f64;
             line(f, "server CPU", format!("{each:.2}"), "µs an operation")?;
             let rest = format!("% of a core, process {}", process.id);
             line(f, "", percent(used), &rest)?;

@@ -60,7 +60,7 @@ impl Mix {
 }
 
 /// The operations in a server's own words.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Work {
     chooser: Chooser,
     read: Operation,
@@ -132,6 +132,13 @@ impl Work {
         }
     }
 
+    /// The same keys and values, and nothing but writes.
+    pub(crate) fn all_writes(&self) -> Work {
+        let mut work = self.clone();
+        work.chooser.writes = 1 << 32;
+        work
+    }
+
     /// Appends a batch of requests.
     pub(crate) fn ask(&self, depth: u32, rng: &mut Rng, out: &mut Vec<u8>) {
         let mut wrote = false;
@@ -157,6 +164,13 @@ impl Work {
         self.load.reply.push(&key, replies);
     }
 
+    /// Appends a read of a key, and its replies.
+    pub(crate) fn read(&self, key: u32, requests: &mut Vec<u8>, replies: &mut Vec<u8>) {
+        let key = self.chooser.key(key);
+        self.read.ask(&key, requests);
+        self.read.reply.push(&key, replies);
+    }
+
     /// Appends what proves that all that was loaded has arrived, and its replies.
     pub(crate) fn fence(&self, requests: &mut Vec<u8>, replies: &mut Vec<u8>) {
         let key = self.chooser.key(0);
@@ -166,7 +180,7 @@ impl Work {
 }
 
 /// Chooses an operation and its key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Chooser {
     keys: u32,
     /// Of all 2^32 numbers, those below this one mean a write.

@@ -37,10 +37,16 @@ pub(crate) fn draw(file: &Path, redis: &str, findings: &[Finding]) -> Result<(),
     let of = |unit| findings.iter().filter(move |finding| finding.unit == unit);
     let against = format!("keywire / {redis}");
     let kevy = format!("keywire / {}", Kevy::NAME);
+    let cost = format!("keywire / {redis}, less is better");
     let groups = [
         (&*against, of(Unit::OfRedis).collect::<Vec<_>>()),
         (&*kevy, of(Unit::OfKevy).collect()),
         ("keywire / keywire", of(Unit::OfOurs).collect()),
+        (&*cost, of(Unit::CostOfRedis).collect()),
+        (
+            "keywire / keywire, less is better",
+            of(Unit::CostOfOurs).collect(),
+        ),
     ];
     let lines: usize = groups
         .iter()
@@ -123,8 +129,8 @@ fn heading(area: &Area<'_>, redis: &str, findings: &[Finding]) -> Result<(), Box
     let title = format!("keywire, {redis} and {} at the same work", Kevy::NAME);
     text(area, &title, (24, 28), 20, &INK, HPos::Left)?;
     let subtitle = format!(
-        "Ratios of operations a second (of p99 latency: Redis / keywire), more is better; up to \
-         {} rounds of turns",
+        "Ratios of operations a second (of p99 latency: Redis / keywire), more is better if nothing \
+         else is said; up to {} rounds of turns",
         rounds.unwrap_or(0)
     );
     text(area, &subtitle, (24, 54), 13, &PALE, HPos::Left)?;

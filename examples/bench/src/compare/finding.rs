@@ -59,9 +59,13 @@ pub(crate) enum Unit {
     /// The same of kevy.
     OfKevy,
     OfOurs,
+    /// Of what ours takes to what Redis takes, or to what ours takes otherwise; better if it is less.
+    CostOfRedis,
+    CostOfOurs,
     PerSecond,
     KiB,
     Milliseconds,
+    Microseconds,
 }
 
 impl Unit {
@@ -74,10 +78,13 @@ impl Unit {
 
     fn name(self) -> &'static str {
         match self {
-            Unit::OfRedis | Unit::OfKevy | Unit::OfOurs => "",
+            Unit::OfRedis | Unit::OfKevy | Unit::OfOurs | Unit::CostOfRedis | Unit::CostOfOurs => {
+                ""
+            }
             Unit::PerSecond => "/s",
             Unit::KiB => "KiB",
             Unit::Milliseconds => "ms",
+            Unit::Microseconds => "µs",
         }
     }
 }

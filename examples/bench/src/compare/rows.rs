@@ -2,6 +2,7 @@
 
 mod connect;
 mod delete;
+mod disk;
 mod fanout;
 mod idle;
 mod keys;
@@ -14,7 +15,7 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Unit},
-        server::Kind,
+        programs::Kind,
         turns::{Rounds, Side},
     },
     plan::Plan,
@@ -28,6 +29,20 @@ pub(crate) struct Row {
     /// It is measured beside kevy, too.
     pub(crate) has_kevy: bool,
 }
+
+impl Row {
+    /// Its name, or that of the rows of the store on a disk, if it is one of these.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        name == self.name || (name == DISK && self.is_durable())
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.name.starts_with("disk-")
+    }
+}
+
+/// The rows of the store on a disk, all together.
+pub(crate) const DISK: &str = "disk";
 
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,6 +116,25 @@ pub(crate) const ROWS: &[Row] = &[
     row("idle", idle::measure),
     row("delete", delete::measure),
     row("fan-out", fanout::measure),
+    row("disk-writes-1", |bench| {
+        disk::rate(bench, "disk-writes-1", &disk::WRITES, 1, 1.2)
+    }),
+    row("disk-writes-16", |bench| {
+        disk::rate(bench, "disk-writes-16", &disk::WRITES, 16, 1.5)
+    }),
+    row("disk-writes-1m", |bench| {
+        disk::rate(bench, "disk-writes-1m", &disk::MILLION, 16, 1.5)
+    }),
+    row("disk-50x1", |bench| {
+        disk::rate(bench, "disk-50x1", &Mix::USUAL, 1, 1.5)
+    }),
+    row("disk-50x16", |bench| {
+        disk::rate(bench, "disk-50x16", &Mix::USUAL, 16, 1.5)
+    }),
+    row("disk-readers", disk::readers),
+    row("disk-cpu", disk::cpu),
+    row("disk-start", disk::start),
+    row("disk-snapshot", disk::snapshot),
 ];
 
 fn usual(
@@ -181,11 +215,28 @@ fn against_peers(
     plan: &Plan,
     [redis, kevy]: [f64; 2],
 ) -> Result<Vec<Finding>, String> {
-    let peers = bench.programs.peers();
+    let goal = |peer: Kind| match peer {
+        Kind::Kevy => (peer, kevy),
+        _ => (peer, redis),
+    };
+    let peers: Vec<_> = bench.programs.peers().into_iter().map(goal).collect();
     if peers.is_empty() {
         return Err("there is no other server".into());
     }
-    let kinds = std::iter::once(Kind::KEYWIRE).chain(peers.iter().copied());
+    beside(bench, Kind::KEYWIRE, &peers, name, what, mix, plan)
+}
+
+/// One of ours beside others, each with its goal.
+fn beside(
+    bench: &Bench,
+    ours: Kind,
+    peers: &[(Kind, f64)],
+    name: &str,
+    what: &str,
+    mix: &Mix,
+    plan: &Plan,
+) -> Result<Vec<Finding>, String> {
+    let kinds = std::iter::once(ours).chain(peers.iter().map(|(kind, _)| *kind));
     let servers: Vec<_> = kinds
         .map(|kind| bench.start(kind, plan.sockets()))
         .collect::<Result<_, _>>()?;
@@ -194,10 +245,10 @@ fn against_peers(
         .map(|server| Side::new(server, mix, plan))
         .collect();
     let rounds = Rounds::play(bench, &sides)?;
-    let finding = |(peer, side): (Kind, usize)| {
-        let (name, unit, goal) = match peer {
-            Kind::Kevy => (format!("{name} / kevy"), Unit::OfKevy, kevy),
-            _ => (name.into(), Unit::OfRedis, redis),
+    let finding = |(&(peer, goal), side): (&(Kind, f64), usize)| {
+        let (name, unit) = match peer {
+            Kind::Kevy => (format!("{name} / kevy"), Unit::OfKevy),
+            _ => (name.into(), Unit::OfRedis),
         };
         // All sides are in the figures of the first.
         let mut figures = match side {
@@ -214,7 +265,7 @@ fn against_peers(
             figures,
         }
     };
-    Ok(peers.into_iter().zip(1..).map(finding).collect())
+    Ok(peers.iter().zip(1..).map(finding).collect())
 }
 
 /// The server as a task of another executor, which may have as many threads as it likes, but only

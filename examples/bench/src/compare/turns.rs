@@ -4,12 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    compare::{
-        Bench,
-        finding::Spread,
-        others::Watch,
-        server::{Kind, Server},
-    },
+    compare::{Bench, finding::Spread, others::Watch, programs::Kind, server::Server},
     fill,
     load::{Load, Outcome},
     plan::Plan,
@@ -29,8 +24,10 @@ pub(crate) struct Side<'a> {
 impl<'a> Side<'a> {
     pub(crate) fn new(server: &'a Server, mix: &Mix, plan: &Plan) -> Side<'a> {
         let work = match server.kind {
-            Kind::Keywire { .. } | Kind::Tokio | Kind::AsyncStd => Work::keywire(mix),
-            Kind::Redis | Kind::Kevy => Work::redis(mix),
+            Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Tokio | Kind::AsyncStd => {
+                Work::keywire(mix)
+            }
+            Kind::Redis | Kind::RedisLog { .. } | Kind::Kevy => Work::redis(mix),
         };
         Side {
             name: server.kind.name().into(),
@@ -84,7 +81,7 @@ pub(crate) struct Turn {
     /// Operations a second.
     pub(crate) rate: f64,
     /// CPU time of the server for an operation, in microseconds.
-    cpu: f64,
+    pub(crate) cpu: f64,
     /// The parts of a core that the server had, and the load.
     busy: f64,
     load: f64,
@@ -93,6 +90,9 @@ pub(crate) struct Turn {
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
     pub(crate) p999: Duration,
+    /// The same of the writers.
+    pub(crate) write_rate: f64,
+    pub(crate) write_p999: Duration,
     /// Batches each client had answered.
     pub(crate) turns: Vec<u64>,
 }
@@ -103,16 +103,19 @@ impl Turn {
         let operations = outcome.operations as f64;
         let used = |cpu: Option<Duration>| cpu.map_or(f64::NAN, |cpu| cpu.as_secs_f64());
         let (cpu, load) = (used(outcome.server_cpu), used(outcome.load_cpu));
+        let written = outcome.written as f64;
         let quantile = |q| Duration::from_nanos(outcome.latency.value_at_quantile(q));
         Turn {
             rate: operations / elapsed,
-            cpu: cpu * 1e6 / operations,
+            cpu: cpu * 1e6 / (operations + written),
             busy: cpu / elapsed,
             load: load / elapsed,
             others,
             p50: quantile(0.5),
             p99: quantile(0.99),
             p999: quantile(0.999),
+            write_rate: written / elapsed,
+            write_p999: Duration::from_nanos(outcome.write_latency.value_at_quantile(0.999)),
             turns: outcome.turns,
         }
     }

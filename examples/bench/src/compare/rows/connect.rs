@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::compare::{
     Bench,
     finding::{Finding, Goal, Spread, Unit},
-    server::{Kind, Server},
+    programs::Kind,
+    server::Server,
 };
 
 const CONNECTS: usize = 5_000;

@@ -14,7 +14,7 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Spread, Unit},
-        server::Kind,
+        programs::Kind,
         turns::{Side, Turn},
     },
     connect::Target,

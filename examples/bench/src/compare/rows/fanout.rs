@@ -15,7 +15,8 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Spread, Unit},
-        server::{Kind, Server},
+        programs::Kind,
+        server::Server,
     },
     connect::PATIENCE,
     report::grouped,

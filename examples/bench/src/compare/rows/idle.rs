@@ -6,7 +6,8 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Spread, Unit},
-        server::{Kind, Server},
+        programs::Kind,
+        server::Server,
         turns::Side,
     },
     load::Load,
@@ -62,6 +63,7 @@ fn cost(server: &Server) -> Result<Cost, String> {
         depth: 16,
         first_depth: None,
         rate: None,
+        writers: 0,
         never_read: 0,
         unread: 1,
         seconds: Duration::ZERO,

@@ -4,7 +4,7 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Unit},
-        server::Kind,
+        programs::Kind,
         turns::{Rounds, Side},
     },
     report::grouped,

@@ -6,7 +6,7 @@ use crate::{
     compare::{
         Bench,
         finding::{Finding, Goal, Unit},
-        server::Kind,
+        programs::Kind,
         turns::{Rounds, Side, Turn},
     },
     plan::Plan,

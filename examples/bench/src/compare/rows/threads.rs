@@ -4,7 +4,7 @@ use crate::{
     compare::{
         Bench, cores,
         finding::{Finding, Goal, Spread, Unit},
-        server::Kind,
+        programs::Kind,
         turns::{Rounds, Side, Turn},
     },
     plan::Plan,
