@@ -144,6 +144,8 @@
 mod answer;
 mod batch;
 mod change;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub mod disk;
@@ -167,6 +169,9 @@ use futures_lite::{Stream, stream};
 
 pub(crate) use batch::{FromStore, TurnGuard};
 pub(crate) use change::KeyFilter;
+#[cfg(feature = "cluster")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
+pub use cluster::{Cluster, ClusterBuilder};
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub use disk::Disk;
@@ -175,7 +180,7 @@ pub use {
     batch::Batch,
     change::{Change, Changes},
     memory::{Memory, MemoryLimits, Values},
-    size::{DiskStats, StoreSize},
+    size::{ClusterStats, DiskStats, StoreSize},
     walk::KeyPage,
     watch::WatchRequest,
 };
@@ -387,6 +392,12 @@ pub trait Store: Send + 'static {
     /// often as [`size`](Store::size).
     fn disk_stats(&self) -> DiskStats {
         DiskStats::default()
+    }
+
+    /// Counters of a store on a cluster, for the server's counters. It is asked as often as
+    /// [`size`](Store::size).
+    fn cluster_stats(&self) -> ClusterStats {
+        ClusterStats::default()
     }
 
     /// How much the store holds, for the server's counters. It is called after every round, so it should

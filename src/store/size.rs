@@ -61,3 +61,18 @@ pub struct DiskStats {
     /// 1 if the store refuses writes, because the disk has failed.
     pub refusing: u64,
 }
+
+/// The counters of a store on a cluster. See [`Store::cluster_stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterStats {
+    /// Nodes that a connection is up to.
+    pub nodes_up: u64,
+    /// Commands that the store has and has not answered.
+    pub under_way: u64,
+    /// Times that a request was sent again, because a node had refused it or a connection was lost.
+    pub retries: u64,
+    /// Commands that were answered with an error, because no node has answered them in time or a connection
+    /// was lost.
+    pub failures: u64,
+}
