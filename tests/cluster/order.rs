@@ -1,0 +1,143 @@
+//! One key has one history, for all clients of all servers.
+
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use keywire::Client;
+
+use crate::{
+    linear::{List, Op},
+    load::{Fate, Record, call, check_order},
+    nodes::{Nodes, shared},
+    servers::{ClusterServer, client, two_servers, within},
+};
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+/// A random call on a key with few values, so that calls depend on one another.
+fn random_op(random: &mut fastrand::Rng, fresh: &str) -> Op {
+    let mut value = || match random.u8(..3) {
+        0 => "x".into(),
+        _ => fresh.as_bytes().to_vec(),
+    };
+    let (one, other) = (value(), value());
+    match random.u8(..20) {
+        0..4 => Op::Put(one),
+        4..7 => Op::Update(b"x".to_vec(), other),
+        7..9 => Op::Remove(b"x".to_vec()),
+        9 => Op::Set(one),
+        10 => Op::Delete,
+        _ => Op::Get(List::new()),
+    }
+}
+
+fn work(client: &Client, number: usize, calls: usize) -> Vec<Record> {
+    let mut random = fastrand::Rng::with_seed(number as u64);
+    let mut records = Vec::new();
+    for count in 0..calls {
+        let key = KEYS[random.usize(..KEYS.len())];
+        let mut op = random_op(&mut random, &format!("{number}.{count}"));
+        let begin = Instant::now();
+        let fate = call(client, key, &mut op);
+        assert_eq!(fate, Fate::Applied);
+        records.push(Record {
+            group: 0,
+            client: number,
+            key: key.into(),
+            op,
+            begin,
+            end: Instant::now(),
+            fate,
+        });
+    }
+    records
+}
+
+/// The calls of eight clients at once, four of each server.
+fn concurrent_calls(servers: &[ClusterServer; 2], calls: usize) -> Vec<Record> {
+    let together = Barrier::new(8);
+    thread::scope(|scope| {
+        let clients = (0..8).map(|number| {
+            let (client, together) = (client(&servers[number % 2]), &together);
+            scope.spawn(move || {
+                together.wait();
+                work(&client, number, calls)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let records = clients.into_iter().map(|client| client.join().unwrap());
+        records.flatten().collect()
+    })
+}
+
+#[test]
+fn a_key_is_linearizable_through_two_servers() {
+    let _bound = within(60);
+    let servers = two_servers(shared(), "order:");
+    check_order(&concurrent_calls(&servers, 250));
+}
+
+fn flush_scripts(nodes: &Nodes) {
+    for index in 0..nodes.masters() {
+        nodes.ask(index, ["SCRIPT", "FLUSH"]);
+    }
+}
+
+/// The scripts are gone again and again, as after a failover or a restart.
+#[test]
+fn scripts_that_are_gone_are_loaded_again() {
+    let _bound = within(60);
+    let nodes = shared();
+    let servers = two_servers(nodes, "noscript:");
+    let done = AtomicBool::new(false);
+    let records = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                flush_scripts(nodes);
+                thread::yield_now();
+            }
+        });
+        let records = concurrent_calls(&servers, 100);
+        done.store(true, Ordering::Relaxed);
+        records
+    });
+    check_order(&records);
+}
+
+/// A client pipelines; each Get sees what stands before it, whatever the nodes of the keys.
+#[test]
+fn a_pipeline_is_answered_in_order() {
+    let _bound = within(60);
+    let servers = two_servers(shared(), "pipeline:");
+    thread::scope(|scope| {
+        for (number, server) in servers.iter().enumerate() {
+            scope.spawn(move || {
+                let mut client = server.connect();
+                let mut lines = String::new();
+                let mut expected = Vec::new();
+                for count in 0..2000 {
+                    let key = format!("{number}.{}", count % 50);
+                    lines += &format!("Put:{key}:{count}\nSync:{count}\nGet:{key}\n");
+                    expected.push(format!(":sync:0:{count}"));
+                    let values = (count % 50..=count).step_by(50);
+                    expected.extend(values.map(|value| format!("{key}:{value}")));
+                }
+                let stream = client.stream().try_clone().unwrap();
+                thread::scope(|scope| {
+                    scope.spawn(move || {
+                        std::io::Write::write_all(&mut &stream, lines.as_bytes()).unwrap();
+                    });
+                    for expected in &expected {
+                        assert_eq!(client.text(), *expected);
+                    }
+                });
+            });
+        }
+    });
+}
