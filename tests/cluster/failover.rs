@@ -1,0 +1,124 @@
+//! A master is killed in the middle of writes.
+
+use std::time::Duration;
+
+use crate::{
+    common::wait_until,
+    load::{Load, check, check_order, lists},
+    nodes::{Setup, exclusive},
+    servers::{keys_by_master, server_with, within},
+};
+
+/// With a replica asked of every write, a replica that takes over has all that was acknowledged.
+#[test]
+fn nothing_acknowledged_by_a_replica_is_lost_in_a_failover() {
+    let _bound = within(90);
+    let nodes = exclusive(Setup::default());
+    let groups = keys_by_master(&nodes, 8);
+    let servers = [(); 2].map(|()| server_with(&nodes, "failover:", |store| store.replicas(1)));
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 100);
+
+    let heir = nodes.replica_of(0);
+    nodes.kill(0);
+    wait_until("the replica takes over", || nodes.is_master(heir));
+    // Others have gone on meanwhile, and go on.
+    load.await_applied(&[1, 2], 20);
+    // The new master has no replica before this one is back.
+    nodes.restart(0);
+    load.await_applied(&[0, 1, 2], 50);
+    nodes.wait_ok();
+
+    // The new master goes as well.
+    nodes.kill(heir);
+    wait_until("the old master takes over", || nodes.is_master(0));
+    nodes.restart(heir);
+    load.await_applied(&[0, 1, 2], 50);
+
+    let records = load.finish();
+    for server in &servers {
+        let tally = check(&records, &lists(server, &groups));
+        eprintln!("with a replica: {tally}");
+        assert_eq!(tally.lost, 0, "{tally}");
+        assert!(tally.applied > 1000, "{tally}");
+    }
+}
+
+/// Without, what the master acknowledged and had not passed on is lost. All else holds.
+#[test]
+fn a_failover_without_replicas_doubles_nothing() {
+    let _bound = within(90);
+    let nodes = exclusive(Setup::default());
+    let groups = keys_by_master(&nodes, 8);
+    let servers = [(); 2].map(|()| server_with(&nodes, "failover:", |store| store));
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 100);
+
+    let heir = nodes.replica_of(1);
+    nodes.kill(1);
+    wait_until("the replica takes over", || nodes.is_master(heir));
+    load.await_applied(&[0, 1, 2], 100);
+
+    let records = load.finish();
+    for server in &servers {
+        let tally = check(&records, &lists(server, &groups));
+        eprintln!("without a replica: {tally}");
+        // What was on its way to the replica when the master was killed: of two clients, one call each
+        // in hundreds.
+        assert!(tally.lost <= 20, "{tally}");
+        assert!(tally.applied > 1000, "{tally}");
+    }
+}
+
+/// Nodes that have every write on the disk before they answer, and that come back themselves, lose
+/// nothing without replicas either; one history holds all through it.
+#[test]
+fn a_durable_master_that_comes_back_has_lost_nothing() {
+    let _bound = within(90);
+    let nodes = exclusive(Setup::durable());
+    let groups = keys_by_master(&nodes, 4);
+    let servers = [(); 2].map(|()| server_with(&nodes, "durable:", |store| store));
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 50);
+    for _ in 0..3 {
+        nodes.kill(2);
+        // Until the others miss it, they serve.
+        load.await_applied(&[0, 1], 5);
+        nodes.restart(2);
+        load.await_applied(&[0, 1, 2], 30);
+    }
+    let records = load.finish();
+    check_order(&records);
+    for server in &servers {
+        let tally = check(&records, &lists(server, &groups));
+        eprintln!("durable: {tally}");
+        assert_eq!(tally.lost, 0, "{tally}");
+        // The calls under way when it was killed, and no others.
+        assert!(tally.unconfirmed <= 3 * 2, "{tally}");
+    }
+}
+
+/// A replica that is promoted by hand: the old master redirects, and nothing fails.
+#[test]
+fn a_failover_by_hand_fails_no_call() {
+    let _bound = within(90);
+    let nodes = exclusive(Setup::default());
+    let groups = keys_by_master(&nodes, 8);
+    let servers = [(); 2].map(|()| server_with(&nodes, "byhand:", |store| store));
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 50);
+    let heir = nodes.replica_of(0);
+    for promoted in [heir, 0] {
+        nodes.ask(promoted, ["CLUSTER", "FAILOVER"]);
+        wait_until("it takes over", || nodes.is_master(promoted));
+        load.await_applied(&[0, 1, 2], 50);
+        nodes.wait_ok();
+    }
+    let records = load.finish();
+    let slowest = records.iter().map(|record| record.took()).max().unwrap();
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    check_order(&records);
+    let tally = check(&records, &lists(&servers[1], &groups));
+    eprintln!("by hand: {tally}");
+    assert_eq!((tally.lost, tally.refused, tally.unconfirmed), (0, 0, 0), "{tally}");
+}
