@@ -6,13 +6,12 @@ use crate::{
     common::wait_until,
     load::{Load, check, check_order, lists},
     nodes::{Setup, exclusive},
-    servers::{keys_by_master, server_with, within},
+    servers::{keys_by_master, server_with},
 };
 
 /// With a replica asked of every write, a replica that takes over has all that was acknowledged.
 #[test]
 fn nothing_acknowledged_by_a_replica_is_lost_in_a_failover() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| server_with(&nodes, "failover:", |store| store.replicas(1)));
@@ -47,7 +46,6 @@ fn nothing_acknowledged_by_a_replica_is_lost_in_a_failover() {
 /// Without, what the master acknowledged and had not passed on is lost. All else holds.
 #[test]
 fn a_failover_without_replicas_doubles_nothing() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| server_with(&nodes, "failover:", |store| store));
@@ -74,7 +72,6 @@ fn a_failover_without_replicas_doubles_nothing() {
 /// nothing without replicas either; one history holds all through it.
 #[test]
 fn a_durable_master_that_comes_back_has_lost_nothing() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::durable());
     let groups = keys_by_master(&nodes, 4);
     let servers = [(); 2].map(|()| server_with(&nodes, "durable:", |store| store));
@@ -101,7 +98,6 @@ fn a_durable_master_that_comes_back_has_lost_nothing() {
 /// A replica that is promoted by hand: the old master redirects, and nothing fails.
 #[test]
 fn a_failover_by_hand_fails_no_call() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| server_with(&nodes, "byhand:", |store| store));

@@ -6,7 +6,7 @@ use crate::{
     common::wait_until,
     load::{Fate, Load, Record, check, check_order, lists, p99},
     nodes::{Setup, exclusive},
-    servers::{keys_by_master, server_with, within},
+    servers::{keys_by_master, server_with},
 };
 
 /// What 99 of 100 calls to other nodes may take at the most while one hangs. They take a few
@@ -25,7 +25,6 @@ fn patient() -> Setup {
 
 #[test]
 fn a_master_that_hangs_holds_up_only_its_own_keys() {
-    let _bound = within(90);
     let nodes = exclusive(patient());
     let groups = keys_by_master(&nodes, 4);
     let servers = [(); 2].map(|()| server_with(&nodes, "hang:", |store| store.timeout(TIMEOUT)));
@@ -67,7 +66,6 @@ fn a_master_that_hangs_holds_up_only_its_own_keys() {
 /// A hang shorter than the timeout is a pause.
 #[test]
 fn a_short_hang_fails_no_call() {
-    let _bound = within(90);
     let nodes = exclusive(patient());
     let groups = keys_by_master(&nodes, 4);
     let servers = [(); 2].map(|()| server_with(&nodes, "pause:", |store| store));
@@ -90,7 +88,6 @@ fn a_short_hang_fails_no_call() {
 /// nobody has seen.
 #[test]
 fn a_replica_takes_over_from_a_master_that_hangs() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| {
@@ -117,7 +114,6 @@ fn a_replica_takes_over_from_a_master_that_hangs() {
 /// cluster is down.
 #[test]
 fn half_of_the_nodes_hang_and_come_back() {
-    let _bound = within(90);
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| {

@@ -82,8 +82,8 @@ fn keys_and_values_are_any_bytes() {
             }
             assert_eq!(other.get(key).await.unwrap(), values);
             assert_eq!(list(nodes, "bytes:", key), values);
-            other.update(key, &values[2], "new").await.unwrap();
-            one.remove(key, &values[3]).await.unwrap();
+            other.update(key, &values[3], "new").await.unwrap();
+            one.remove(key, &values[2]).await.unwrap();
             let rest = [&values[0][..], &values[1], b"new", &values[4]];
             assert_eq!(one.get(key).await.unwrap(), rest);
         }

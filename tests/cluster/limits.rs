@@ -70,7 +70,6 @@ fn many_clients_share_few_connections_and_a_secret() {
     const CLIENTS: usize = 500;
     /// To each node.
     const HANDFUL: usize = 3;
-    let _bound = within(60);
     let nodes = exclusive(Setup {
         secret: Some(SECRET),
         replicas: 0,

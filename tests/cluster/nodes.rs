@@ -20,6 +20,7 @@ use std::{
 use crate::{
     common::{server_process::signal_to, wait_until},
     resp::{Resp, Value},
+    servers::{Bound, within},
 };
 
 const SLOTS: u16 = 16384;
@@ -94,6 +95,7 @@ pub(crate) fn shared() -> &'static Nodes {
 /// Clusters that tests break are there one at a time, so that the machine is not what fails.
 pub(crate) struct Exclusive {
     nodes: Nodes,
+    _bound: Bound,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -105,12 +107,14 @@ impl std::ops::Deref for Exclusive {
     }
 }
 
-/// A cluster for one test.
+/// A cluster for one test, which has a minute with it.
 pub(crate) fn exclusive(setup: Setup) -> Exclusive {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let bound = within(60);
     Exclusive {
         nodes: Nodes::start(setup),
+        _bound: bound,
         _turn: turn,
     }
 }

@@ -18,7 +18,6 @@ fn all(nodes: &Nodes) -> std::ops::Range<usize> {
 #[test]
 fn the_whole_cluster_is_gone_and_comes_back() {
     const TIMEOUT: Duration = Duration::from_secs(1);
-    let _bound = within(90);
     let nodes = exclusive(Setup::durable());
     let groups = keys_by_master(&nodes, 4);
     let servers = [(); 2].map(|()| server_with(&nodes, "gone:", |store| store.timeout(TIMEOUT)));
@@ -54,7 +53,6 @@ fn the_whole_cluster_is_gone_and_comes_back() {
 #[test]
 fn calls_wait_while_the_cluster_is_down_and_a_node_is_loading() {
     const VALUES: usize = 3000;
-    let _bound = within(90);
     // A node answers between its values while it loads.
     let setup = Setup::durable()
         .with("key-load-delay", "300")

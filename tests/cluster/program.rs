@@ -77,7 +77,6 @@ fn options_that_a_cluster_can_not_keep_are_refused() {
 #[test]
 fn the_secret_comes_from_a_file_and_is_not_shown() {
     const SECRET: &str = "open-sesame";
-    let _bound = within(60);
     let nodes = exclusive(Setup {
         secret: Some(SECRET),
         replicas: 0,
