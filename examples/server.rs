@@ -1,10 +1,11 @@
-//! The server, to be run: keeps values in memory or on a disk, serves TCP or a Unix socket, on smol.
+//! The server, to be run: keeps values in memory, on a disk or on a cluster, serves TCP or a Unix socket, on smol.
 //!
 //! ```text
 //! cargo run --release --example server
 //! cargo run --release --example server -- --listen unix:/tmp/keywire.sock --threads 2 --stats 1
 //! cargo run --release --example server -- --listen localhost:9999 --listen unix:/tmp/keywire.sock
 //! cargo run --release --features disk --example server -- --data DIR
+//! cargo run --release --features cluster --example server -- --cluster HOST:PORT
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 
@@ -14,6 +15,8 @@
 
 #[path = "common/address.rs"]
 mod address;
+#[path = "server/cluster.rs"]
+mod cluster;
 #[path = "server/data.rs"]
 mod data;
 #[path = "server/descriptors.rs"]

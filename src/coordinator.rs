@@ -283,6 +283,11 @@ impl Coordinator {
             log::disk_failed();
         }
         stats.refusing = disk.refusing;
+        let cluster = store.cluster_stats();
+        stats.nodes_up = cluster.nodes_up;
+        stats.under_way = cluster.under_way;
+        stats.retries = cluster.retries;
+        stats.failures = cluster.failures;
     }
 
     fn publish(&mut self) {

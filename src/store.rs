@@ -141,6 +141,8 @@
 
 mod answer;
 mod batch;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub mod disk;
@@ -160,6 +162,9 @@ use std::{
 use futures_lite::{Stream, stream};
 
 pub(crate) use batch::{FromStore, TurnGuard};
+#[cfg(feature = "cluster")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
+pub use cluster::{Cluster, ClusterBuilder};
 #[cfg(feature = "disk")]
 #[cfg_attr(docsrs, doc(cfg(feature = "disk")))]
 pub use disk::Disk;
@@ -235,6 +240,21 @@ pub struct DiskStats {
     pub log_commits: u64,
     /// 1 if the store refuses writes, because the disk has failed.
     pub refusing: u64,
+}
+
+/// The counters of a store on a cluster. See [`Store::cluster_stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterStats {
+    /// Nodes that a connection is up to.
+    pub nodes_up: u64,
+    /// Commands that the store has and has not answered.
+    pub under_way: u64,
+    /// Times that a request was sent again, because a node had refused it or a connection was lost.
+    pub retries: u64,
+    /// Commands that were answered with an error, because no node has answered them in time or a connection
+    /// was lost.
+    pub failures: u64,
 }
 
 /// What a store returns: the answer, or a future of it.
@@ -404,6 +424,12 @@ pub trait Store: Send + 'static {
     /// often as [`size`](Store::size).
     fn disk_stats(&self) -> DiskStats {
         DiskStats::default()
+    }
+
+    /// Counters of a store on a cluster, for the server's counters. It is asked as often as
+    /// [`size`](Store::size).
+    fn cluster_stats(&self) -> ClusterStats {
+        ClusterStats::default()
     }
 
     /// How much the store holds, for the server's counters. It is called after every round, so it should

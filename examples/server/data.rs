@@ -1,4 +1,4 @@
-//! Where the values are: in memory, or on a disk as well. What is built without the disk says how to
+//! Where the values are: in memory, on a disk as well, or on a cluster. What is built without the disk says how to
 //! build with it.
 
 use std::error::Error;
@@ -16,6 +16,9 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         disk::{DiskBuilder, Sync},
     };
 
+    if !options.cluster.is_empty() {
+        return crate::cluster::serve(options, output);
+    }
     let Some(directory) = &options.data else {
         if options.sync.0.is_some() {
             return Err("--sync SECONDS wants --data".into());
@@ -48,6 +51,9 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
 pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
     use keywire::store::Memory;
 
+    if !options.cluster.is_empty() {
+        return crate::cluster::serve(options, output);
+    }
     if options.data.is_some() || options.sync.0.is_some() {
         return Err("this server was built without the disk; \
                     cargo build --release --features disk --example server builds it with"

@@ -29,6 +29,21 @@ pub(crate) struct Options {
     /// crash may take back that much
     #[arg(long, value_name = "always|SECONDS", default_value = "always", value_parser = delay, allow_negative_numbers = true)]
     pub(crate) sync: Delay,
+    /// Keep the values on a Redis or Valkey Cluster. Any of its nodes will do; the others are found
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["data", "sync"])]
+    pub(crate) cluster: Vec<String>,
+    /// How the names of keys in the cluster begin [default: keywire:]
+    #[arg(long, value_name = "PREFIX", requires = "cluster")]
+    pub(crate) cluster_prefix: Option<String>,
+    /// Replicas that have to have a write before it is answered
+    #[arg(long, value_name = "N", requires = "cluster")]
+    pub(crate) replicas: Option<usize>,
+    /// How long a command waits for its node of the cluster
+    #[arg(long, value_name = "SECONDS", default_value = "5", requires = "cluster", value_parser = store_timeout, allow_negative_numbers = true)]
+    pub(crate) store_timeout: Duration,
+    /// A file with the password of the cluster's nodes
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub(crate) cluster_secret_file: Option<PathBuf>,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     pub(crate) threads: usize,
@@ -165,6 +180,14 @@ fn delay(text: &str) -> Result<Delay, String> {
         "always" => Ok(Delay(None)),
         _ => seconds(text).map(|time| Delay(Some(time))),
     }
+}
+
+fn store_timeout(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.01..=3600.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it has to be a number of seconds, from 0.01 to 3600".into())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

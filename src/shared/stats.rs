@@ -164,6 +164,14 @@ counters! {
     log_commits,
     /// 1 if the store refuses writes, because its disk has failed.
     refusing,
+    /// Nodes that the store is connected to, if it is on a cluster.
+    nodes_up,
+    /// Commands that these nodes have to answer.
+    under_way,
+    /// Times that a command was sent to a node again.
+    retries,
+    /// Commands that failed, or are unconfirmed, because of a node.
+    failures,
 }
 
 /// Makes the part of the counters that a turn counts by itself.

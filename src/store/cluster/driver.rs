@@ -1,0 +1,349 @@
+//! The router's I/O: one connection a node, all in one future.
+
+use std::{
+    future::{Future, poll_fn},
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use async_io::{Async, Timer};
+use futures_lite::future;
+
+use super::{
+    layout::Layout,
+    resp::{Malformed, Scanner},
+    router::{CONNECT_TIMEOUT, Router},
+    slots::Address,
+};
+use crate::Clock;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The longest reply. A connection that brings a longer one is closed.
+const MAX_REPLY: usize = 512 * 1024 * 1024;
+
+/// Reads of one node before the others have their turns.
+const READS: usize = 4;
+
+type Connect = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
+
+/// What the store and its driver share.
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) router: Router,
+    /// That of the driver, if it was not woken since it was polled.
+    driver: Option<Waker>,
+    pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+impl Shared {
+    pub(super) fn new(layout: Layout, router: Router) -> Self {
+        let state = State {
+            router,
+            driver: None,
+            clock: None,
+        };
+        Self {
+            layout,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    pub(super) fn now(&self) -> Instant {
+        self.clock
+            .as_ref()
+            .map_or_else(Instant::now, |clock| clock.now())
+    }
+
+    /// There is something to be written. The driver is polled when the round is over, so what comes
+    /// until then goes in the same writes.
+    pub(super) fn wake_driver(&mut self) -> Option<Waker> {
+        self.driver.take()
+    }
+}
+
+pub(super) async fn connect(address: Address) -> io::Result<Async<TcpStream>> {
+    let connect = async {
+        let addresses = async_net::resolve((address.host.as_str(), address.port)).await?;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match Async::<TcpStream>::connect(address).await {
+                Ok(stream) => {
+                    stream.get_ref().set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let late = async {
+        Timer::after(CONNECT_TIMEOUT).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    future::or(connect, late).await
+}
+
+enum Connection {
+    None,
+    Connecting(Connect),
+    Open(Box<Open>),
+}
+
+struct Open {
+    stream: Async<TcpStream>,
+    /// The count of the node when it was opened.
+    closed: u64,
+    /// What was read, and how far it was handled; what is behind `end` is free.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    scanner: Scanner,
+    output: Vec<u8>,
+    written: usize,
+}
+
+/// Serves the connections, for ever.
+pub(super) async fn run(shared: Arc<Shared>, clock: Arc<dyn Clock>) {
+    shared.state().clock = Some(clock.clone());
+    let mut driver = Driver {
+        shared,
+        clock,
+        connections: Vec::new(),
+        tick: None,
+    };
+    poll_fn(|cx| driver.poll(cx)).await
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    connections: Vec<Connection>,
+    tick: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.state().driver = Some(cx.waker().clone());
+        loop {
+            self.poll_time(cx);
+            self.open();
+            let mut is_busy = false;
+            for node in 0..self.connections.len() {
+                is_busy |= self.poll_node(node, cx);
+            }
+            let wakers = self.shared.state().router.take_wakers();
+            wakers.into_iter().for_each(Waker::wake);
+            if is_busy {
+                // Not without the others on this executor.
+                cx.waker().wake_by_ref();
+            }
+            if self.tick.is_some() || self.next_tick().is_none() {
+                return Poll::Pending;
+            }
+            self.set_tick();
+        }
+    }
+
+    fn next_tick(&self) -> Option<Duration> {
+        self.shared.state().router.next_tick()
+    }
+
+    fn set_tick(&mut self) {
+        if let Some(time) = self.next_tick() {
+            self.tick = Some(self.clock.sleep(self.clock.now() + time));
+        }
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) {
+        while let Some(tick) = &mut self.tick {
+            if tick.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.tick = None;
+            self.shared.state().router.on_time(self.clock.now());
+            self.set_tick();
+        }
+    }
+
+    /// Begins to connect where that is wanted.
+    fn open(&mut self) {
+        let mut state = self.shared.state();
+        let nodes = state.router.nodes.len();
+        self.connections.resize_with(nodes, || Connection::None);
+        while let Some((node, address)) = state.router.next_connect() {
+            self.connections[node] = Connection::Connecting(Box::pin(connect(address)));
+        }
+    }
+
+    /// Whether the node may have more at once.
+    fn poll_node(&mut self, node: usize, cx: &mut Context<'_>) -> bool {
+        let now = self.clock.now();
+        if let Connection::Connecting(connect) = &mut self.connections[node] {
+            let Poll::Ready(connected) = connect.as_mut().poll(cx) else {
+                return false;
+            };
+            let mut state = self.shared.state();
+            self.connections[node] = match connected {
+                Ok(stream) => {
+                    state.router.on_connected(node, now);
+                    Connection::Open(Box::new(Open {
+                        stream,
+                        closed: state.router.nodes[node].closed,
+                        input: Vec::new(),
+                        start: 0,
+                        end: 0,
+                        scanner: Scanner::default(),
+                        output: Vec::new(),
+                        written: 0,
+                    }))
+                }
+                Err(_) => {
+                    state.router.on_closed(node, now);
+                    Connection::None
+                }
+            };
+        }
+        let Connection::Open(open) = &mut self.connections[node] else {
+            return false;
+        };
+        if open.closed != self.shared.state().router.nodes[node].closed {
+            self.connections[node] = Connection::None;
+            return false;
+        }
+        let result = open
+            .poll_read(node, &self.shared, now, cx)
+            .and_then(|is_busy| {
+                open.poll_write(node, &self.shared, now, cx)?;
+                Ok(is_busy)
+            });
+        result.unwrap_or_else(|_| {
+            self.connections[node] = Connection::None;
+            self.shared.state().router.on_closed(node, now);
+            false
+        })
+    }
+}
+
+impl Open {
+    /// Whether there may be more.
+    fn poll_read(
+        &mut self,
+        node: usize,
+        shared: &Shared,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        for _ in 0..READS {
+            match self.stream.poll_readable(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(ready) => ready?,
+            }
+            while self.read()? {
+                self.handle(node, shared, now)
+                    .map_err(|Malformed| io::ErrorKind::InvalidData)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads once. `false` if there is nothing.
+    fn read(&mut self) -> io::Result<bool> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.input.len() - self.end < READ_BYTES / 4 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            if self.input.len() - self.end < READ_BYTES / 2 {
+                if self.end > MAX_REPLY {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                let length = (2 * self.input.len()).max(READ_BYTES);
+                self.input.resize(length, 0);
+            }
+        }
+        match self.stream.get_ref().read(&mut self.input[self.end..]) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => {
+                self.end += bytes;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn handle(&mut self, node: usize, shared: &Shared, now: Instant) -> Result<(), Malformed> {
+        let mut state = shared.state();
+        while self.start < self.end {
+            let input = &self.input[self.start..self.end];
+            let Some(length) = self.scanner.scan(input)? else {
+                break;
+            };
+            state.router.on_reply(node, &input[..length], now)?;
+            self.start += length;
+        }
+        if self.start == self.end && self.input.len() > 4 * READ_BYTES {
+            // After a long reply.
+            self.input = Vec::new();
+            (self.start, self.end) = (0, 0);
+        }
+        Ok(())
+    }
+
+    fn poll_write(
+        &mut self,
+        node: usize,
+        shared: &Shared,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        loop {
+            if self.written == self.output.len() {
+                self.output.clear();
+                self.written = 0;
+                shared.state().router.take_out(node, &mut self.output, now);
+                if self.output.is_empty() {
+                    return Ok(());
+                }
+            }
+            match self.stream.get_ref().write(&self.output[self.written..]) {
+                Ok(bytes) => {
+                    self.written += bytes;
+                    shared.state().router.on_written(node, bytes);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match self.poll_writable(cx) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(ready) => ready?,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.poll_writable(cx))?;
+        Poll::Ready(Ok(()))
+    }
+}

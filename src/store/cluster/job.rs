@@ -1,0 +1,292 @@
+//! A batch → requests: what goes to the nodes for it, and what came back.
+
+use std::{collections::HashMap, ops::Range, sync::Arc, task::Waker};
+
+use smallvec::SmallVec;
+
+use super::{
+    layout::Layout,
+    resp,
+    slots::{self, BUCKETS},
+};
+use crate::{
+    protocol::{Operation, Write},
+    store::{Answer, Batch},
+};
+
+/// Commands in one script. A node serves nobody else while it runs one.
+const SCRIPT_COMMANDS: usize = 64;
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To the node that has the bucket.
+    Bucket(u16),
+    /// To this node, whatever it has.
+    Node(usize),
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// No node has it.
+    Waiting,
+    /// Its bytes may have been written.
+    Sent(usize),
+    /// It was applied, and waits for replicas.
+    Applied,
+    Settled,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Outcome {
+    #[default]
+    None,
+    /// The reply is these bytes of [`Job::replies`].
+    Reply(Range<usize>),
+    /// It left nothing behind.
+    Failed(Arc<str>),
+    /// Whether it was applied is not known.
+    Unconfirmed(Arc<str>),
+}
+
+/// One Redis command.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub(super) route: Route,
+    pub(super) is_write: bool,
+    /// Its bytes in [`Job::bytes`].
+    pub(super) bytes: Range<usize>,
+    pub(super) state: State,
+    pub(super) outcome: Outcome,
+    /// The node that an `ASK` has named.
+    pub(super) ask: Option<usize>,
+    /// Times that it was refused.
+    pub(super) refusals: u32,
+    /// Keys of its commands, as hashes: two requests with none in common may change places.
+    pub(super) keys: SmallVec<[u64; 1]>,
+}
+
+/// The requests of a batch.
+#[derive(Default)]
+pub(super) struct Job {
+    /// Jobs are numbered in the order submitted.
+    pub(super) number: u64,
+    pub(super) requests: Vec<Request>,
+    /// The requests as they are sent.
+    pub(super) bytes: Vec<u8>,
+    /// Replies as they came.
+    pub(super) replies: Vec<u8>,
+    /// The request of each command.
+    pub(super) commands: Vec<u32>,
+    /// Requests that are not settled.
+    pub(super) unsettled: usize,
+    /// Requests that stand in a queue.
+    pub(super) queued: usize,
+    /// Its future was dropped, or has taken the result.
+    pub(super) abandoned: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+impl Request {
+    fn new(route: Route, is_write: bool, bytes: Range<usize>) -> Self {
+        Self {
+            route,
+            is_write,
+            bytes,
+            state: State::Waiting,
+            outcome: Outcome::None,
+            ask: None,
+            refusals: 0,
+            keys: SmallVec::new(),
+        }
+    }
+
+    /// Whether the order of the two matters.
+    pub(super) fn conflicts(&self, other: &Self) -> bool {
+        (self.is_write || other.is_write) && self.keys.iter().any(|key| other.keys.contains(key))
+    }
+}
+
+impl Job {
+    /// The requests of these commands.
+    ///
+    /// A `Get` is an `LRANGE`. Other commands are a script; if one batch has several commands of a bucket,
+    /// among them a write, they are in one script, so that nothing can come between them.
+    pub(super) fn new(operations: &[Operation<'_>], layout: &Layout, max_values: usize) -> Self {
+        let mut job = Self::default();
+        let mut scripts: HashMap<u16, usize> = HashMap::new();
+        let mut groups: Vec<SmallVec<[Operation<'_>; 1]>> = Vec::new();
+        let count = operations.len();
+        job.commands.reserve(count);
+        job.requests.reserve(count);
+        for &operation in operations {
+            let bucket = slots::bucket(operation.key());
+            let is_write = matches!(operation, Operation::Write(_));
+            let group = match count {
+                1 => None,
+                _ => scripts.get(&bucket).copied(),
+            };
+            let group = group.filter(|&group| {
+                let commands = &groups[group];
+                commands.len() < SCRIPT_COMMANDS && (is_write || job.requests[group].is_write)
+            });
+            let group = group.unwrap_or_else(|| {
+                let group = groups.len();
+                groups.push(SmallVec::new());
+                let request = Request::new(Route::Bucket(bucket), false, 0..0);
+                job.requests.push(request);
+                if count > 1 {
+                    scripts.insert(bucket, group);
+                }
+                group
+            });
+            groups[group].push(operation);
+            let request = &mut job.requests[group];
+            request.is_write |= is_write;
+            request.keys.push(layout.hash(operation.key()));
+            job.commands.push(group as u32);
+        }
+        for (request, commands) in job.requests.iter_mut().zip(&groups) {
+            let Route::Bucket(bucket) = request.route else {
+                continue;
+            };
+            let start = job.bytes.len();
+            match commands[..] {
+                [Operation::Get { key }] => layout.push_get(&mut job.bytes, bucket, key),
+                _ => layout.push_script(&mut job.bytes, bucket, commands, max_values),
+            }
+            request.bytes = start..job.bytes.len();
+        }
+        job.unsettled = job.requests.len();
+        job
+    }
+
+    /// `CLUSTER GETKEYSINSLOT` for each of these.
+    pub(super) fn keys(slots: impl Iterator<Item = (Route, u16)>, max: usize) -> Self {
+        let mut job = Self::default();
+        for (route, slot) in slots {
+            let start = job.bytes.len();
+            let (slot, max) = (slot.to_string(), max.to_string());
+            let command: [&[u8]; 4] = [
+                b"CLUSTER",
+                b"GETKEYSINSLOT",
+                slot.as_bytes(),
+                max.as_bytes(),
+            ];
+            resp::push_command(&mut job.bytes, &command);
+            let request = Request::new(route, false, start..job.bytes.len());
+            job.requests.push(request);
+        }
+        job.unsettled = job.requests.len();
+        job
+    }
+
+    /// Answers each command of the batch.
+    pub(super) fn answer(&self, batch: &mut Batch) {
+        // Where the next command of each script finds its part of the reply.
+        let mut parts: Vec<Option<resp::Replies<'_>>> = Vec::new();
+        parts.resize_with(self.requests.len(), || None);
+        let mut commands = self.commands.iter();
+        batch.each(|operation, answer| {
+            let Some(&request) = commands.next() else {
+                return;
+            };
+            let request = request as usize;
+            let is_get = matches!(operation, Operation::Get { .. });
+            let reply = match &self.requests[request].outcome {
+                Outcome::Reply(range) => resp::Reply::parse(&self.replies[range.clone()]),
+                Outcome::Failed(reason) => return answer.fail(reason),
+                Outcome::Unconfirmed(reason) => return answer.unconfirmed(reason),
+                Outcome::None => None,
+            };
+            if let (Some(resp::Reply::Error(error)), true) = (&reply, is_get) {
+                return answer.fail(refusal(error));
+            }
+            if !self.requests[request].is_write && self.requests[request].keys.len() == 1 {
+                return match reply {
+                    Some(resp::Reply::Array(values)) => answer.values(values.values()),
+                    _ => answer.fail(MISFIT),
+                };
+            }
+            match reply {
+                Some(resp::Reply::Array(array)) => {
+                    let part = parts[request].get_or_insert(array).next();
+                    answer_part(part, is_get, answer);
+                }
+                Some(resp::Reply::Error(error)) if leaves_nothing(error) => {
+                    answer.fail(refusal(error));
+                }
+                Some(resp::Reply::Error(error)) => answer.unconfirmed(refusal(error)),
+                _ => answer.unconfirmed(MISFIT),
+            }
+        });
+    }
+}
+
+const MISFIT: &str = "the cluster gave a reply that does not fit the command";
+
+/// Answers a command of a script.
+fn answer_part(part: Option<resp::Reply<'_>>, is_get: bool, answer: Answer<'_>) {
+    match part {
+        Some(resp::Reply::Array(mut pair)) if is_get => match pair.nth(1) {
+            Some(resp::Reply::Array(values)) => answer.values(values.values()),
+            _ => answer.fail(MISFIT),
+        },
+        Some(resp::Reply::Integer(0)) if !is_get => answer.values_full(),
+        Some(resp::Reply::Integer(_)) if !is_get => answer.done(),
+        Some(resp::Reply::Error(error)) => answer.fail(refusal(error)),
+        _ => answer.unconfirmed(MISFIT),
+    }
+}
+
+/// The code of an error. What is behind it may show keys.
+pub(super) fn code(error: &[u8]) -> &[u8] {
+    error.split(|&byte| byte == b' ').next().unwrap_or_default()
+}
+
+/// What clients see of it.
+fn refusal(error: &[u8]) -> String {
+    let code: String = code(error)
+        .iter()
+        .filter(|byte| byte.is_ascii_uppercase())
+        .map(|&byte| char::from(byte))
+        .collect();
+    format!("the cluster refused it: {code}")
+}
+
+/// Whether a script that ended with this error has not begun.
+fn leaves_nothing(error: &[u8]) -> bool {
+    let codes: [&[u8]; 7] = [
+        b"OOM",
+        b"MISCONF",
+        b"NOREPLICAS",
+        b"NOAUTH",
+        b"NOPERM",
+        b"CROSSSLOT",
+        b"BUSY",
+    ];
+    codes.contains(&code(error))
+}
+
+/// The letter of a command in the script, and its arguments.
+pub(super) fn script_command<'a>(
+    operation: &Operation<'a>,
+) -> (&'static [u8], [Option<&'a [u8]>; 2]) {
+    match *operation {
+        Operation::Get { .. } => (b"G", [None, None]),
+        Operation::Write(write) => match write {
+            Write::Put { value, .. } => (b"P", [Some(value), None]),
+            Write::Set { value, .. } => (b"S", [Some(value), None]),
+            Write::Remove { value, .. } => (b"R", [Some(value), None]),
+            Write::Delete { .. } => (b"D", [None, None]),
+            Write::Update { old, new, .. } => (b"U", [Some(old), Some(new)]),
+        },
+    }
+}
+
+const _: () = assert!(
+    BUCKETS <= 10_000,
+    "a bucket's number has at most four digits"
+);

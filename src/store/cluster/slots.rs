@@ -1,0 +1,161 @@
+//! Keys → buckets → slots → nodes.
+//!
+//! The hash tag of a key's name is its bucket, so all keys of a bucket are in one slot, and on one node.
+
+use std::fmt;
+
+use super::resp::Reply;
+
+/// Buckets of all keys. What is stored depends on it, so it can't be changed.
+pub(super) const BUCKETS: u16 = 1024;
+
+const SLOTS: u16 = 16384;
+
+/// CRC16/XMODEM, by which Redis chooses slots.
+const CRC16: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = match crc & 0x8000 {
+                0 => crc << 1,
+                _ => (crc << 1) ^ 0x1021,
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, &byte| {
+        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    })
+}
+
+pub(super) fn bucket(key: &[u8]) -> u16 {
+    crc16(key) % BUCKETS
+}
+
+/// The slot of a bucket: that of its hash tag, the number in decimal.
+pub(super) fn slot(bucket: u16) -> u16 {
+    crc16(bucket.to_string().as_bytes()) % SLOTS
+}
+
+/// Where a node listens.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Address {
+    /// `HOST:PORT`. An empty host, which a node gives that does not know its own, is `default`.
+    pub(super) fn parse(text: &str, default: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some(Self {
+            host: if host.is_empty() { default } else { host }.to_string(),
+            port: port.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A row of the reply to `CLUSTER SLOTS`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SlotRange {
+    pub(super) first: u16,
+    pub(super) last: u16,
+    pub(super) master: Address,
+    pub(super) replicas: Vec<Address>,
+}
+
+/// Reads the reply to `CLUSTER SLOTS` of a node at this host. `None` if it is none.
+pub(super) fn parse_slots(reply: &[u8], host: &str) -> Option<Vec<SlotRange>> {
+    let Reply::Array(rows) = Reply::parse(reply)? else {
+        return None;
+    };
+    rows.map(|row| {
+        let Reply::Array(mut row) = row else {
+            return None;
+        };
+        let first = row.next()?.integer()?.try_into().ok()?;
+        let last = row.next()?.integer()?.try_into().ok()?;
+        let mut nodes = row.map(|node| {
+            let Reply::Array(mut node) = node else {
+                return None;
+            };
+            let name = std::str::from_utf8(node.next()?.bytes().unwrap_or_default()).ok()?;
+            let port = node.next()?.integer()?.try_into().ok()?;
+            let name = if name.is_empty() || name == "?" {
+                host
+            } else {
+                name
+            };
+            Some(Address {
+                host: name.to_string(),
+                port,
+            })
+        });
+        Some(SlotRange {
+            first,
+            last,
+            master: nodes.next()??,
+            replicas: nodes.collect::<Option<_>>()?,
+        })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // As `CLUSTER KEYSLOT` gives them.
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot(12), 12739 + crc16(b"12") % SLOTS - 12739);
+        assert_eq!(crc16(b"foo") % SLOTS, 12182);
+        assert!(slot(BUCKETS - 1) < SLOTS);
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        let parse = |text| Address::parse(text, "seed").map(|it| it.to_string());
+        assert_eq!(parse("::1:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(parse("[::1]:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(parse(":6379").as_deref(), Some("seed:6379"));
+        assert_eq!(parse("host"), None);
+    }
+
+    #[test]
+    fn a_slot_map_is_read() {
+        let reply = b"*1\r\n*4\r\n:0\r\n:5460\r\n*3\r\n$0\r\n\r\n:7610\r\n$2\r\nid\r\n\
+                      *3\r\n$4\r\nhost\r\n:7611\r\n$2\r\nid\r\n";
+        let rows = parse_slots(reply, "seed").unwrap();
+        assert_eq!((rows[0].first, rows[0].last), (0, 5460));
+        assert_eq!(rows[0].master.to_string(), "seed:7610");
+        assert_eq!(rows[0].replicas[0].to_string(), "host:7611");
+        assert_eq!(parse_slots(b"-ERR\r\n", "seed"), None);
+    }
+}
