@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Mutex, MutexGuard, OnceLock,
+        Condvar, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -92,11 +92,28 @@ pub(crate) fn shared() -> &'static Nodes {
     SHARED.get_or_init(|| Nodes::start(Setup::default()))
 }
 
-/// Clusters that tests break are there one at a time, so that the machine is not what fails.
+/// So many clusters that tests break are there at a time: most of the time they wait, for others to miss
+/// a node.
+const EXCLUSIVE: usize = 2;
+
+static IN_USE: Mutex<usize> = Mutex::new(0);
+static ONE_ENDS: Condvar = Condvar::new();
+
+/// One of these.
 pub(crate) struct Exclusive {
     nodes: Nodes,
     _bound: Bound,
-    _turn: MutexGuard<'static, ()>,
+    // The last to go.
+    _turn: Turn,
+}
+
+struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *IN_USE.lock().unwrap() -= 1;
+        ONE_ENDS.notify_one();
+    }
 }
 
 impl std::ops::Deref for Exclusive {
@@ -109,12 +126,13 @@ impl std::ops::Deref for Exclusive {
 
 /// A cluster for one test, which has a minute with it.
 pub(crate) fn exclusive(setup: Setup) -> Exclusive {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let bound = within(60);
+    let in_use = IN_USE.lock().unwrap();
+    let is_full = |in_use: &mut usize| *in_use == EXCLUSIVE;
+    *ONE_ENDS.wait_while(in_use, is_full).unwrap() += 1;
+    let turn = Turn;
     Exclusive {
+        _bound: within(60),
         nodes: Nodes::start(setup),
-        _bound: bound,
         _turn: turn,
     }
 }

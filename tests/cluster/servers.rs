@@ -5,7 +5,7 @@ use std::{sync::mpsc, thread, time::Duration};
 use futures_lite::future;
 use keywire::{
     Client, Server,
-    store::{Cluster, cluster::ClusterBuilder},
+    store::{Cluster, ClusterBuilder},
 };
 
 use crate::{common::TestServer, nodes::Nodes};
