@@ -3,24 +3,27 @@
 //!
 //! The search of Wing and Gong, with the states remembered in which it has been (Lowe).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The values of the key.
 pub(crate) type List = Vec<Vec<u8>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
-    Put(Vec<u8>),
-    Set(Vec<u8>),
-    Update(Vec<u8>, Vec<u8>),
-    Remove(Vec<u8>),
+pub(crate) enum Op<V = Vec<u8>> {
+    Put(V),
+    Set(V),
+    Update(V, V),
+    Remove(V),
     Delete,
     /// With its answer.
-    Get(List),
+    Get(Vec<V>),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
+    /// Answered calls of one client take effect in the order in which they begin, and if they begin at
+    /// the same time, in which they stand in the history.
+    pub(crate) client: usize,
     /// Times are of one clock, or just numbers.
     pub(crate) begin: u64,
     /// `None` if its fate is unknown: it takes effect at any later time, or never.
@@ -28,11 +31,11 @@ pub(crate) struct Call {
     pub(crate) op: Op,
 }
 
-impl Op {
+impl<V: Clone + PartialEq> Op<V> {
     /// The state after it; `None` if its answer does not fit the state before.
-    fn apply(&self, list: &List) -> Option<List> {
-        let mut list = list.clone();
-        let position = |list: &List, value: &[u8]| list.iter().position(|other| other == value);
+    fn apply(&self, list: &[V]) -> Option<Vec<V>> {
+        let mut list = list.to_vec();
+        let position = |list: &[V], value: &V| list.iter().position(|other| other == value);
         match self {
             Self::Put(value) => list.push(value.clone()),
             Self::Set(value) => list = vec![value.clone()],
@@ -54,6 +57,17 @@ impl Op {
         }
         Some(list)
     }
+
+    fn map<'a, T>(&'a self, mut map: impl FnMut(&'a V) -> T) -> Op<T> {
+        match self {
+            Self::Put(value) => Op::Put(map(value)),
+            Self::Set(value) => Op::Set(map(value)),
+            Self::Update(old, new) => Op::Update(map(old), map(new)),
+            Self::Remove(value) => Op::Remove(map(value)),
+            Self::Delete => Op::Delete,
+            Self::Get(list) => Op::Get(list.iter().map(map).collect()),
+        }
+    }
 }
 
 /// Which calls have taken effect, and what came of it.
@@ -65,26 +79,49 @@ struct State {
     ahead: Vec<usize>,
     /// Calls of unknown fate that have, in order.
     unknown: Vec<usize>,
-    list: List,
+    /// Values by number.
+    list: Vec<u32>,
 }
 
-/// The final state of one order that explains the history, which began with `list`. Otherwise the
+/// The calls, with a number in place of each value: states are copied and compared all the time.
+fn numbered<'a>(
+    calls: &'a [Call],
+    values: &mut Vec<&'a [u8]>,
+    numbers: &mut HashMap<&'a [u8], u32>,
+) -> Vec<Op<u32>> {
+    let mut number = |value: &'a Vec<u8>| {
+        *numbers.entry(value).or_insert_with(|| {
+            values.push(value);
+            values.len() as u32 - 1
+        })
+    };
+    calls.iter().map(|call| call.op.map(&mut number)).collect()
+}
+
+/// The final state of one order that explains the history, which begins without values. Otherwise the
 /// call, at the farthest, at which no order goes on.
-pub(crate) fn linearize(list: List, mut history: Vec<Call>) -> Result<List, String> {
+pub(crate) fn linearize(mut history: Vec<Call>) -> Result<List, String> {
     history.sort_by_key(|call| call.begin);
     let (answered, unknown): (Vec<Call>, Vec<Call>) =
         history.into_iter().partition(|call| call.end.is_some());
+    let (mut values, mut numbers) = (Vec::new(), HashMap::new());
+    let answered_ops = numbered(&answered, &mut values, &mut numbers);
+    let unknown_ops = numbered(&unknown, &mut values, &mut numbers);
+    let shown = |list: &[u32]| -> List {
+        let values = list.iter().map(|&number| values[number as usize].to_vec());
+        values.collect()
+    };
     let mut stack = vec![State {
         first: 0,
         ahead: Vec::new(),
         unknown: Vec::new(),
-        list,
+        list: Vec::new(),
     }];
     let mut seen = HashSet::new();
     let mut farthest = stack[0].clone();
     while let Some(state) = stack.pop() {
         if state.first == answered.len() {
-            return Ok(state.list);
+            return Ok(shown(&state.list));
         }
         if !seen.insert(state.clone()) {
             continue;
@@ -96,12 +133,16 @@ pub(crate) fn linearize(list: List, mut history: Vec<Call>) -> Result<List, Stri
         let waiting = |&index: &usize| state.ahead.binary_search(&index).is_err();
         let mut latest = u64::MAX;
         let mut candidates = Vec::new();
+        let mut clients = HashSet::new();
         for index in (state.first..answered.len()).filter(waiting) {
-            if answered[index].begin > latest {
+            let call = &answered[index];
+            if call.begin > latest {
                 break;
             }
-            latest = latest.min(answered[index].end.unwrap_or(u64::MAX));
-            candidates.push(index);
+            latest = latest.min(call.end.unwrap_or(u64::MAX));
+            if clients.insert(call.client) {
+                candidates.push(index);
+            }
         }
         candidates.retain(|&index| answered[index].begin <= latest);
         // The last that is pushed is tried first.
@@ -110,7 +151,7 @@ pub(crate) fn linearize(list: List, mut history: Vec<Call>) -> Result<List, Stri
                 continue;
             };
             if call.begin <= latest {
-                let list = call.op.apply(&state.list).expect("a write");
+                let list = unknown_ops[index].apply(&state.list).expect("a write");
                 let mut unknown = state.unknown.clone();
                 unknown.insert(at, index);
                 stack.push(State {
@@ -121,7 +162,7 @@ pub(crate) fn linearize(list: List, mut history: Vec<Call>) -> Result<List, Stri
             }
         }
         for &index in candidates.iter().rev() {
-            let Some(list) = answered[index].op.apply(&state.list) else {
+            let Some(list) = answered_ops[index].apply(&state.list) else {
                 continue;
             };
             let mut next = State {
@@ -138,11 +179,15 @@ pub(crate) fn linearize(list: List, mut history: Vec<Call>) -> Result<List, Stri
         }
     }
     let call = &answered[farthest.first];
-    let list: Vec<_> = farthest.list.iter().map(|value| value.escape_ascii().to_string()).collect();
+    let show = |value: &Vec<u8>| value.escape_ascii().to_string();
+    let list: Vec<_> = shown(&farthest.list).iter().map(show).collect();
     Err(format!(
-        "no order explains the history beyond call {} of {}, {call:?}, with the list {list:?}",
+        "no order explains the history beyond call {} of {}, {:?} ({}..{:?}), with the list {list:?}",
         farthest.first,
         answered.len(),
+        call.op.map(show),
+        call.begin,
+        call.end,
     ))
 }
 
@@ -158,14 +203,15 @@ mod tests {
         Op::Put(value.into())
     }
 
-    /// Calls as (begin, end, what), with 0 for an end that is not known.
+    /// Calls as (begin, end, what), each of another client, with 0 for an end that is not known.
     fn check(calls: &[(u64, u64, Op)]) -> Result<List, String> {
-        let call = |(begin, end, op): &(u64, u64, Op)| Call {
+        let call = |(client, (begin, end, op)): (usize, &(u64, u64, Op))| Call {
+            client,
             begin: *begin,
             end: (*end > 0).then_some(*end),
             op: op.clone(),
         };
-        linearize(Vec::new(), calls.iter().map(call).collect())
+        linearize(calls.iter().enumerate().map(call).collect())
     }
 
     #[test]
@@ -240,6 +286,34 @@ mod tests {
         assert_eq!(end, Ok(vec![b"f".to_vec()]));
     }
 
+    /// Calls in one go: their client's order counts, and no other.
+    #[test]
+    fn a_client_has_an_order() {
+        let calls = |answer: &[&str]| {
+            let ops = [(0, put("a")), (0, put("b")), (1, put("c"))];
+            let call = |(client, op)| Call {
+                client,
+                begin: 1,
+                end: Some(2),
+                op,
+            };
+            let mut calls = Vec::from(ops.map(call));
+            calls.push(Call {
+                client: 2,
+                begin: 3,
+                end: Some(4),
+                op: get(answer),
+            });
+            calls
+        };
+        for good in [["a", "b", "c"], ["a", "c", "b"], ["c", "a", "b"]] {
+            linearize(calls(&good)).unwrap();
+        }
+        for bad in [["b", "a", "c"], ["b", "c", "a"], ["c", "b", "a"]] {
+            assert!(linearize(calls(&bad)).is_err());
+        }
+    }
+
     /// A store that takes each call at a random moment between its begin and its end gives good
     /// histories; a read that is one write behind does not.
     #[test]
@@ -273,9 +347,14 @@ mod tests {
                 // A write whose answer is lost.
                 let lost = !matches!(op, Op::Get(_)) && random.u8(..20) == 0;
                 let end = (!lost).then_some(end);
-                calls.push(Call { begin, end, op });
+                calls.push(Call {
+                    client,
+                    begin,
+                    end,
+                    op,
+                });
             }
-            linearize(List::new(), calls.clone()).unwrap_or_else(|error| panic!("{seed}: {error}"));
+            linearize(calls.clone()).unwrap_or_else(|error| panic!("{seed}: {error}"));
             // A write that ended before a read that sees it began has never been.
             let lost = calls.iter().position(|write| {
                 let Op::Put(value) = &write.op else {
@@ -286,7 +365,7 @@ mod tests {
             });
             if let Some(lost) = lost {
                 calls.remove(lost);
-                assert!(linearize(List::new(), calls).is_err(), "{seed}");
+                assert!(linearize(calls).is_err(), "{seed}");
             }
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Fate {
 pub(crate) struct Record {
     pub(crate) group: usize,
     pub(crate) client: usize,
+    /// Of the client's calls.
+    pub(crate) number: usize,
     pub(crate) key: String,
     pub(crate) op: Op,
     pub(crate) begin: Instant,
@@ -52,20 +54,27 @@ impl Record {
     }
 }
 
-/// Makes a call and says what became of it. Of a Get, the list is put in.
-pub(crate) fn call(client: &Client, key: &str, op: &mut Op) -> Fate {
-    let result = future::block_on(async {
-        match op {
-            Op::Put(value) => client.put(key, value).await,
-            Op::Set(value) => client.set(key, value).await,
-            Op::Update(old, new) => client.update(key, old, new).await,
-            Op::Remove(value) => client.remove(key, value).await,
-            Op::Delete => client.delete(key).await,
-            Op::Get(list) => client.get(key).await.map(|values| *list = values),
+/// Makes calls in one go and says what became of each. Of a Get, the list is put in.
+pub(crate) fn call_all(client: &Client, calls: &mut [(String, Op)]) -> Vec<Fate> {
+    let mut pipeline = client.pipeline();
+    for (key, op) in &*calls {
+        pipeline = match op {
+            Op::Put(value) => pipeline.put(key, value),
+            Op::Set(value) => pipeline.set(key, value),
+            Op::Update(old, new) => pipeline.update(key, old, new),
+            Op::Remove(value) => pipeline.remove(key, value),
+            Op::Delete => pipeline.delete(key),
+            Op::Get(_) => pipeline.get(key),
+        };
+    }
+    let outcomes = future::block_on(pipeline.send()).unwrap();
+    let fates = outcomes.into_iter().zip(calls).map(|(outcome, (_, op))| match outcome {
+        Ok(values) => {
+            if let Op::Get(list) = op {
+                *list = values;
+            }
+            Fate::Applied
         }
-    });
-    match result {
-        Ok(()) => Fate::Applied,
         Err(Error::Refused { code, message }) => {
             assert_eq!(code, Code::Store, "{message}");
             Fate::Refused(message)
@@ -75,7 +84,8 @@ pub(crate) fn call(client: &Client, key: &str, op: &mut Op) -> Fate {
             Fate::Unconfirmed(message)
         }
         Err(error) => panic!("{error:?}"),
-    }
+    });
+    fates.collect()
 }
 
 type Records = Arc<Mutex<Vec<Record>>>;
@@ -88,8 +98,17 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// One client a group on each of the servers.
+    /// One client a group on each of the servers, with one call at a time.
     pub(crate) fn start(servers: &[ClusterServer], groups: &[Vec<String>]) -> Self {
+        Self::start_deep(servers, groups, 1)
+    }
+
+    /// With so many calls at a time.
+    pub(crate) fn start_deep(
+        servers: &[ClusterServer],
+        groups: &[Vec<String>],
+        depth: usize,
+    ) -> Self {
         let mut load = Self {
             stop: Arc::default(),
             records: Vec::new(),
@@ -97,42 +116,50 @@ impl Load {
         };
         for server in servers {
             for (group, keys) in groups.iter().enumerate() {
-                load.add(client(server), group, keys.clone());
+                load.add(client(server), group, keys.clone(), depth);
             }
         }
         load
     }
 
-    fn add(&mut self, client: Client, group: usize, keys: Vec<String>) {
+    fn add(&mut self, client: Client, group: usize, keys: Vec<String>, depth: usize) {
         let number = self.threads.len();
         let records = Records::default();
         self.records.push(records.clone());
         let stop = self.stop.clone();
         self.threads.push(thread::spawn(move || {
             let mut random = fastrand::Rng::with_seed(number as u64);
-            for count in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let key = keys[random.usize(..keys.len())].clone();
-                let mut op = match random.u8(..10) {
-                    0..6 => Op::Put(format!("{number}.{count}").into_bytes()),
-                    _ => Op::Get(List::new()),
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let random_call = |at: usize| {
+                    let key = keys[random.usize(..keys.len())].clone();
+                    let op = match random.u8(..10) {
+                        0..6 => Op::Put(format!("{number}.{}", count + at).into_bytes()),
+                        _ => Op::Get(List::new()),
+                    };
+                    (key, op)
                 };
+                let mut calls: Vec<_> = (0..depth).map(random_call).collect();
                 let begin = Instant::now();
-                let fate = call(&client, &key, &mut op);
-                let record = Record {
-                    group,
-                    client: number,
-                    key,
-                    op,
-                    begin,
-                    end: Instant::now(),
-                    fate,
-                };
-                records.lock().unwrap().push(record);
+                let fates = call_all(&client, &mut calls);
+                let end = Instant::now();
+                let mut records = records.lock().unwrap();
+                for ((key, op), fate) in calls.into_iter().zip(fates) {
+                    records.push(Record {
+                        group,
+                        client: number,
+                        number: count,
+                        key,
+                        op,
+                        begin,
+                        end,
+                        fate,
+                    });
+                    count += 1;
+                }
+                drop(records);
                 // So that lists stay short. Nothing waits for it.
-                thread::sleep(Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(2 + depth as u64));
             }
         }));
     }
@@ -232,7 +259,7 @@ pub(crate) fn check(records: &[Record], lists: &BTreeMap<String, List>) -> Tally
         }
     }
     for (key, list) in lists {
-        let mut last: HashMap<usize, Instant> = HashMap::new();
+        let mut last: HashMap<usize, usize> = HashMap::new();
         for value in list {
             let shown = value.escape_ascii();
             let Some(record) = puts.remove(&(key.as_str(), &value[..])) else {
@@ -242,8 +269,8 @@ pub(crate) fn check(records: &[Record], lists: &BTreeMap<String, List>) -> Tally
                 Fate::Refused(_) => panic!("{key} has {shown}: {record:?}"),
                 Fate::Unconfirmed(_) => tally.there += 1,
                 Fate::Applied => {
-                    let before = last.insert(record.client, record.begin);
-                    let in_order = before.is_none_or(|before| before < record.begin);
+                    let before = last.insert(record.client, record.number);
+                    let in_order = before.is_none_or(|before| before < record.number);
                     assert!(in_order, "{key}: {shown} is not in the order of its client");
                 }
             }
@@ -262,7 +289,7 @@ pub(crate) fn check_order(records: &[Record]) {
     }
     for (key, records) in by_key {
         let calls = to_calls(&records);
-        linearize(List::new(), calls).unwrap_or_else(|error| panic!("{key}: {error}"));
+        linearize(calls).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }
 
@@ -277,6 +304,7 @@ pub(crate) fn to_calls(records: &[&Record]) -> Vec<Call> {
             Fate::Unconfirmed(_) => None,
         };
         Some(Call {
+            client: record.client,
             begin: since(record.begin),
             end,
             op: record.op.clone(),

@@ -487,6 +487,8 @@ impl Nodes {
 
     /// Moves so many slots between two masters, as an operator would.
     pub(crate) fn reshard(&self, from: usize, to: usize, slots: usize) {
+        // It refuses if a node has not heard of the last move.
+        self.wait_ok();
         let mut command = Command::new("redis-cli");
         let address = format!("127.0.0.1:{}", self.nodes[from].port);
         command.args(["--cluster", "reshard", &address, "--cluster-yes"]);

@@ -14,7 +14,7 @@ use keywire::Client;
 
 use crate::{
     linear::{List, Op},
-    load::{Fate, Record, call, check_order},
+    load::{Fate, Record, call_all, check_order},
     nodes::shared,
     servers::{ClusterServer, client, two_servers, within},
 };
@@ -43,18 +43,21 @@ fn work(client: &Client, number: usize, calls: usize, seed: u64) -> Vec<Record> 
     let mut records = Vec::new();
     for count in 0..calls {
         let key = KEYS[random.usize(..KEYS.len())];
-        let mut op = random_op(&mut random, &format!("{seed}.{number}.{count}"));
+        let op = random_op(&mut random, &format!("{seed}.{number}.{count}"));
+        let mut calls = [(key.to_owned(), op)];
         let begin = Instant::now();
-        let fate = call(client, key, &mut op);
-        assert_eq!(fate, Fate::Applied);
+        let fates = call_all(client, &mut calls);
+        assert_eq!(fates, [Fate::Applied]);
+        let [(key, op)] = calls;
         records.push(Record {
             group: 0,
             client: number,
-            key: key.into(),
+            number: count,
+            key,
             op,
             begin,
             end: Instant::now(),
-            fate,
+            fate: Fate::Applied,
         });
     }
     records

@@ -1,6 +1,6 @@
 //! The example server's options for a cluster. It has to have been built with the feature.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use crate::{
     common::{
@@ -84,6 +84,7 @@ fn the_secret_comes_from_a_file_and_is_not_shown() {
     });
     let file = std::env::temp_dir().join(format!("keywire-secret-{}", std::process::id()));
     fs::write(&file, format!("{SECRET}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let addresses = nodes.addresses().join(",");
     let options = ["--cluster", &addresses, "--store-timeout", "2"];
     let (_, words) = refused(&mut command(&options));

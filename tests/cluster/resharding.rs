@@ -19,12 +19,11 @@ fn check_all(load: Load, servers: &[ClusterServer], groups: &[Vec<String>]) {
     check_order(&records);
 }
 
-#[test]
-fn nothing_is_lost_or_doubled_while_slots_move() {
+fn reshard_under_load(depth: usize) {
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 60);
     let servers = two_servers(&nodes, "reshard:");
-    let load = Load::start(&servers, &groups);
+    let load = Load::start_deep(&servers, &groups, depth);
     load.await_applied(&[0, 1, 2], 100);
     nodes.reshard(0, 1, 1500);
     load.await_applied(&[0, 1, 2], 20);
@@ -33,6 +32,17 @@ fn nothing_is_lost_or_doubled_while_slots_move() {
     let first = groups[0].iter().map(|key| slot(key.as_bytes())).min().unwrap();
     assert_ne!(nodes.owner(first), 0, "the first slots have moved");
     check_all(load, &servers, &groups);
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_while_slots_move() {
+    reshard_under_load(1);
+}
+
+/// So that commands of one key are in one pipeline when its slot moves.
+#[test]
+fn pipelined_commands_keep_their_order_while_slots_move() {
+    reshard_under_load(30);
 }
 
 /// The steps of a slot's move, each with time for many calls: keys that moved are redirected with
@@ -78,6 +88,15 @@ impl Move<'_> {
 
 #[test]
 fn keys_that_have_moved_are_asked_for_where_they_are() {
+    move_slot_under_load(1);
+}
+
+#[test]
+fn pipelined_commands_of_a_moving_slot_keep_their_order() {
+    move_slot_under_load(10);
+}
+
+fn move_slot_under_load(depth: usize) {
     let nodes = exclusive(Setup::default());
     // Keys of one slot, which moves, and keys of elsewhere.
     let others = keys_by_master(&nodes, 4);
@@ -86,7 +105,7 @@ fn keys_that_have_moved_are_asked_for_where_they_are() {
     let of_slot: Vec<_> = of_slot.filter(|key| slot(key.as_bytes()) == moving).take(6).collect();
     let groups = [of_slot, others[1].clone(), others[2].clone()];
     let servers = [(); 2].map(|()| server_with(&nodes, "ask:", |store| store));
-    let load = Load::start(&servers, &groups);
+    let load = Load::start_deep(&servers, &groups, depth);
     load.await_applied(&[0, 1, 2], 50);
 
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
