@@ -1,12 +1,16 @@
 //! A master is killed in the middle of writes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures_lite::future;
+use keywire::{Error, protocol::Code};
 
 use crate::{
     common::wait_until,
-    load::{Load, check, check_order, lists},
+    linear::Op,
+    load::{Fate, Load, check, check_order, lists},
     nodes::{Setup, exclusive},
-    servers::{keys_by_master, server_with},
+    servers::{client, keys_by_master, server_with},
 };
 
 /// With a replica asked of every write, a replica that takes over has all that was acknowledged.
@@ -117,4 +121,67 @@ fn a_failover_by_hand_fails_no_call() {
     let tally = check(&records, &lists(&servers[1], &groups));
     eprintln!("by hand: {tally}");
     assert_eq!((tally.lost, tally.refused, tally.unconfirmed), (0, 0, 0), "{tally}");
+}
+
+/// A replica that hangs has nothing, so nothing is promised; its master goes on, and so do others.
+#[test]
+fn writes_that_no_replica_has_are_unconfirmed() {
+    let nodes = exclusive(Setup::default());
+    let groups = keys_by_master(&nodes, 4);
+    let timeout = Duration::from_secs(1);
+    let servers = [(); 2].map(|()| {
+        server_with(&nodes, "noreplica:", |store| store.replicas(1).timeout(timeout))
+    });
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 50);
+    let replica = nodes.replica_of(0);
+    let stopped = Instant::now();
+    nodes.stop(replica);
+    load.await_failed(0);
+    load.await_applied(&[1, 2], 50);
+    load.await_failed(0);
+    let resumed = Instant::now();
+    nodes.resume(replica);
+    load.await_applied(&[0, 1, 2], 50);
+    let records = load.finish();
+    for record in &records {
+        let meanwhile = record.begin > stopped && record.end < resumed;
+        let is_put = matches!(record.op, Op::Put(_));
+        match &record.fate {
+            Fate::Applied => assert!(!(meanwhile && is_put && record.group == 0), "{record:?}"),
+            Fate::Unconfirmed(_) => assert!(is_put && record.group == 0, "{record:?}"),
+            Fate::Refused(_) => panic!("{record:?}"),
+        }
+    }
+    // The master has them all.
+    check_order(&records);
+    let tally = check(&records, &lists(&servers[0], &groups));
+    eprintln!("no replica: {tally}");
+    assert!(tally.unconfirmed > 0 && tally.unconfirmed == tally.there, "{tally}");
+}
+
+/// A master that is set up not to write without its replica refuses, and what it refuses is not there.
+#[test]
+fn a_master_without_its_replica_refuses_if_it_is_told_to() {
+    let setup = Setup::default().with("min-replicas-to-write", "1");
+    let nodes = exclusive(setup);
+    let groups = keys_by_master(&nodes, 4);
+    let servers = [(); 2].map(|()| server_with(&nodes, "minimum:", |store| store.replicas(1)));
+    let load = Load::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 50);
+    let replica = nodes.replica_of(0);
+    nodes.kill(replica);
+    load.await_failed(0);
+    load.await_applied(&[1, 2], 20);
+    let client = client(&servers[0]);
+    let refused = future::block_on(client.set(&groups[0][0], "x"));
+    assert!(matches!(refused, Err(Error::Refused { code: Code::Store, .. })), "{refused:?}");
+    nodes.restart(replica);
+    load.await_applied(&[0, 1, 2], 50);
+    let records = load.finish();
+    check_order(&records);
+    let tally = check(&records, &lists(&servers[1], &groups));
+    eprintln!("no replica, which is wanted: {tally}");
+    assert_eq!(tally.lost, 0, "{tally}");
+    assert!(tally.refused > 0, "{tally}");
 }

@@ -169,3 +169,24 @@ fn a_key_of_another_type_is_an_error_of_its_own() {
         assert_eq!(client.get("text").await.unwrap(), [b"v"]);
     });
 }
+
+/// The number of a bucket is spoilt: what is called refused is not there.
+#[test]
+fn a_write_that_can_not_be_numbered_is_not_called_refused_if_it_is_there() {
+    let _bound = within(30);
+    let nodes = shared();
+    let server = server(nodes, "number:");
+    let client = client(&server);
+    let number = format!("number:{{{}}}#seq", bucket(b"k"));
+    nodes.ask(nodes.owner(slot(b"k")), ["SET", &number, "text"]);
+    future::block_on(async {
+        let fate = client.put("k", "v").await;
+        let values = client.get("k").await.unwrap();
+        match fate {
+            Ok(()) => assert_eq!(values, [b"v"]),
+            Err(Error::Unconfirmed { .. }) => {}
+            Err(Error::Refused { code: Code::Store, .. }) => assert!(values.is_empty()),
+            Err(error) => panic!("{error:?}"),
+        }
+    });
+}

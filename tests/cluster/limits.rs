@@ -127,3 +127,66 @@ fn many_clients_share_few_connections_and_a_secret() {
         connections(&nodes).iter().sum::<usize>() == 0
     });
 }
+
+/// A node without memory refuses what would grow, whole, and serves the rest.
+///
+/// So does one that allows a user no channels, as is Redis's default for users that are made.
+#[test]
+fn a_node_refuses_whole_commands() {
+    let nodes = exclusive(Setup {
+        replicas: 0,
+        ..Setup::default()
+    });
+    let server = TestServer::start(
+        Server::builder().store(store(&nodes, "memory:", |builder| builder)).build(),
+    );
+    let client = client(&server);
+    let is_store = |result: &Result<(), Error>| {
+        matches!(result, Err(Error::Refused { code: Code::Store, .. }))
+    };
+    future::block_on(async {
+        for value in ["a", "b", "c"] {
+            client.put("k", value).await.unwrap();
+        }
+        for index in 0..nodes.len() {
+            nodes.ask(index, ["CONFIG", "SET", "maxmemory", "1"]);
+        }
+        let refused = client.put("k", "d").await;
+        assert!(is_store(&refused), "{refused:?}");
+        let refused = client.update("k", "absent", "d").await;
+        assert!(is_store(&refused), "{refused:?}");
+        assert_eq!(client.get("k").await.unwrap(), [b"a", b"b", b"c"]);
+        // It does not grow by these: they may be refused, and may not do half of it.
+        let mut expected = vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()];
+        match client.update("k", "b", "B").await {
+            Ok(()) => expected[1] = b"B".to_vec(),
+            refused => assert!(is_store(&refused), "{refused:?}"),
+        }
+        assert_eq!(client.get("k").await.unwrap(), expected);
+        match client.set("k", "x").await {
+            Ok(()) => expected = vec![b"x".to_vec()],
+            refused => assert!(is_store(&refused), "{refused:?}"),
+        }
+        assert_eq!(client.get("k").await.unwrap(), expected);
+        client.delete("k").await.unwrap();
+        assert!(client.get("k").await.unwrap().is_empty());
+        for index in 0..nodes.len() {
+            nodes.ask(index, ["CONFIG", "SET", "maxmemory", "0"]);
+        }
+        client.put("k", "back").await.unwrap();
+
+        for index in 0..nodes.len() {
+            nodes.ask(index, ["ACL", "SETUSER", "default", "resetchannels"]);
+        }
+        let fate = client.put("k", "no-channel").await;
+        let values = client.get("k").await.unwrap();
+        match fate {
+            Ok(()) => assert_eq!(values, [&b"back"[..], b"no-channel"]),
+            Err(Error::Unconfirmed { .. }) => {}
+            refused => {
+                assert!(is_store(&refused), "{refused:?}");
+                assert_eq!(values, [b"back"]);
+            }
+        }
+    });
+}

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_lite::future;
+use keywire::{Server, store::Cluster};
 
 use crate::{
-    common::wait_until,
+    common::{TestServer, wait_until},
     load::{Fate, Load, check, check_order, lists},
-    nodes::{Nodes, Setup, exclusive},
+    nodes::{Nodes, Setup, exclusive, shared},
     servers::{client, keys_by_master, server, server_with, within},
 };
 
@@ -94,16 +95,12 @@ fn calls_wait_while_the_cluster_is_down_and_a_node_is_loading() {
 #[test]
 fn one_address_that_answers_is_enough() {
     let _bound = within(30);
-    let nodes = crate::nodes::shared();
-    let addresses = [
-        "127.0.0.1:1".to_owned(),
-        nodes.addresses().swap_remove(2),
-    ];
-    let store = keywire::store::Cluster::builder().prefix("one:");
+    let nodes = shared();
+    // By its name, which may have an address on which nobody listens.
+    let addresses = ["127.0.0.1:1".to_owned(), format!("localhost:{}", nodes.port(2))];
+    let store = Cluster::builder().prefix("one:");
     let store = smol::block_on(store.connect(addresses)).unwrap();
-    let server_of_one = crate::common::TestServer::start(
-        keywire::Server::builder().store(store).build(),
-    );
+    let server_of_one = TestServer::start(Server::builder().store(store).build());
     let other = server(nodes, "one:");
     let (one, other) = (client(&server_of_one), client(&other));
     future::block_on(async {
@@ -118,7 +115,31 @@ fn one_address_that_answers_is_enough() {
 #[test]
 fn no_address_that_answers_is_an_error() {
     let _bound = within(30);
-    let store = keywire::store::Cluster::builder().timeout(Duration::from_secs(2));
+    let store = Cluster::builder().timeout(Duration::from_secs(2));
     let error = smol::block_on(store.connect(["127.0.0.1:1"])).unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+/// The counters show what is missing, and that it is back.
+#[test]
+fn the_counters_show_a_node_that_is_gone() {
+    let nodes = exclusive(Setup::durable());
+    let groups = keys_by_master(&nodes, 1);
+    let timeout = Duration::from_secs(1);
+    let server = server_with(&nodes, "counters:", |store| store.timeout(timeout));
+    let client = client(&server);
+    let stats = || future::block_on(client.stats()).unwrap();
+    let put = |group: usize| future::block_on(client.put(&groups[group][0], "v"));
+    for group in 0..3 {
+        put(group).unwrap();
+    }
+    assert_eq!((stats().nodes_up, stats().failures), (3, 0));
+    nodes.kill(1);
+    wait_until("a node is missed", || stats().nodes_up == 2);
+    put(1).unwrap_err();
+    assert_eq!(stats().failures, 1);
+    nodes.restart(1);
+    nodes.wait_ok();
+    put(1).unwrap();
+    assert_eq!((stats().nodes_up, stats().under_way), (3, 0));
 }
