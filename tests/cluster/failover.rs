@@ -120,7 +120,11 @@ fn a_failover_by_hand_fails_no_call() {
     check_order(&records);
     let tally = check(&records, &lists(&servers[1], &groups));
     eprintln!("by hand: {tally}");
-    assert_eq!((tally.lost, tally.refused, tally.unconfirmed), (0, 0, 0), "{tally}");
+    assert_eq!(
+        (tally.lost, tally.refused, tally.unconfirmed),
+        (0, 0, 0),
+        "{tally}"
+    );
 }
 
 /// A replica that hangs has nothing, so nothing is promised; its master goes on, and so do others.
@@ -130,7 +134,9 @@ fn writes_that_no_replica_has_are_unconfirmed() {
     let groups = keys_by_master(&nodes, 4);
     let timeout = Duration::from_secs(1);
     let servers = [(); 2].map(|()| {
-        server_with(&nodes, "noreplica:", |store| store.replicas(1).timeout(timeout))
+        server_with(&nodes, "noreplica:", |store| {
+            store.replicas(1).timeout(timeout)
+        })
     });
     let load = Load::start(&servers, &groups);
     load.await_applied(&[0, 1, 2], 50);
@@ -157,7 +163,10 @@ fn writes_that_no_replica_has_are_unconfirmed() {
     check_order(&records);
     let tally = check(&records, &lists(&servers[0], &groups));
     eprintln!("no replica: {tally}");
-    assert!(tally.unconfirmed > 0 && tally.unconfirmed == tally.there, "{tally}");
+    assert!(
+        tally.unconfirmed > 0 && tally.unconfirmed == tally.there,
+        "{tally}"
+    );
 }
 
 /// A master that is set up not to write without its replica refuses, and what it refuses is not there.
@@ -175,7 +184,16 @@ fn a_master_without_its_replica_refuses_if_it_is_told_to() {
     load.await_applied(&[1, 2], 20);
     let client = client(&servers[0]);
     let refused = future::block_on(client.set(&groups[0][0], "x"));
-    assert!(matches!(refused, Err(Error::Refused { code: Code::Store, .. })), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Refused {
+                code: Code::Store,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
     nodes.restart(replica);
     load.await_applied(&[0, 1, 2], 50);
     let records = load.finish();

@@ -53,7 +53,9 @@ fn a_master_that_hangs_holds_up_only_its_own_keys() {
         eprintln!("p99 of group {group}: {before:?}, and {during:?} while another node hangs");
         assert!(during < UNAFFECTED, "{during:?}");
     }
-    let failed: Vec<&Record> = of(1).filter(|record| record.fate != Fate::Applied).collect();
+    let failed: Vec<&Record> = of(1)
+        .filter(|record| record.fate != Fate::Applied)
+        .collect();
     for record in &failed {
         let took = record.took();
         assert!(took >= TIMEOUT - Duration::from_millis(50), "{record:?}");
@@ -76,7 +78,9 @@ fn a_short_hang_fails_no_call() {
     load.await_applied(&[0, 1, 2], 50);
     for index in 0..nodes.masters() {
         nodes.stop(index);
-        let others: Vec<_> = (0..nodes.masters()).filter(|&other| other != index).collect();
+        let others: Vec<_> = (0..nodes.masters())
+            .filter(|&other| other != index)
+            .collect();
         load.await_applied(&others, 100);
         nodes.resume(index);
         load.await_applied(&[0, 1, 2], 20);
@@ -84,7 +88,11 @@ fn a_short_hang_fails_no_call() {
     let records = load.finish();
     check_order(&records);
     let tally = check(&records, &lists(&servers[1], &groups));
-    assert_eq!((tally.lost, tally.refused, tally.unconfirmed), (0, 0, 0), "{tally}");
+    assert_eq!(
+        (tally.lost, tally.refused, tally.unconfirmed),
+        (0, 0, 0),
+        "{tally}"
+    );
 }
 
 /// A replica takes over from a master that hangs, which then comes back as a replica with writes that
@@ -94,7 +102,9 @@ fn a_replica_takes_over_from_a_master_that_hangs() {
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
     let servers = [(); 2].map(|()| {
-        server_with(&nodes, "takeover:", |store| store.replicas(1).timeout(TIMEOUT))
+        server_with(&nodes, "takeover:", |store| {
+            store.replicas(1).timeout(TIMEOUT)
+        })
     });
     let load = Load::start(&servers, &groups);
     load.await_applied(&[0, 1, 2], 50);
@@ -119,9 +129,8 @@ fn a_replica_takes_over_from_a_master_that_hangs() {
 fn half_of_the_nodes_hang_and_come_back() {
     let nodes = exclusive(Setup::default());
     let groups = keys_by_master(&nodes, 8);
-    let servers = [(); 2].map(|()| {
-        server_with(&nodes, "half:", |store| store.replicas(1).timeout(TIMEOUT))
-    });
+    let servers =
+        [(); 2].map(|()| server_with(&nodes, "half:", |store| store.replicas(1).timeout(TIMEOUT)));
     let load = Load::start(&servers, &groups);
     load.await_applied(&[0, 1, 2], 50);
     let half = [0, 1, nodes.replica_of(2)];
@@ -132,7 +141,10 @@ fn half_of_the_nodes_hang_and_come_back() {
         load.await_failed(group);
     }
     wait_until("the rest of the cluster is down", || {
-        nodes.ask(2, ["CLUSTER", "INFO"]).text().contains("cluster_state:fail")
+        nodes
+            .ask(2, ["CLUSTER", "INFO"])
+            .text()
+            .contains("cluster_state:fail")
     });
     for group in 0..3 {
         load.await_failed(group);

@@ -14,7 +14,11 @@ fn list(nodes: &Nodes, prefix: &str, key: &[u8]) -> Vec<Vec<u8>> {
     let name = list_name(prefix, key);
     let range = [&b"LRANGE"[..], &name, b"0", b"-1"];
     let values = nodes.ask(nodes.owner(slot(key)), range);
-    values.array().iter().map(|value| value.bytes().to_vec()).collect()
+    values
+        .array()
+        .iter()
+        .map(|value| value.bytes().to_vec())
+        .collect()
 }
 
 #[test]
@@ -37,7 +41,10 @@ fn redis_cli_shows_the_lists() {
     connection.sync();
     let name = format!("cli:{{{}}}:user", bucket(b"user"));
     let mut command = nodes.cli(0);
-    let output = command.args(["-c", "lrange", &name, "0", "-1"]).output().unwrap();
+    let output = command
+        .args(["-c", "lrange", &name, "0", "-1"])
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "charlie\nbob\n");
     // A list without values is no key.
     connection.send("Remove:user:charlie\nRemove:user:bob\n");
@@ -73,7 +80,12 @@ fn keys_and_values_are_any_bytes() {
         b"a:b::".to_vec(),
         (0..=255).filter(|&byte| byte != b'\n').collect(),
         vec![0xff; 30_000],
-        b"\r\n$5\r\n".iter().copied().filter(|&byte| byte != b'\n').chain(*b"x").collect(),
+        b"\r\n$5\r\n"
+            .iter()
+            .copied()
+            .filter(|&byte| byte != b'\n')
+            .chain(*b"x")
+            .collect(),
     ];
     future::block_on(async {
         for key in keys {
@@ -117,7 +129,11 @@ fn two_prefixes_share_a_cluster() {
             let walk = client.get_prefix("").try_collect::<_, _, Vec<_>>();
             let found: Vec<_> = walk.await.unwrap();
             assert_eq!(found.len(), 50, "{prefix}");
-            assert!(found.iter().all(|(_, values)| values == &[prefix.as_bytes()]));
+            assert!(
+                found
+                    .iter()
+                    .all(|(_, values)| values == &[prefix.as_bytes()])
+            );
             client.delete("k0").await.unwrap();
         }
         for client in &clients {
@@ -158,7 +174,15 @@ fn a_key_of_another_type_is_an_error_of_its_own() {
             .await
             .unwrap();
         for refused in [&outcomes[0], &outcomes[2]] {
-            let is_store = |error: &Error| matches!(error, Error::Refused { code: Code::Store, .. });
+            let is_store = |error: &Error| {
+                matches!(
+                    error,
+                    Error::Refused {
+                        code: Code::Store,
+                        ..
+                    }
+                )
+            };
             assert!(refused.as_ref().is_err_and(is_store), "{refused:?}");
         }
         assert!(outcomes[1].is_ok(), "{outcomes:?}");
@@ -185,7 +209,9 @@ fn a_write_that_can_not_be_numbered_is_not_called_refused_if_it_is_there() {
         match fate {
             Ok(()) => assert_eq!(values, [b"v"]),
             Err(Error::Unconfirmed { .. }) => {}
-            Err(Error::Refused { code: Code::Store, .. }) => assert!(values.is_empty()),
+            Err(Error::Refused {
+                code: Code::Store, ..
+            }) => assert!(values.is_empty()),
             Err(error) => panic!("{error:?}"),
         }
     });

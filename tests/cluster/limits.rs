@@ -14,7 +14,13 @@ use crate::{
 const SECRET: &str = "open-sesame";
 
 fn is_full(result: Result<(), Error>) -> bool {
-    matches!(result, Err(Error::Refused { code: Code::Full, .. }))
+    matches!(
+        result,
+        Err(Error::Refused {
+            code: Code::Full,
+            ..
+        })
+    )
 }
 
 /// The limit is kept to by the step that writes, however many servers write.
@@ -85,7 +91,10 @@ fn many_clients_share_few_connections_and_a_secret() {
     let wrong = smol::block_on(wrong.connect(nodes.addresses())).unwrap_err();
     for error in [without, wrong] {
         let shown = format!("{error} {error:?}");
-        assert!(!shown.contains(SECRET) && !shown.contains("wrong-one"), "{shown}");
+        assert!(
+            !shown.contains(SECRET) && !shown.contains("wrong-one"),
+            "{shown}"
+        );
     }
 
     let with = builder().secret(Secret::new(SECRET).unwrap());
@@ -95,13 +104,16 @@ fn many_clients_share_few_connections_and_a_secret() {
     let server = TestServer::start(Server::builder().store(store).build());
     let clients: Vec<_> = (0..CLIENTS).map(|_| client(&server)).collect();
     smol::block_on(async {
-        let work = clients.iter().enumerate().map(|(number, client)| async move {
-            for count in 0..5 {
-                let key = format!("{number}.{count}");
-                client.put(&key, "v").await.unwrap();
-                assert_eq!(client.get(&key).await.unwrap(), [b"v"]);
-            }
-        });
+        let work = clients
+            .iter()
+            .enumerate()
+            .map(|(number, client)| async move {
+                for count in 0..5 {
+                    let key = format!("{number}.{count}");
+                    client.put(&key, "v").await.unwrap();
+                    assert_eq!(client.get(&key).await.unwrap(), [b"v"]);
+                }
+            });
         let executor = smol::LocalExecutor::new();
         let tasks: Vec<_> = work.map(|work| executor.spawn(work)).collect();
         executor
@@ -113,7 +125,10 @@ fn many_clients_share_few_connections_and_a_secret() {
             .await;
     });
     for (index, count) in connections(&nodes).into_iter().enumerate() {
-        assert!((1..=HANDFUL).contains(&count), "node {index}: {count} connections");
+        assert!(
+            (1..=HANDFUL).contains(&count),
+            "node {index}: {count} connections"
+        );
     }
     // A node that comes back is told the secret again.
     nodes.kill(0);
@@ -138,11 +153,19 @@ fn a_node_refuses_whole_commands() {
         ..Setup::default()
     });
     let server = TestServer::start(
-        Server::builder().store(store(&nodes, "memory:", |builder| builder)).build(),
+        Server::builder()
+            .store(store(&nodes, "memory:", |builder| builder))
+            .build(),
     );
     let client = client(&server);
     let is_store = |result: &Result<(), Error>| {
-        matches!(result, Err(Error::Refused { code: Code::Store, .. }))
+        matches!(
+            result,
+            Err(Error::Refused {
+                code: Code::Store,
+                ..
+            })
+        )
     };
     future::block_on(async {
         for value in ["a", "b", "c"] {

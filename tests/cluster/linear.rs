@@ -196,7 +196,12 @@ mod tests {
     use super::*;
 
     fn get(values: &[&str]) -> Op {
-        Op::Get(values.iter().map(|value| value.as_bytes().to_vec()).collect())
+        Op::Get(
+            values
+                .iter()
+                .map(|value| value.as_bytes().to_vec())
+                .collect(),
+        )
     }
 
     fn put(value: &str) -> Op {
@@ -228,7 +233,12 @@ mod tests {
             // One of unknown fate: never, at once, or late.
             &[(1, 0, put("a")), (2, 3, get(&[])), (4, 5, get(&[]))],
             &[(1, 0, put("a")), (2, 3, get(&["a"]))],
-            &[(1, 0, put("a")), (2, 3, get(&[])), (4, 5, put("b")), (6, 7, get(&["b", "a"]))],
+            &[
+                (1, 0, put("a")),
+                (2, 3, get(&[])),
+                (4, 5, put("b")),
+                (6, 7, get(&["b", "a"])),
+            ],
         ];
         for calls in good {
             check(calls).unwrap();

@@ -68,23 +68,26 @@ pub(crate) fn call_all(client: &Client, calls: &mut [(String, Op)]) -> Vec<Fate>
         };
     }
     let outcomes = future::block_on(pipeline.send()).unwrap();
-    let fates = outcomes.into_iter().zip(calls).map(|(outcome, (_, op))| match outcome {
-        Ok(values) => {
-            if let Op::Get(list) = op {
-                *list = values;
+    let fates = outcomes
+        .into_iter()
+        .zip(calls)
+        .map(|(outcome, (_, op))| match outcome {
+            Ok(values) => {
+                if let Op::Get(list) = op {
+                    *list = values;
+                }
+                Fate::Applied
             }
-            Fate::Applied
-        }
-        Err(Error::Refused { code, message }) => {
-            assert_eq!(code, Code::Store, "{message}");
-            Fate::Refused(message)
-        }
-        Err(Error::Unconfirmed { code, message }) => {
-            assert_eq!(code, Code::Unconfirmed, "{message}");
-            Fate::Unconfirmed(message)
-        }
-        Err(error) => panic!("{error:?}"),
-    });
+            Err(Error::Refused { code, message }) => {
+                assert_eq!(code, Code::Store, "{message}");
+                Fate::Refused(message)
+            }
+            Err(Error::Unconfirmed { code, message }) => {
+                assert_eq!(code, Code::Unconfirmed, "{message}");
+                Fate::Unconfirmed(message)
+            }
+            Err(error) => panic!("{error:?}"),
+        });
     fates.collect()
 }
 
@@ -182,8 +185,14 @@ impl Load {
                 {
                     return true;
                 }
-                let applied = records.iter().rev().take_while(|record| record.begin >= now);
-                applied.filter(|record| record.fate == Fate::Applied).count() >= calls
+                let applied = records
+                    .iter()
+                    .rev()
+                    .take_while(|record| record.begin >= now);
+                applied
+                    .filter(|record| record.fate == Fate::Applied)
+                    .count()
+                    >= calls
             })
         });
     }
@@ -194,7 +203,10 @@ impl Load {
         wait_until("a call fails", || {
             self.records.iter().any(|records| {
                 let records = records.lock().unwrap();
-                let mut later = records.iter().rev().take_while(|record| record.begin >= now);
+                let mut later = records
+                    .iter()
+                    .rev()
+                    .take_while(|record| record.begin >= now);
                 later.any(|record| record.group == group && record.fate != Fate::Applied)
             })
         });
@@ -205,7 +217,10 @@ impl Load {
         for thread in self.threads {
             thread.join().unwrap();
         }
-        let taken = self.records.iter().map(|records| std::mem::take(&mut *records.lock().unwrap()));
+        let taken = self
+            .records
+            .iter()
+            .map(|records| std::mem::take(&mut *records.lock().unwrap()));
         taken.flatten().collect()
     }
 }
@@ -214,7 +229,8 @@ impl Load {
 pub(crate) fn lists(server: &ClusterServer, groups: &[Vec<String>]) -> BTreeMap<String, List> {
     let client = client(server);
     let keys = groups.iter().flatten();
-    keys.map(|key| (key.clone(), future::block_on(client.get(key)).unwrap())).collect()
+    keys.map(|key| (key.clone(), future::block_on(client.get(key)).unwrap()))
+        .collect()
 }
 
 /// How many calls came to what.

@@ -85,7 +85,10 @@ fn clients_of_two_servers_agree_with_the_model() {
             scope.spawn(move || mixed_commands(client, number, &format!("client{number}.")))
         });
         let clients: Vec<_> = clients.collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
     });
     let lists = models.into_iter().flat_map(|model| model.lists);
     let expected: BTreeMap<_, _> = lists.filter(|(_, values)| !values.is_empty()).collect();

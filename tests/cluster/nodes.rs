@@ -3,76 +3,35 @@
 //! A process of its own, the guard, waits for the end of its input, which is the end of the test
 //! process, however that comes; then it kills the nodes and removes the directory.
 
+mod join;
+mod setup;
+mod shared;
+
 use std::{
-    collections::BTreeMap,
     env, fs, io,
-    net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command},
     sync::{
-        Condvar, Mutex, OnceLock,
+        Mutex,
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
+use self::setup::{free_ports, guard, program, spawn};
+pub(crate) use self::{
+    setup::Setup,
+    shared::{exclusive, shared},
+};
 use crate::{
     common::{server_process::signal_to, wait_until},
     resp::{Resp, Value},
-    servers::{Bound, within},
 };
-
-const SLOTS: u16 = 16384;
-
-/// When a node counts as gone, in ms.
-pub(crate) const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
-
-/// Below what systems use for the ports of outgoing connections: a node that comes back finds its
-/// port free.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
-
-/// How a cluster is set up.
-#[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) masters: usize,
-    /// Replicas of each master.
-    pub(crate) replicas: usize,
-    /// Settings of `redis.conf`, for all nodes.
-    pub(crate) settings: Vec<(&'static str, &'static str)>,
-    /// What clients and nodes have to say.
-    pub(crate) secret: Option<&'static str>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            masters: 3,
-            replicas: 1,
-            settings: Vec::new(),
-            secret: None,
-        }
-    }
-}
-
-impl Setup {
-    pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
-        self.settings.push((name, value));
-        self
-    }
-
-    /// Writes are on the disk before they are answered, and no replica takes over.
-    pub(crate) fn durable() -> Self {
-        Self::default()
-            .with("appendonly", "yes")
-            .with("appendfsync", "always")
-            .with("cluster-replica-no-failover", "yes")
-    }
-}
 
 /// One node, running or not.
 struct Node {
     port: u16,
+    /// Where nodes speak to one another.
     bus: u16,
     directory: PathBuf,
     process: Mutex<Option<Child>>,
@@ -84,89 +43,6 @@ pub(crate) struct Nodes {
     nodes: Vec<Node>,
     directory: PathBuf,
     guard: Child,
-}
-
-/// A cluster for the tests that leave it as it was. Each has names of its own on it.
-pub(crate) fn shared() -> &'static Nodes {
-    static SHARED: OnceLock<Nodes> = OnceLock::new();
-    SHARED.get_or_init(|| Nodes::start(Setup::default()))
-}
-
-/// So many clusters that tests break are there at a time: most of the time they wait, for others to miss
-/// a node.
-const EXCLUSIVE: usize = 2;
-
-static IN_USE: Mutex<usize> = Mutex::new(0);
-static ONE_ENDS: Condvar = Condvar::new();
-
-/// One of these.
-pub(crate) struct Exclusive {
-    nodes: Nodes,
-    _bound: Bound,
-    // The last to go.
-    _turn: Turn,
-}
-
-struct Turn;
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *IN_USE.lock().unwrap() -= 1;
-        ONE_ENDS.notify_one();
-    }
-}
-
-impl std::ops::Deref for Exclusive {
-    type Target = Nodes;
-
-    fn deref(&self) -> &Nodes {
-        &self.nodes
-    }
-}
-
-/// A cluster for one test, which has a minute with it.
-pub(crate) fn exclusive(setup: Setup) -> Exclusive {
-    let in_use = IN_USE.lock().unwrap();
-    let is_full = |in_use: &mut usize| *in_use == EXCLUSIVE;
-    *ONE_ENDS.wait_while(in_use, is_full).unwrap() += 1;
-    let turn = Turn;
-    Exclusive {
-        _bound: within(60),
-        nodes: Nodes::start(setup),
-        _turn: turn,
-    }
-}
-
-/// The program of a node: `$REDIS_SERVER`, or what is installed.
-fn program() -> String {
-    let is_there = |program: &str| {
-        let mut command = Command::new(program);
-        let command = command.arg("--version").stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    if let Ok(program) = env::var("REDIS_SERVER") {
-        assert!(is_there(&program), "REDIS_SERVER={program} does not run");
-        return program;
-    }
-    let program = ["valkey-server", "redis-server"]
-        .into_iter()
-        .find(|program| is_there(program));
-    let missing = "no redis-server and no valkey-server is installed, and these tests want one \
-                   (Debian: apt-get install redis-server)";
-    program.expect(missing).to_owned()
-}
-
-/// Two ports that nobody listens on.
-fn free_ports() -> (u16, u16) {
-    let mut found = Vec::new();
-    while found.len() < 2 {
-        let port = fastrand::u16(PORTS);
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            found.push(listener);
-        }
-    }
-    let port = |index: usize| found[index].local_addr().unwrap().port();
-    (port(0), port(1))
 }
 
 impl Nodes {
@@ -206,7 +82,8 @@ impl Nodes {
                 directory: directory.clone(),
                 process: Mutex::new(None),
             };
-            self.configure(&node);
+            let lines = self.setup.lines(port, bus, &directory);
+            fs::write(directory.join("redis.conf"), lines).unwrap();
             *node.process.lock().unwrap() = Some(spawn(program, &directory));
             if self.await_listening(&node) {
                 return node;
@@ -214,48 +91,6 @@ impl Nodes {
         }
         let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
         panic!("{program} does not start:\n{log}");
-    }
-
-    fn configure(&self, node: &Node) {
-        let place = node.directory.display();
-        let mut settings: Vec<(&str, String)> = [
-            ("bind", "127.0.0.1"),
-            ("protected-mode", "no"),
-            ("daemonize", "no"),
-            ("cluster-enabled", "yes"),
-            ("cluster-config-file", "nodes.conf"),
-            ("cluster-allow-replica-migration", "no"),
-            ("save", "\"\""),
-            ("appendonly", "no"),
-            ("repl-diskless-sync-delay", "0"),
-            ("repl-diskless-load", "swapdb"),
-        ]
-        .map(|(name, value)| (name, value.to_owned()))
-        .to_vec();
-        settings.extend([
-            ("port", node.port.to_string()),
-            ("cluster-port", node.bus.to_string()),
-            ("cluster-node-timeout", NODE_TIMEOUT.as_millis().to_string()),
-            ("dir", place.to_string()),
-            ("pidfile", format!("{place}/pid")),
-            ("logfile", format!("{place}/log")),
-        ]);
-        if let Some(secret) = self.setup.secret {
-            settings.push(("requirepass", secret.into()));
-            settings.push(("masterauth", secret.into()));
-        }
-        for &(name, value) in &self.setup.settings {
-            settings.retain(|&(other, _)| other != name);
-            settings.push((name, value.into()));
-        }
-        let lines = settings
-            .iter()
-            .map(|(name, value)| format!("{name} {value}\n"));
-        fs::write(
-            node.directory.join("redis.conf"),
-            lines.collect::<String>(),
-        )
-        .unwrap();
     }
 
     /// `false` if it has ended.
@@ -277,95 +112,6 @@ impl Nodes {
 
     fn ping(&self, node: &Node) -> io::Result<Value> {
         Resp::connect(node.port, self.setup.secret)?.ask(["PING"])
-    }
-
-    /// Makes one cluster of the nodes.
-    fn join(&self) {
-        let masters = self.setup.masters;
-        let range = |index: usize| {
-            let at = |index: usize| usize::from(SLOTS) * index / masters;
-            at(index)..at(index + 1)
-        };
-        let (port, bus) = (self.nodes[0].port.to_string(), self.nodes[0].bus.to_string());
-        for index in 0..self.nodes.len() {
-            let epoch = (index + 1).to_string();
-            self.ask(index, ["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
-            if index > 0 {
-                self.ask(index, ["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
-            }
-            if index < masters {
-                let slots = range(index).map(|slot| slot.to_string());
-                let words = ["CLUSTER".into(), "ADDSLOTS".into()].into_iter().chain(slots);
-                self.ask(index, words);
-            }
-        }
-        let ids: Vec<String> = (0..masters).map(|index| self.id(index)).collect();
-        for index in masters..self.nodes.len() {
-            let master = &ids[index % masters];
-            wait_until("a replica knows its master", || {
-                let mut connection = self.connect(index).unwrap();
-                connection.ask(["CLUSTER", "REPLICATE", master]).is_ok()
-            });
-        }
-    }
-
-    /// Waits until all nodes that run say that the cluster is well, agree on who is who, and replicas
-    /// have their masters' data.
-    pub(crate) fn wait_ok(&self) {
-        let began = Instant::now();
-        let mut trouble = String::new();
-        while let Err(error) = self.check() {
-            trouble = error;
-            assert!(
-                began.elapsed() < Duration::from_secs(40),
-                "the cluster is not well: {trouble}"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        drop(trouble);
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let mut maps = Vec::new();
-        for index in self.running() {
-            let trouble = |what: &str| format!("node {index}: {what}");
-            let mut connection = self.connect(index).map_err(|_| trouble("no connection"))?;
-            let mut ask = |words: &[&str]| {
-                let reply = connection.ask(words);
-                reply.map_err(|error| trouble(&error.to_string()))
-            };
-            let info = ask(&["CLUSTER", "INFO"])?.text();
-            if !info.contains("cluster_state:ok") || !info.contains("cluster_slots_ok:16384") {
-                return Err(trouble(&info));
-            }
-            let replication = ask(&["INFO", "replication"])?.text();
-            if replication.contains("role:slave") && !replication.contains("master_link_status:up")
-            {
-                return Err(trouble(&replication));
-            }
-            let map = ask(&["CLUSTER", "SLOTS"])?;
-            let mut ranges: Vec<(i64, i64, i64, usize)> = Vec::new();
-            for range in map.array() {
-                let range = range.array();
-                let port = range[2].array()[1].integer();
-                ranges.push((range[0].integer(), range[1].integer(), port, range.len() - 3));
-            }
-            ranges.sort_unstable();
-            maps.push(ranges);
-        }
-        let replicas = self.setup.masters * self.setup.replicas;
-        let all_run = self.running().len() == self.nodes.len();
-        let known = |map: &Vec<(i64, i64, i64, usize)>| {
-            let masters: BTreeMap<_, _> = map.iter().map(|range| (range.2, range.3)).collect();
-            masters.values().sum::<usize>()
-        };
-        match maps.windows(2).find(|two| two[0] != two[1]) {
-            Some(two) => Err(format!("nodes differ: {two:?}")),
-            None if all_run && maps.iter().any(|map| known(map) < replicas) => {
-                Err("a replica is not known".into())
-            }
-            None => Ok(()),
-        }
     }
 
     fn running(&self) -> Vec<usize> {
@@ -523,27 +269,4 @@ impl Drop for Nodes {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }
-}
-
-fn spawn(program: &str, directory: &Path) -> Child {
-    Command::new(program)
-        .arg(directory.join("redis.conf"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Kills nodes and removes the directory when its input ends.
-fn guard(directory: &Path) -> Child {
-    let script = "trap '' INT TERM HUP; cat >/dev/null; \
-                  cat \"$0\"/*/pid 2>/dev/null | xargs -r kill -9 2>/dev/null; sleep 0.1; rm -rf \"$0\"";
-    Command::new("sh")
-        .args(["-c", script])
-        .arg(directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
 }

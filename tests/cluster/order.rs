@@ -99,7 +99,9 @@ fn scripts_that_are_gone_are_loaded_again() {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let calls = scope.spawn(|| {
-                let calls = catch_unwind(AssertUnwindSafe(|| concurrent_calls(&servers, CALLS, round)));
+                let calls = catch_unwind(AssertUnwindSafe(|| {
+                    concurrent_calls(&servers, CALLS, round)
+                }));
                 done.store(true, Ordering::Relaxed);
                 calls.unwrap_or_else(|panic| resume_unwind(panic))
             });

@@ -40,7 +40,10 @@ fn the_whole_cluster_is_gone_and_comes_back() {
     let records = load.finish();
     let failed = records.iter().filter(|record| record.fate != Fate::Applied);
     let slowest = failed.map(|record| record.took()).max().unwrap();
-    assert!(slowest < TIMEOUT + Duration::from_millis(1500), "{slowest:?}");
+    assert!(
+        slowest < TIMEOUT + Duration::from_millis(1500),
+        "{slowest:?}"
+    );
     check_order(&records);
     for server in &servers {
         let tally = check(&records, &lists(server, &groups));
@@ -60,7 +63,11 @@ fn calls_wait_while_the_cluster_is_down_and_a_node_is_loading() {
         .with("loading-process-events-interval-bytes", "1024");
     let nodes = exclusive(setup);
     let groups = keys_by_master(&nodes, 4);
-    let patient = || server_with(&nodes, "down:", |store| store.timeout(Duration::from_secs(20)));
+    let patient = || {
+        server_with(&nodes, "down:", |store| {
+            store.timeout(Duration::from_secs(20))
+        })
+    };
     let servers = [patient(), patient()];
     // Something to load.
     let loaded = &groups[0][0];
@@ -72,12 +79,19 @@ fn calls_wait_while_the_cluster_is_down_and_a_node_is_loading() {
     let answers = future::block_on(pipeline.send()).unwrap();
     assert!(answers.iter().all(Result::is_ok));
 
-    let kept = vec![groups[0][1..].to_vec(), groups[1].clone(), groups[2].clone()];
+    let kept = vec![
+        groups[0][1..].to_vec(),
+        groups[1].clone(),
+        groups[2].clone(),
+    ];
     let load = Load::start(&servers, &kept);
     load.await_applied(&[0, 1, 2], 20);
     nodes.kill(0);
     wait_until("the cluster is down", || {
-        nodes.ask(1, ["CLUSTER", "INFO"]).text().contains("cluster_state:fail")
+        nodes
+            .ask(1, ["CLUSTER", "INFO"])
+            .text()
+            .contains("cluster_state:fail")
     });
     nodes.restart(0);
     load.await_applied(&[0, 1, 2], 20);
@@ -97,7 +111,10 @@ fn one_address_that_answers_is_enough() {
     let _bound = within(30);
     let nodes = shared();
     // By its name, which may have an address on which nobody listens.
-    let addresses = ["127.0.0.1:1".to_owned(), format!("localhost:{}", nodes.port(2))];
+    let addresses = [
+        "127.0.0.1:1".to_owned(),
+        format!("localhost:{}", nodes.port(2)),
+    ];
     let store = Cluster::builder().prefix("one:");
     let store = smol::block_on(store.connect(addresses)).unwrap();
     let server_of_one = TestServer::start(Server::builder().store(store).build());

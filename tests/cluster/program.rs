@@ -22,7 +22,14 @@ fn two_programs_serve_one_cluster() {
     let _bound = within(60);
     let nodes = shared();
     let addresses = nodes.addresses().join(",");
-    let options = ["--cluster", &addresses, "--cluster-prefix", "program:", "--store-timeout", "3"];
+    let options = [
+        "--cluster",
+        &addresses,
+        "--cluster-prefix",
+        "program:",
+        "--store-timeout",
+        "3",
+    ];
     let (mut one, other) = (
         ServerProcess::spawn(&mut command(&options)),
         ServerProcess::spawn(command(&options).args(["--replicas", "1"])),
@@ -88,7 +95,10 @@ fn the_secret_comes_from_a_file_and_is_not_shown() {
     let addresses = nodes.addresses().join(",");
     let options = ["--cluster", &addresses, "--store-timeout", "2"];
     let (_, words) = refused(&mut command(&options));
-    assert!(words.contains("NOAUTH") || words.contains("secret"), "{words}");
+    assert!(
+        words.contains("NOAUTH") || words.contains("secret"),
+        "{words}"
+    );
     let mut with_secret = command(&options);
     with_secret.arg("--cluster-secret-file").arg(&file);
     let mut server = ServerProcess::spawn(&mut with_secret);
@@ -98,6 +108,9 @@ fn the_secret_comes_from_a_file_and_is_not_shown() {
     assert!(status.success() && !words.contains(SECRET), "{words}");
     fs::write(&file, "another\n").unwrap();
     let (_, words) = refused(&mut with_secret);
-    assert!(!words.contains("another") && !words.contains(SECRET), "{words}");
+    assert!(
+        !words.contains("another") && !words.contains(SECRET),
+        "{words}"
+    );
     fs::remove_file(&file).unwrap();
 }

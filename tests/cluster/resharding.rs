@@ -29,7 +29,11 @@ fn reshard_under_load(depth: usize) {
     load.await_applied(&[0, 1, 2], 20);
     nodes.reshard(1, 2, 1500);
     load.await_applied(&[0, 1, 2], 20);
-    let first = groups[0].iter().map(|key| slot(key.as_bytes())).min().unwrap();
+    let first = groups[0]
+        .iter()
+        .map(|key| slot(key.as_bytes()))
+        .min()
+        .unwrap();
     assert_ne!(nodes.owner(first), 0, "the first slots have moved");
     check_all(load, &servers, &groups);
 }
@@ -57,7 +61,8 @@ struct Move<'a> {
 impl Move<'_> {
     fn set(&self, index: usize, what: &str, id: &str) {
         let slot = self.slot.to_string();
-        self.nodes.ask(index, ["CLUSTER", "SETSLOT", &slot, what, id]);
+        self.nodes
+            .ask(index, ["CLUSTER", "SETSLOT", &slot, what, id]);
     }
 
     fn begin(&self) {
@@ -69,12 +74,22 @@ impl Move<'_> {
     fn left(&self) -> Vec<Vec<u8>> {
         let words = ["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), "1000"];
         let left = self.nodes.ask(self.from, words);
-        left.array().iter().map(|name| name.bytes().to_vec()).collect()
+        left.array()
+            .iter()
+            .map(|name| name.bytes().to_vec())
+            .collect()
     }
 
     fn migrate(&self, name: &[u8]) {
         let port = self.nodes.port(self.to).to_string();
-        let words = [b"MIGRATE", &b"127.0.0.1"[..], port.as_bytes(), name, b"0", b"5000"];
+        let words = [
+            b"MIGRATE",
+            &b"127.0.0.1"[..],
+            port.as_bytes(),
+            name,
+            b"0",
+            b"5000",
+        ];
         self.nodes.ask(self.from, words);
     }
 
@@ -102,7 +117,10 @@ fn move_slot_under_load(depth: usize) {
     let others = keys_by_master(&nodes, 4);
     let moving = slot(others[0][0].as_bytes());
     let of_slot = (0..).map(|number| format!("moving{number}"));
-    let of_slot: Vec<_> = of_slot.filter(|key| slot(key.as_bytes()) == moving).take(6).collect();
+    let of_slot: Vec<_> = of_slot
+        .filter(|key| slot(key.as_bytes()) == moving)
+        .take(6)
+        .collect();
     let groups = [of_slot, others[1].clone(), others[2].clone()];
     let servers = [(); 2].map(|()| server_with(&nodes, "ask:", |store| store));
     let load = Load::start_deep(&servers, &groups, depth);

@@ -34,7 +34,11 @@ pub(crate) fn server_with(
     prefix: &str,
     set_up: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
 ) -> ClusterServer {
-    TestServer::start(Server::builder().store(store(nodes, prefix, set_up)).build())
+    TestServer::start(
+        Server::builder()
+            .store(store(nodes, prefix, set_up))
+            .build(),
+    )
 }
 
 /// Two servers that share their names.

@@ -51,7 +51,9 @@ fn put_all(client: &Client, lists: &Lists) {
 
 fn below(lists: &Lists, prefix: &[u8]) -> Lists {
     let found = lists.iter().filter(|(key, _)| key.starts_with(prefix));
-    found.map(|(key, values)| (key.clone(), values.clone())).collect()
+    found
+        .map(|(key, values)| (key.clone(), values.clone()))
+        .collect()
 }
 
 /// Any bytes that a key may have, with those that mean something to Redis among them.
@@ -80,7 +82,11 @@ fn walks_give_the_keys_of_all_nodes() {
         let values = lists.entry(random_key(&mut random)).or_default();
         for _ in 0..random.usize(1..4) {
             let value = random_key(&mut random);
-            values.push(if random.u8(..10) == 0 { Vec::new() } else { value });
+            values.push(if random.u8(..10) == 0 {
+                Vec::new()
+            } else {
+                value
+            });
         }
     }
     // A final CR belongs to the end of a line.
@@ -102,7 +108,9 @@ fn walks_give_the_keys_of_all_nodes() {
             }
             let expected = below(&lists, &prefix);
             assert_eq!(get_prefix(&client, &prefix), expected);
-            let counts = expected.into_iter().map(|(key, values)| (key, values.len() as u64));
+            let counts = expected
+                .into_iter()
+                .map(|(key, values)| (key, values.len() as u64));
             assert_eq!(keys(&client, &prefix), counts.collect());
         }
     }
@@ -153,7 +161,8 @@ fn keys_that_come_and_go_disturb_no_walk() {
                 let found = get_prefix(&client(server), b"");
                 assert_eq!(below(&found, b"s"), steady);
                 let others = found.iter().filter(|(key, _)| !steady.contains_key(*key));
-                let others: BTreeSet<_> = others.map(|(key, values)| (key[0], values.len())).collect();
+                let others: BTreeSet<_> =
+                    others.map(|(key, values)| (key[0], values.len())).collect();
                 assert!(others.is_subset(&BTreeSet::from([(b'c', 1)])), "{others:?}");
             }
         }
