@@ -137,10 +137,7 @@ fn move_slot_under_load(depth: usize) {
         // Keys that are not there any more, or not yet, are written at the new place: a list must not be
         // there twice.
         let mut rounds = 0;
-        loop {
-            let Some(name) = slot.left().into_iter().min() else {
-                break;
-            };
+        while let Some(name) = slot.left().into_iter().min() {
             slot.migrate(&name);
             load.await_applied(&[1, 2], 5);
             rounds += 1;
