@@ -14,6 +14,8 @@ mod node;
 mod resp;
 mod router;
 mod seed;
+#[cfg(test)]
+mod simulation;
 mod slots;
 
 use std::{

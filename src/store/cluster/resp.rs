@@ -111,7 +111,9 @@ impl Scanner {
 }
 
 /// The kind, the rest of the line, and where the next begins.
-fn header(bytes: &[u8], offset: usize) -> Result<Option<(u8, &[u8], usize)>, Malformed> {
+type Header<'a> = (u8, &'a [u8], usize);
+
+fn header(bytes: &[u8], offset: usize) -> Result<Option<Header<'_>>, Malformed> {
     let Some((&kind, rest)) = bytes.get(offset..).and_then(<[u8]>::split_first) else {
         return Ok(None);
     };

@@ -223,6 +223,11 @@ impl Router {
         }
     }
 
+    /// Requests compare in the order submitted.
+    fn order(&self, id: RequestId) -> (u64, usize) {
+        (self.jobs[id.job].number, id.request)
+    }
+
     fn bucket(&self, id: RequestId) -> Option<u16> {
         match self.jobs[id.job].requests.get(id.request)?.route {
             Route::Bucket(bucket) => Some(bucket),
@@ -334,7 +339,10 @@ impl Router {
                 return;
             };
             let bucket = self.bucket(id);
-            let is_behind = |bucket: u16| !self.buckets[usize::from(bucket)].held.is_empty();
+            let is_behind = |bucket: u16| {
+                let first = self.buckets[usize::from(bucket)].held.front();
+                first.is_some_and(|&first| self.order(first) < self.order(id))
+            };
             if self.is_settled(id) {
                 self.leave_active(id, now);
             } else if let Some(bucket) = bucket.filter(|&bucket| is_behind(bucket)) {

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use super::{Link, REFRESH_INTERVAL, Router, SILENCE};
-use crate::store::cluster::{node::Entry, slots::SlotRange};
+use crate::store::cluster::{
+    node::Entry,
+    slots::{SLOTS, SlotRange},
+};
 
 const SLOTS_COMMAND: &[u8] = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
 
@@ -11,18 +14,18 @@ impl Router {
     /// A node has given the whole map.
     pub(in super::super) fn on_slots(&mut self, rows: &[SlotRange], now: Instant) {
         self.refresh = false;
-        let mut owners = vec![None; self.owners.len()];
+        let mut by_slot = vec![None; SLOTS.into()];
         for row in rows {
             let master = self.node(&row.master, now);
             for replica in &row.replicas {
                 self.node(replica, now);
             }
-            for (&slot, owner) in self.slots.iter().zip(&mut owners) {
-                if (row.first..=row.last).contains(&slot) {
-                    *owner = Some(master);
-                }
+            if let Some(slots) = by_slot.get_mut(row.first.into()..=row.last.into()) {
+                slots.fill(Some(master));
             }
         }
+        let owner = |&slot: &u16| by_slot[usize::from(slot)];
+        let mut owners: Vec<_> = self.slots.iter().map(owner).collect();
         if owners.iter().any(Option::is_none) {
             // No node has these slots now. What was known may come true again.
             self.refresh = true;

@@ -1,0 +1,581 @@
+//! The router on a simulated cluster: a network that delays, loses and redirects, and nodes that hang and
+//! die. One seed is one run.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use super::{
+    job::{Job, Outcome},
+    layout::Layout,
+    node::{Link, NODE_BYTES, NODE_REQUESTS},
+    resp::{Reply, Scanner, push_argument, push_array},
+    router::{Config, Router},
+    slots::{self, Address, SlotRange},
+};
+use crate::protocol::{Operation, Write};
+
+const NODES: u16 = 4;
+const KEYS: usize = 6;
+const TIMEOUT: Duration = Duration::from_millis(400);
+/// So many writes a run.
+const LAST_VALUE: u64 = 1_000;
+const STEP: Duration = Duration::from_millis(1);
+
+/// One connection of a node.
+#[derive(Default)]
+struct Wire {
+    /// Bytes that the node has not handled, and replies that have not come.
+    requests: Vec<u8>,
+    replies: VecDeque<Vec<u8>>,
+    asking: bool,
+}
+
+#[derive(Default)]
+struct FakeNode {
+    wire: Option<Wire>,
+    /// A connection that the router has given up. The node may handle what it was sent all the same.
+    old: Vec<Wire>,
+    hangs: bool,
+    is_down: bool,
+    knows_script: bool,
+}
+
+struct Simulation {
+    random: fastrand::Rng,
+    now: Instant,
+    steps: u32,
+    router: Router,
+    layout: Layout,
+    nodes: Vec<FakeNode>,
+    /// Owner by bucket, and the node that it moves to.
+    owners: HashMap<u16, (usize, Option<usize>)>,
+    /// Keys that have moved there.
+    moved: HashMap<Vec<u8>, bool>,
+    lists: HashMap<Vec<u8>, Vec<u64>>,
+    applied: HashSet<u64>,
+    keys: Vec<Vec<u8>>,
+    open: HashMap<usize, Expected>,
+    next_value: u64,
+    writes: HashMap<u64, Fate>,
+    done: Done,
+}
+
+#[derive(Default, Debug)]
+struct Done {
+    answered: u64,
+    failed: u64,
+    unconfirmed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Done,
+    Failed,
+    Unconfirmed,
+}
+
+/// What was submitted: key, and the value of a write.
+struct Expected {
+    commands: Vec<(usize, Option<u64>)>,
+    /// Writes had these numbers before it was submitted.
+    from: u64,
+    deadline: Instant,
+}
+
+fn address(node: usize) -> Address {
+    Address {
+        host: "sim".into(),
+        port: node as u16,
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64, replicas: usize) -> Self {
+        let now = Instant::now();
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let mut load = Vec::new();
+        super::resp::push_command(&mut load, &[b"SCRIPT", b"LOAD", b"x"]);
+        let config = Config {
+            timeout: TIMEOUT,
+            replicas,
+            auth: None,
+            load,
+        };
+        let mut router = Router::new(config, now);
+        for node in 0..NODES {
+            router.node(&address(node.into()), now);
+        }
+        let mut simulation = Self {
+            random: fastrand::Rng::with_seed(seed),
+            now,
+            steps: 0,
+            router,
+            layout,
+            nodes: (0..NODES).map(|_| FakeNode::default()).collect(),
+            owners: HashMap::new(),
+            moved: HashMap::new(),
+            lists: HashMap::new(),
+            applied: HashSet::new(),
+            keys: (0..KEYS)
+                .map(|key| format!("key{key}").into_bytes())
+                .collect(),
+            open: HashMap::new(),
+            next_value: 1,
+            writes: HashMap::new(),
+            done: Done::default(),
+        };
+        let buckets: Vec<u16> = simulation
+            .keys
+            .iter()
+            .map(|key| slots::bucket(key))
+            .collect();
+        for bucket in buckets {
+            // Two buckets of one slot have one owner.
+            let owner = usize::from(slots::slot(bucket) % NODES);
+            simulation.owners.insert(bucket, (owner, None));
+        }
+        let rows = simulation.rows();
+        simulation.router.on_slots(&rows, now);
+        simulation
+    }
+
+    fn rows(&self) -> Vec<SlotRange> {
+        let row = |(&bucket, &(owner, _)): (&u16, &(usize, _))| SlotRange {
+            first: slots::slot(bucket),
+            last: slots::slot(bucket),
+            master: address(owner),
+            replicas: Vec::new(),
+        };
+        let mut rows: Vec<_> = self.owners.iter().map(row).collect();
+        rows.sort_unstable_by_key(|row| row.first);
+        rows
+    }
+
+    fn step(&mut self, faults: bool) {
+        self.now += STEP;
+        for _ in 0..self.random.usize(0..3) {
+            if self.open.len() < 40 && self.next_value < LAST_VALUE {
+                self.submit();
+            }
+        }
+        if faults {
+            self.fault();
+        }
+        while let Some((node, _)) = self.router.next_connect() {
+            if self.nodes[node].is_down || self.random.u8(..) < 20 {
+                self.router.on_closed(node, self.now);
+            } else {
+                self.router.on_connected(node, self.now);
+                let wire = Wire::default();
+                let old = self.nodes[node].wire.replace(wire);
+                self.nodes[node].old.extend(old);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.transmit(node);
+            let wires = 1 + self.nodes[node].old.len();
+            for wire in 0..wires {
+                self.serve(node, wire);
+            }
+            self.deliver(node);
+        }
+        self.steps += 1;
+        if self.steps % 10 == 0 || self.random.u8(..) < 20 {
+            self.router.on_time(self.now);
+            self.drop_closed();
+        }
+        self.collect();
+        for node in &self.router.nodes {
+            assert!(node.requests <= NODE_REQUESTS);
+            assert!(node.out.len() < 2 * NODE_BYTES);
+        }
+    }
+
+    /// Connections that the router has given up are closed.
+    fn drop_closed(&mut self) {
+        for (node, fake) in self.nodes.iter_mut().enumerate() {
+            let link = self.router.nodes[node].link;
+            if !matches!(link, Link::Up | Link::Handshake) {
+                fake.old.extend(fake.wire.take());
+            }
+        }
+    }
+
+    fn submit(&mut self) {
+        let count = self.random.usize(1..6);
+        let from = self.next_value;
+        let commands: Vec<_> = (0..count)
+            .map(|_| {
+                let key = self.random.usize(..KEYS);
+                let value = self.random.bool().then(|| {
+                    self.next_value += 1;
+                    self.next_value - 1
+                });
+                (key, value)
+            })
+            .collect();
+        let values: Vec<_> = commands
+            .iter()
+            .map(|(_, value)| value.unwrap_or(0).to_string())
+            .collect();
+        let operations: Vec<_> = commands
+            .iter()
+            .zip(&values)
+            .map(|(&(key, value), text)| match value {
+                None => Operation::Get {
+                    key: &self.keys[key],
+                },
+                Some(_) => Operation::Write(Write::Put {
+                    key: &self.keys[key],
+                    value: text.as_bytes(),
+                }),
+            })
+            .collect();
+        for (_, value) in &commands {
+            self.writes.extend(value.map(|value| (value, Fate::Open)));
+        }
+        let job = Job::new(&operations, &self.layout, usize::MAX);
+        let job = self.router.submit(job, self.now);
+        let expected = Expected {
+            commands,
+            from,
+            deadline: self.now + TIMEOUT + 20 * STEP,
+        };
+        self.open.insert(job, expected);
+    }
+
+    fn fault(&mut self) {
+        let node = self.random.usize(..self.nodes.len());
+        match self.random.u32(..400) {
+            0 => self.nodes[node].hangs = true,
+            1..=8 => self.nodes[node].hangs = false,
+            9 | 10 => self.nodes[node].is_down = true,
+            11..=30 => self.nodes[node].is_down = false,
+            31..=33 => self.nodes[node].knows_script = false,
+            34..=39 => {
+                // The connection breaks: what was not handled is lost, or is handled later.
+                if let Some(wire) = self.nodes[node].wire.take() {
+                    if self.random.bool() {
+                        self.nodes[node].old.push(wire);
+                    }
+                    self.router.on_closed(node, self.now);
+                }
+            }
+            40..=60 => {
+                // A slot begins to move, or has moved, or stays.
+                let key = self.random.usize(..KEYS);
+                let bucket = slots::bucket(&self.keys[key]);
+                let slot = slots::slot(bucket);
+                let (owner, target) = self.owners[&bucket];
+                let next = match target {
+                    None => (owner, (node != owner).then_some(node)),
+                    Some(target) => (target, None),
+                };
+                for (&bucket, it) in &mut self.owners {
+                    if slots::slot(bucket) == slot {
+                        *it = next;
+                    }
+                }
+                if next.1.is_none() {
+                    self.moved.clear();
+                }
+            }
+            61..=100 => {
+                let key = self.keys[self.random.usize(..KEYS)].clone();
+                self.moved.insert(key, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn transmit(&mut self, node: usize) {
+        let link = self.router.nodes[node].link;
+        let Some(wire) = &mut self.nodes[node].wire else {
+            return;
+        };
+        if !matches!(link, Link::Up | Link::Handshake) || self.random.u8(..) < 60 {
+            return;
+        }
+        let mut out = Vec::new();
+        self.router.take_out(node, &mut out, self.now);
+        wire.requests.extend_from_slice(&out);
+        self.router.on_written(node, out.len());
+    }
+
+    /// The node handles some of the commands of a connection.
+    fn serve(&mut self, node: usize, wire: usize) {
+        if self.nodes[node].hangs || self.nodes[node].is_down {
+            return;
+        }
+        for _ in 0..self.random.usize(..12) {
+            let fake = &mut self.nodes[node];
+            let Some(it) = fake.old.iter_mut().chain(&mut fake.wire).nth(wire) else {
+                return;
+            };
+            let Ok(Some(length)) = Scanner::default().scan(&it.requests) else {
+                return;
+            };
+            let command: Vec<u8> = it.requests.drain(..length).collect();
+            let asking = std::mem::take(&mut it.asking);
+            let Some(Reply::Array(words)) = Reply::parse(&command) else {
+                panic!("no command");
+            };
+            let words: Vec<Vec<u8>> = words.values().map(<[u8]>::to_vec).collect();
+            let reply = self.execute(node, &words, asking);
+            let fake = &mut self.nodes[node];
+            if let Some(it) = fake.old.iter_mut().chain(&mut fake.wire).nth(wire) {
+                it.asking = words[0] == b"ASKING";
+                it.replies.push_back(reply);
+            }
+        }
+    }
+
+    fn execute(&mut self, node: usize, words: &[Vec<u8>], asking: bool) -> Vec<u8> {
+        match &words[0][..] {
+            b"ASKING" => return b"+OK\r\n".to_vec(),
+            b"SCRIPT" => {
+                self.nodes[node].knows_script = true;
+                return b"$1\r\nx\r\n".to_vec();
+            }
+            b"WAIT" => return format!(":{}\r\n", self.random.usize(..3)).into_bytes(),
+            b"CLUSTER" => return self.slots_reply(),
+            _ => {}
+        }
+        let is_script = words[0] == b"EVALSHA";
+        let name = if is_script { &words[3] } else { &words[1] };
+        let name = std::str::from_utf8(name).unwrap();
+        let bucket = name[3..].split('}').next().unwrap().parse().unwrap();
+        let key_of = |name: &[u8]| {
+            name.splitn(2, |&byte| byte == b':')
+                .nth(1)
+                .unwrap()
+                .splitn(2, |&byte| byte == b':')
+                .nth(1)
+                .unwrap()
+                .to_vec()
+        };
+        let keys: Vec<Vec<u8>> = match is_script {
+            true => {
+                let count: usize = String::from_utf8_lossy(&words[2]).parse().unwrap();
+                words[4..3 + count]
+                    .iter()
+                    .map(|name| key_of(name))
+                    .collect()
+            }
+            false => vec![key_of(&words[1])],
+        };
+        let (owner, target) = self.owners[&bucket];
+        let slot = slots::slot(bucket);
+        if self.random.u32(..300) == 0 {
+            let errors: [&[u8]; 3] = [b"-CLUSTERDOWN x\r\n", b"-TRYAGAIN x\r\n", b"-LOADING x\r\n"];
+            return errors[self.random.usize(..3)].to_vec();
+        }
+        let has = keys
+            .iter()
+            .filter(|&key| !self.moved.contains_key(key))
+            .count();
+        if owner != node && !(asking && target == Some(node)) {
+            return format!("-MOVED {slot} sim:{owner}\r\n").into_bytes();
+        }
+        if let Some(target) = target.filter(|_| owner == node) {
+            match has {
+                0 => return format!("-ASK {slot} sim:{target}\r\n").into_bytes(),
+                _ if has < keys.len() => return b"-TRYAGAIN x\r\n".to_vec(),
+                _ => {}
+            }
+        } else if owner != node && has > 0 {
+            return b"-TRYAGAIN x\r\n".to_vec();
+        }
+        if is_script && !self.nodes[node].knows_script {
+            return b"-NOSCRIPT x\r\n".to_vec();
+        }
+        let mut reply = Vec::new();
+        if !is_script {
+            self.push_list(&mut reply, &keys[0]);
+            return reply;
+        }
+        push_array(&mut reply, keys.len());
+        let mut arguments = words[3 + 1 + keys.len() + 2..].iter();
+        for key in keys {
+            match &arguments.next().unwrap()[..] {
+                b"G" => {
+                    reply.extend_from_slice(b"*2\r\n:1\r\n");
+                    self.push_list(&mut reply, &key);
+                }
+                _ => {
+                    let value = String::from_utf8_lossy(arguments.next().unwrap())
+                        .parse()
+                        .unwrap();
+                    assert!(self.applied.insert(value), "{value} is sent twice");
+                    self.lists.entry(key).or_default().push(value);
+                    reply.extend_from_slice(b":1\r\n");
+                }
+            }
+        }
+        reply
+    }
+
+    fn push_list(&self, reply: &mut Vec<u8>, key: &[u8]) {
+        let list = self.lists.get(key).map_or(&[][..], Vec::as_slice);
+        push_array(reply, list.len());
+        for value in list {
+            push_argument(reply, value.to_string().as_bytes());
+        }
+    }
+
+    fn slots_reply(&self) -> Vec<u8> {
+        let rows = self.rows();
+        let mut reply = Vec::new();
+        push_array(&mut reply, rows.len());
+        for row in rows {
+            let (slot, port) = (row.first, row.master.port);
+            reply.extend_from_slice(format!("*3\r\n:{slot}\r\n:{slot}\r\n").as_bytes());
+            reply.extend_from_slice(format!("*2\r\n$3\r\nsim\r\n:{port}\r\n").as_bytes());
+        }
+        reply
+    }
+
+    fn deliver(&mut self, node: usize) {
+        for _ in 0..self.random.usize(..12) {
+            let Some(wire) = &mut self.nodes[node].wire else {
+                return;
+            };
+            let Some(reply) = wire.replies.pop_front() else {
+                return;
+            };
+            if self.router.on_reply(node, &reply, self.now).is_err() {
+                self.nodes[node].wire = None;
+                self.router.on_closed(node, self.now);
+            }
+        }
+    }
+
+    /// Checks what is answered.
+    fn collect(&mut self) {
+        let mut open: Vec<_> = self.open.keys().copied().collect();
+        open.sort_unstable();
+        for id in open {
+            let Some(job) = self.router.take(id) else {
+                assert!(self.now < self.open[&id].deadline, "no answer in time");
+                continue;
+            };
+            let expected = self.open.remove(&id).unwrap();
+            let mut parts = HashMap::new();
+            let mut own = Vec::new();
+            for (&(key, value), &request) in expected.commands.iter().zip(&job.commands) {
+                let request = request as usize;
+                let it = &job.requests[request];
+                let fate = match &it.outcome {
+                    Outcome::Reply(_) => Fate::Done,
+                    Outcome::Failed(_) => Fate::Failed,
+                    Outcome::Unconfirmed(_) => Fate::Unconfirmed,
+                    Outcome::None => panic!("not settled"),
+                };
+                match fate {
+                    Fate::Done => self.done.answered += 1,
+                    Fate::Failed => self.done.failed += 1,
+                    _ => self.done.unconfirmed += 1,
+                }
+                if let Some(value) = value {
+                    self.writes.insert(value, fate);
+                    own.push(value);
+                }
+                let Outcome::Reply(range) = &it.outcome else {
+                    continue;
+                };
+                let Some(Reply::Array(array)) = Reply::parse(&job.replies[range.clone()]) else {
+                    panic!("no array");
+                };
+                let part = match it.is_write {
+                    true => parts.entry(request).or_insert(array).next().unwrap(),
+                    false => Reply::Array(array),
+                };
+                if value.is_some() {
+                    continue;
+                }
+                let list = match (it.is_write, part) {
+                    (true, Reply::Array(mut pair)) => pair.nth(1).unwrap(),
+                    (_, part) => part,
+                };
+                let Reply::Array(list) = list else {
+                    panic!("no list");
+                };
+                let list: Vec<u64> = list
+                    .values()
+                    .map(|value| String::from_utf8_lossy(value).parse().unwrap())
+                    .collect();
+                // Nothing that was submitted later.
+                let is_earlier = |&value: &u64| value < expected.from || own.contains(&value);
+                assert!(list.iter().all(is_earlier), "a Get shows a later write");
+                self.check_holds(key, &list, expected.from);
+            }
+        }
+    }
+
+    /// A `Get` shows each earlier write of the key that was answered.
+    fn check_holds(&self, key: usize, list: &[u64], from: u64) {
+        let now = &self.lists.get(&self.keys[key]).cloned().unwrap_or_default();
+        for value in now.iter().filter(|&&value| value < from) {
+            let is_known = self.writes[value] == Fate::Done;
+            assert!(
+                !is_known || list.contains(value),
+                "a Get lacks write {value}"
+            );
+        }
+    }
+
+    fn run(mut self) -> Done {
+        for _ in 0..800 {
+            self.step(true);
+        }
+        for node in &mut self.nodes {
+            (node.hangs, node.is_down) = (false, false);
+        }
+        for _ in 0..600 {
+            self.step(false);
+        }
+        for (&value, &fate) in &self.writes {
+            let is_applied = self.applied.contains(&value);
+            match fate {
+                Fate::Done => assert!(is_applied, "{value} is lost"),
+                Fate::Failed => assert!(!is_applied, "{value} failed and is there"),
+                Fate::Open | Fate::Unconfirmed => {}
+            }
+        }
+        for list in self.lists.values() {
+            let known = |value: &&u64| self.writes[value] == Fate::Done;
+            assert!(
+                list.iter().filter(known).is_sorted(),
+                "out of order: {list:?}"
+            );
+        }
+        self.done
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    match std::env::var("KEYWIRE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
+        Some(seed) => seed..seed + 1,
+        None => 0..40,
+    }
+}
+
+#[test]
+fn the_rules_hold_on_a_bad_network() {
+    let mut all = Done::default();
+    for seed in seeds() {
+        eprintln!("KEYWIRE_SEED={seed}");
+        let done = Simulation::new(seed, usize::from(seed % 3 == 0)).run();
+        all.answered += done.answered;
+        all.failed += done.failed;
+        all.unconfirmed += done.unconfirmed;
+    }
+    eprintln!("{all:?}");
+    assert!(all.answered > 10 * all.failed, "{all:?}");
+}
