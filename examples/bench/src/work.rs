@@ -1,7 +1,7 @@
 //! The work: what the operations say to the server, and what it has to answer.
 //!
 //! All values are the same text, and a write replaces a value by its like: `Update:key:v:v`, or
-//! `SET key v`. So an update always finds what it replaces and no list grows, however many clients
+//! `SET key v`. (With `--set` it is `Set:key:v`.) So an update always finds what it replaces and no list grows, however many clients
 //! write to a key, while the server has the same work as with any other value. And so each reply is
 //! known to the last byte before it is asked for: replies are compared, not parsed.
 //!
@@ -39,6 +39,9 @@ pub(crate) struct Mix {
     #[arg(long, value_name = "PERCENT", default_value_t = 10,
           value_parser = value_parser!(u32).range(0..=100))]
     pub(crate) writes: u32,
+    /// Write by Set, which is what Redis's SET is, instead of Update
+    #[arg(long)]
+    pub(crate) set: bool,
 }
 
 impl Mix {
@@ -48,6 +51,13 @@ impl Mix {
         list: 1,
         value_size: 16,
         writes: 10,
+        set: false,
+    };
+
+    /// The same, written by `Set`. (An update has its value twice, and so has the log on the disk.)
+    pub(crate) const SET: Mix = Mix {
+        set: true,
+        ..Mix::USUAL
     };
 
     fn value(&self) -> String {
@@ -84,7 +94,10 @@ impl Work {
                 ["Get:", "\n"],
                 Reply::lines(mix.list, &format!(":{value}\n")),
             ),
-            write: Operation::new(["Update:", &format!(":{value}:{value}\n")], Reply::none()),
+            write: match mix.set {
+                true => Operation::new(["Set:", &last], Reply::none()),
+                false => Operation::new(["Update:", &format!(":{value}{last}")], Reply::none()),
+            },
             load: Operation::new(load.chain(iter::once(&*last)), Reply::none()),
             fence: Operation::new(["Sync\n"], Reply::text(":sync:0:\n")),
         }

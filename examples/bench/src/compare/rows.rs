@@ -126,10 +126,10 @@ pub(crate) const ROWS: &[Row] = &[
         disk::rate(bench, "disk-writes-1m", &disk::MILLION, 16, 1.5)
     }),
     row("disk-50x1", |bench| {
-        disk::rate(bench, "disk-50x1", &Mix::USUAL, 1, 1.5)
+        disk::rate(bench, "disk-50x1", &Mix::SET, 1, 1.5)
     }),
     row("disk-50x16", |bench| {
-        disk::rate(bench, "disk-50x16", &Mix::USUAL, 16, 1.5)
+        disk::rate(bench, "disk-50x16", &Mix::SET, 16, 1.5)
     }),
     row("disk-readers", disk::readers),
     row("disk-cpu", disk::cpu),

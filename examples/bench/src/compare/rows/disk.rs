@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) const WRITES: Mix = Mix {
     writes: 100,
-    ..Mix::USUAL
+    ..Mix::SET
 };
 
 pub(super) const MILLION: Mix = Mix {
@@ -30,7 +30,7 @@ pub(super) const MILLION: Mix = Mix {
 
 const READS: Mix = Mix {
     writes: 0,
-    ..Mix::USUAL
+    ..Mix::SET
 };
 
 const REDIS: Kind = Kind::RedisLog { rewrites: true };
