@@ -33,7 +33,8 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         Some(time) => Sync::Within(time),
         None => Sync::Always,
     };
-    let percent = Arc::new(AtomicU64::new(0));
+    // Unknown until it begins.
+    let percent = Arc::new(AtomicU64::new(u64::MAX));
     let loaded = percent.clone();
     let builder = Disk::builder()
         .sync(sync)
@@ -45,10 +46,12 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
     let slow = async {
         loop {
             smol::Timer::after(Duration::from_secs(1)).await;
-            let percent = percent.load(Ordering::Relaxed);
-            output
-                .out
-                .line(format_args!("loading {place}: {percent} %"));
+            match percent.load(Ordering::Relaxed) {
+                u64::MAX => {}
+                percent => output
+                    .out
+                    .line(format_args!("loading {place}: {percent} %")),
+            }
         }
     };
     let store = smol::block_on(future::or(builder.open(directory), slow))?;
