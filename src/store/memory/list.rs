@@ -28,7 +28,8 @@ const SPARSE: usize = 4;
 
 impl List {
     pub(super) fn new(key: &[u8], value: &[u8]) -> Self {
-        let mut bytes = SmallVec::new();
+        // Many a list has one value for ever.
+        let mut bytes = SmallVec::with_capacity(field_bytes(key) + field_bytes(value));
         push_field(&mut bytes, key);
         let mut list = Self {
             len: 0,
@@ -122,6 +123,11 @@ const LONG: u8 = u8::MAX;
 /// 1 if the length of a field of so many bytes follows whole.
 fn is_long(bytes: usize) -> u32 {
     u32::from(bytes >= LONG.into())
+}
+
+/// What [`push_field`] pushes.
+fn field_bytes(field: &[u8]) -> usize {
+    1 + size_of::<usize>() * is_long(field.len()) as usize + field.len()
 }
 
 fn push_field(bytes: &mut SmallVec<[u8; INLINE]>, field: &[u8]) {
