@@ -31,7 +31,8 @@ const SNAPSHOT_BYTES: usize = 16 * 1024;
 /// sync them costs half of what it costs to make the file longer each time.
 const ZEROS: usize = 1 << 20;
 
-/// Bytes of a snapshot that are written until it is synced, so that the sync at its end is short.
+/// Bytes of a snapshot that are written until it is synced, so that the sync at its end is short. If logs are
+/// to be short, as many as those have.
 const UNSYNCED: u64 = 4 << 20;
 
 /// Work on the files of snapshots that no commit waits for.
@@ -176,9 +177,11 @@ impl<S: Storage> Committer<S> {
     fn take(&mut self) -> Option<(Commit, Vec<u8>)> {
         let (commit, state) = self.shared.take()?;
         let mut bytes = Vec::new();
-        if let Some(Snapshot {
-            length, progress, ..
-        }) = &mut self.next
+        // While its file is synced, nothing is written to it: a commit would wait for that.
+        if matches!(self.background, Background::Idle)
+            && let Some(Snapshot {
+                length, progress, ..
+            }) = &mut self.next
             && let Progress::From(from) = *progress
         {
             if *length == 0 {
@@ -254,7 +257,7 @@ impl<S: Storage> Committer<S> {
         let new = FileName::NewSnapshot(generation);
         let storage = self.storage.clone();
         match next.progress {
-            Progress::From(_) if next.length - next.synced < UNSYNCED => {}
+            Progress::From(_) if next.length - next.synced < UNSYNCED.min(self.min_log) => {}
             Progress::From(_) => {
                 next.synced = next.length;
                 self.background = Background::Running(Box::pin(storage.sync(new)));
