@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_lite::future;
@@ -47,6 +47,8 @@ pub(super) struct Committer<S> {
     storage: S,
     shared: Arc<Shared>,
     sync: Sync,
+    /// When the last commit was taken.
+    taken: Option<Instant>,
     min_log: u64,
     /// The log that is being written.
     log: Log,
@@ -102,6 +104,7 @@ impl<S: Storage> Committer<S> {
             storage,
             shared: Arc::new(Shared::new(loaded.memory, options.sync, loaded.last)),
             sync: options.sync,
+            taken: None,
             min_log: options.min_log,
             log,
             // A snapshot was begun and not completed. It is begun again.
@@ -130,8 +133,10 @@ impl<S: Storage> Committer<S> {
 
     async fn commit_all(&mut self, clock: &dyn Clock) -> Result<Infallible, Fault> {
         loop {
-            let gathered = gather(&self.shared, self.sync, clock);
+            // What is gathered already came while the last commit was written.
+            let gathered = gather(&self.shared, self.sync, self.taken, clock);
             beside(&mut self.background, gathered).await;
+            self.taken = Some(clock.now());
             self.commit(clock).await?;
             self.go_on_with_snapshot()?;
         }
@@ -328,12 +333,15 @@ async fn beside<T>(background: &mut Background, main: impl Future<Output = T>) -
     .await
 }
 
-/// Waits for writes, and with [`Sync::Within`] for the time to be over.
-async fn gather(shared: &Shared, sync: Sync, clock: &dyn Clock) {
+/// Waits for writes, and with [`Sync::Within`] until the time of the first one is over. Those that are there
+/// already came after the last commit was `taken`.
+async fn gather(shared: &Shared, sync: Sync, taken: Option<Instant>, clock: &dyn Clock) {
+    let first = taken.filter(|_| shared.is_gathered());
     wait_until(shared, Shared::is_gathered).await;
     if let Sync::Within(time) = sync {
+        let due = clock::later(first.unwrap_or_else(|| clock.now()), time);
         let urgent = wait_until(shared, Shared::is_urgent);
-        future::or(urgent, clock::sleep(clock, time)).await;
+        future::or(urgent, clock.sleep(due)).await;
     }
 }
 
