@@ -24,7 +24,7 @@ use crate::{
     store::{DiskStats, Memory, Store},
 };
 
-/// Bytes of a snapshot that are written with each commit, besides twice the commit's own.
+/// Bytes of a snapshot that are written with each commit, besides twice the commit's own or more.
 const SNAPSHOT_BYTES: usize = 16 * 1024;
 
 /// Bytes of zeros that are written behind a log when it has come to the end of its file. To write over zeros and
@@ -182,6 +182,8 @@ impl<S: Storage> Committer<S> {
     fn take(&mut self) -> Option<(Commit, Vec<u8>)> {
         let (commit, state) = self.shared.take()?;
         let mut bytes = Vec::new();
+        let data = Store::size(&state.memory).charged();
+        let due = self.min_log.max(data);
         // While its file is synced, nothing is written to it: a commit would wait for that.
         if matches!(self.background, Background::Idle)
             && let Some(Snapshot {
@@ -192,11 +194,23 @@ impl<S: Storage> Committer<S> {
             if *length == 0 {
                 bytes.extend_from_slice(FORMAT);
             }
-            let part = state.snapshot(from, 2 * commit.lines.len() + SNAPSHOT_BYTES);
-            if !part.lines.is_empty() {
-                record::encode(commit.number, &part.lines, &mut bytes);
+            // Twice the commit's bytes, and twice that with each time that the log is as long as it should be when
+            // the next one is begun: each start begins the snapshot again, and may come before it is complete.
+            let pace = 2_usize << (self.log.end / due.max(1)).min(6);
+            let bytes_wanted = pace * commit.lines.len() + SNAPSHOT_BYTES;
+            let (mut lines, mut next) = (Vec::new(), Some(from));
+            // A part ends with its table, however small that is.
+            while let Some(from) = next
+                && lines.len() < bytes_wanted
+            {
+                let part = state.snapshot(from, bytes_wanted - lines.len());
+                lines.extend_from_slice(&part.lines);
+                next = part.next;
             }
-            *progress = match part.next {
+            if !lines.is_empty() {
+                record::encode(commit.number, &lines, &mut bytes);
+            }
+            *progress = match next {
                 Some(from) => Progress::From(from),
                 None => {
                     record::encode(commit.number, b"", &mut bytes);
@@ -205,8 +219,7 @@ impl<S: Storage> Committer<S> {
             };
         }
         // The new log is there before the new snapshot is.
-        let data = Store::size(&state.memory).charged();
-        if self.next.is_none() && self.log.end >= self.min_log.max(data) {
+        if self.next.is_none() && self.log.end >= due {
             self.next = Some(Snapshot::new());
             let generation = self.log.generation + 1;
             let log = Log {
