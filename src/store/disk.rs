@@ -48,8 +48,9 @@ pub enum Sync {
     /// Before any of its writes is answered.
     #[default]
     Always,
-    /// So much later, at most. Writes are answered as soon as they are applied in memory, and a crash may
-    /// take back those of this time.
+    /// Its write begins so much later, at most, or when the write of the commit before it is over. Writes are
+    /// answered as soon as they are applied in memory. A crash, or a disk that fails, may take back those that are
+    /// not on the disk.
     Within(Duration),
 }
 

@@ -86,3 +86,37 @@ fn missing_files_are_found() {
         assert!(error.contains("is missing"), "{error}");
     }
 }
+
+/// Starts that come before a snapshot is complete do not let the log grow without a bound.
+#[test]
+fn frequent_starts_take_bounded_space() {
+    const DATA: usize = 300_000;
+    let mut rng = Rng::with_seed(1);
+    let medium = Medium::default();
+    let mut most = 0;
+    for life in 0..80 {
+        let disk = Disk::builder().min_log(DATA as u64);
+        let storage = medium.open(rng.fork(), u64::MAX);
+        let store = future::block_on(disk.open_storage(storage)).unwrap();
+        let server = Server::builder().store(store).build();
+        let handle = server.handle();
+        let fill = async {
+            let client = handle.client().await.unwrap();
+            // All keys at first. Later a part of them, in few commits.
+            let (bursts, keys) = if life == 0 { (1, 100) } else { (3, 6) };
+            for burst in 0..bursts {
+                let mut pipeline = client.pipeline();
+                for key in 0..keys {
+                    let key = (life * 20 + burst * 6 + key) % 100;
+                    pipeline = pipeline.set(format!("{key}"), "x".repeat(DATA / 100));
+                }
+                pipeline.send().await.unwrap();
+            }
+        };
+        future::block_on(future::or(fill, async { _ = server.run().await }));
+        medium.crash(Crash::Process, &mut rng);
+        let lengths = medium.files().into_iter().map(|(_, length)| length);
+        most = most.max(lengths.sum());
+    }
+    assert!(most < 8 * DATA, "{most} bytes");
+}

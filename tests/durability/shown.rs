@@ -1,10 +1,17 @@
 //! What a client is shown while a commit is under way, and when one fails.
 
-use std::{cell::RefCell, collections::BTreeSet, future::Future, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, future::Future, rc::Rc, time::Duration};
 
 use fastrand::Rng;
 use futures_lite::StreamExt as _;
-use keywire::{Client, Error, Handle, Server, protocol::Code, store::Disk};
+use keywire::{
+    Client, Error, Handle, Server,
+    protocol::Code,
+    store::{
+        Disk,
+        disk::{DiskBuilder, FileName, Sync},
+    },
+};
 
 use crate::{
     storage::Medium,
@@ -28,12 +35,16 @@ type Given<T> = Rc<RefCell<Option<T>>>;
 
 impl World {
     fn start(seed: u64) -> Self {
+        Self::with(seed, Disk::builder())
+    }
+
+    fn with(seed: u64, disk: DiskBuilder) -> Self {
         let mut rng = Rng::with_seed(seed);
         let (tasks, time, medium) = (Tasks::default(), Time::new(), Medium::default());
         let opened = Given::default();
         let (given, storage) = (opened.clone(), medium.open(rng.fork(), u64::MAX));
         tasks.spawn(async move {
-            let disk = Disk::builder().open_storage(storage).await.unwrap();
+            let disk = disk.open_storage(storage).await.unwrap();
             given.replace(Some(disk));
         });
         tasks.run(&mut rng, &time, || opened.borrow().is_some());
@@ -237,6 +248,61 @@ fn fail_a_commit(stays: bool) {
     );
     let stats = world.finish(async move { first.stats().await.unwrap() });
     assert_eq!((stats.refusing, stats.keys), (1, 1));
+}
+
+/// Damage that is found when the values are read anew is not taken for the end of the log.
+#[test]
+fn damage_is_not_hidden_when_the_values_are_read_anew() {
+    let mut world = World::start(1);
+    let (writer, reader) = (world.client(), world.client());
+    let client = writer.clone();
+    world.finish(async move {
+        client.put("a", "1").await.unwrap();
+        client.put("b", "1").await.unwrap();
+    });
+    // Within the first record.
+    world.medium.flip(FileName::Log(0), 40);
+    world.medium.hold(true);
+    let failed = world.begin(async move { writer.put("b", "2").await });
+    world.steps(STEPS);
+    world.medium.fail_held(false);
+    world.medium.hold(false);
+    let result = world.await_given(&failed);
+    assert!(has_failed(&result), "{result:?}");
+    let values = world.finish(async move { reader.get("b").await });
+    assert!(has_failed(&values), "{values:?}");
+}
+
+/// The time of a write begins when it is applied, not when the commit before it is over.
+#[test]
+fn a_write_is_on_the_disk_in_time_also_after_a_slow_commit() {
+    const WITHIN: Duration = Duration::from_secs(1);
+    let mut world = World::with(1, Disk::builder().sync(Sync::Within(WITHIN)));
+    let client = world.client();
+    world.medium.hold(true);
+    for key in ["a", "b"] {
+        let client = client.clone();
+        world.finish(async move { client.put(key, "1").await.unwrap() });
+        // The first one's commit is begun, and it is held up while that of the second one becomes due.
+        let time = world.time.clone();
+        let passed = world.begin(async move { time.pass(WITHIN).await });
+        world.steps(STEPS);
+        world.time.advance();
+        world.steps(STEPS);
+        assert!(passed.borrow().is_some());
+    }
+    world.medium.hold(false);
+    // The server is always busy here, so no time passes.
+    let mut commits = 0;
+    for _ in 0..STEPS {
+        let client = client.clone();
+        let stats = world.finish(async move { client.stats().await.unwrap() });
+        commits = stats.commits;
+        if commits == 2 {
+            break;
+        }
+    }
+    assert_eq!(commits, 2);
 }
 
 #[test]

@@ -183,6 +183,13 @@ impl Medium {
         copy
     }
 
+    /// Changes a byte.
+    pub(crate) fn flip(&self, file: FileName, at: usize) {
+        let mut state = self.state();
+        let file = state.files.get_mut(&file).unwrap();
+        file.visible[at] ^= 0x55;
+    }
+
     /// Loses a file.
     pub(crate) fn remove(&self, file: FileName) {
         self.state().files.remove(&file).unwrap();

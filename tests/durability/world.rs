@@ -111,7 +111,7 @@ impl Time {
     }
 
     /// Goes on to when the next sleeper awakes. Gives whether there is one.
-    fn advance(&self) -> bool {
+    pub(crate) fn advance(&self) -> bool {
         let mut timers = self.0.lock().unwrap();
         let Some(next) = timers.sleepers.iter().map(|sleeper| sleeper.0).min() else {
             return false;

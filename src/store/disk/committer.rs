@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_lite::future;
@@ -24,14 +24,15 @@ use crate::{
     store::{DiskStats, Memory, Store},
 };
 
-/// Bytes of a snapshot that are written with each commit, besides twice the commit's own.
+/// Bytes of a snapshot that are written with each commit, besides twice the commit's own or more.
 const SNAPSHOT_BYTES: usize = 16 * 1024;
 
 /// Bytes of zeros that are written behind a log when it has come to the end of its file. To write over zeros and
 /// sync them costs half of what it costs to make the file longer each time.
 const ZEROS: usize = 1 << 20;
 
-/// Bytes of a snapshot that are written until it is synced, so that the sync at its end is short.
+/// Bytes of a snapshot that are written until it is synced, so that the sync at its end is short. If logs are
+/// to be short, as many as those have.
 const UNSYNCED: u64 = 4 << 20;
 
 /// Work on the files of snapshots that no commit waits for.
@@ -46,6 +47,8 @@ pub(super) struct Committer<S> {
     storage: S,
     shared: Arc<Shared>,
     sync: Sync,
+    /// When the last commit was taken.
+    taken: Option<Instant>,
     min_log: u64,
     /// The log that is being written.
     log: Log,
@@ -101,6 +104,7 @@ impl<S: Storage> Committer<S> {
             storage,
             shared: Arc::new(Shared::new(loaded.memory, options.sync, loaded.last)),
             sync: options.sync,
+            taken: None,
             min_log: options.min_log,
             log,
             // A snapshot was begun and not completed. It is begun again.
@@ -129,8 +133,10 @@ impl<S: Storage> Committer<S> {
 
     async fn commit_all(&mut self, clock: &dyn Clock) -> Result<Infallible, Fault> {
         loop {
-            let gathered = gather(&self.shared, self.sync, clock);
+            // What is gathered already came while the last commit was written.
+            let gathered = gather(&self.shared, self.sync, self.taken, clock);
             beside(&mut self.background, gathered).await;
+            self.taken = Some(clock.now());
             self.commit(clock).await?;
             self.go_on_with_snapshot()?;
         }
@@ -176,19 +182,35 @@ impl<S: Storage> Committer<S> {
     fn take(&mut self) -> Option<(Commit, Vec<u8>)> {
         let (commit, state) = self.shared.take()?;
         let mut bytes = Vec::new();
-        if let Some(Snapshot {
-            length, progress, ..
-        }) = &mut self.next
+        let data = Store::size(&state.memory).charged();
+        let due = self.min_log.max(data);
+        // While its file is synced, nothing is written to it: a commit would wait for that.
+        if matches!(self.background, Background::Idle)
+            && let Some(Snapshot {
+                length, progress, ..
+            }) = &mut self.next
             && let Progress::From(from) = *progress
         {
             if *length == 0 {
                 bytes.extend_from_slice(FORMAT);
             }
-            let part = state.snapshot(from, 2 * commit.lines.len() + SNAPSHOT_BYTES);
-            if !part.lines.is_empty() {
-                record::encode(commit.number, &part.lines, &mut bytes);
+            // Twice the commit's bytes, and twice that with each time that the log is as long as it should be when
+            // the next one is begun: each start begins the snapshot again, and may come before it is complete.
+            let pace = 2_usize << (self.log.end / due.max(1)).min(6);
+            let bytes_wanted = pace * commit.lines.len() + SNAPSHOT_BYTES;
+            let (mut lines, mut next) = (Vec::new(), Some(from));
+            // A part ends with its table, however small that is.
+            while let Some(from) = next
+                && lines.len() < bytes_wanted
+            {
+                let part = state.snapshot(from, bytes_wanted - lines.len());
+                lines.extend_from_slice(&part.lines);
+                next = part.next;
             }
-            *progress = match part.next {
+            if !lines.is_empty() {
+                record::encode(commit.number, &lines, &mut bytes);
+            }
+            *progress = match next {
                 Some(from) => Progress::From(from),
                 None => {
                     record::encode(commit.number, b"", &mut bytes);
@@ -197,8 +219,7 @@ impl<S: Storage> Committer<S> {
             };
         }
         // The new log is there before the new snapshot is.
-        let data = Store::size(&state.memory).charged();
-        if self.next.is_none() && self.log.end >= self.min_log.max(data) {
+        if self.next.is_none() && self.log.end >= due {
             self.next = Some(Snapshot::new());
             let generation = self.log.generation + 1;
             let log = Log {
@@ -254,7 +275,7 @@ impl<S: Storage> Committer<S> {
         let new = FileName::NewSnapshot(generation);
         let storage = self.storage.clone();
         match next.progress {
-            Progress::From(_) if next.length - next.synced < UNSYNCED => {}
+            Progress::From(_) if next.length - next.synced < UNSYNCED.min(self.min_log) => {}
             Progress::From(_) => {
                 next.synced = next.length;
                 self.background = Background::Running(Box::pin(storage.sync(new)));
@@ -325,12 +346,15 @@ async fn beside<T>(background: &mut Background, main: impl Future<Output = T>) -
     .await
 }
 
-/// Waits for writes, and with [`Sync::Within`] for the time to be over.
-async fn gather(shared: &Shared, sync: Sync, clock: &dyn Clock) {
+/// Waits for writes, and with [`Sync::Within`] until the time of the first one is over. Those that are there
+/// already came after the last commit was `taken`.
+async fn gather(shared: &Shared, sync: Sync, taken: Option<Instant>, clock: &dyn Clock) {
+    let first = taken.filter(|_| shared.is_gathered());
     wait_until(shared, Shared::is_gathered).await;
     if let Sync::Within(time) = sync {
+        let due = clock::later(first.unwrap_or_else(|| clock.now()), time);
         let urgent = wait_until(shared, Shared::is_urgent);
-        future::or(urgent, clock::sleep(clock, time)).await;
+        future::or(urgent, clock.sleep(due)).await;
     }
 }
 

@@ -48,6 +48,9 @@ impl Directory {
     }
 
     fn open_blocking(path: PathBuf) -> io::Result<Self> {
+        let missing = path.ancestors().take_while(|path| !path.exists());
+        // Above an empty one, the path is relative, and the directory that is worked in is there.
+        let missing = missing.filter(|path| !path.as_os_str().is_empty()).count();
         fs::create_dir_all(&path)?;
         if is_foreign(&path)? {
             let message = "the directory is not empty, and holds no store of keywire";
@@ -57,9 +60,13 @@ impl Directory {
         let lock = options.write(true).create(true).truncate(false);
         let lock = lock.open(path.join(LOCK_FILE))?;
         acquire(&lock)?;
-        if let Some(parent) = path.parent() {
-            // For want of a permission there, the directory itself may not survive a loss of power at once.
-            let _ = sync_directory(parent);
+        // Each directory that was made, and this one, since a crash may have come before that.
+        for parent in path.ancestors().skip(1).take(missing.max(1)) {
+            match sync_directory(parent) {
+                // Then the directory itself may not survive a loss of power at once.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result?,
+            }
         }
         sync_directory(&path)?;
         Ok(Self(Arc::new(Inner {

@@ -111,7 +111,9 @@ pub(super) async fn load(
         logs.push(loader.read_log(log, newest_log == Some(name)).await?);
     }
     let last = loader.next.map_or(0, |next| next - 1);
-    if (logs.is_empty() && !is_new) || last < loader.snapshot {
+    // When values are read anew, all commits before `until` were on the disk.
+    let is_short = until < u64::MAX && last + 1 < until;
+    if (logs.is_empty() && !is_new) || last < loader.snapshot || is_short {
         return Err(missing(newest_log.unwrap_or(FileName::Log(oldest_log))));
     }
     Ok(Loaded {
@@ -245,7 +247,7 @@ impl<S: Storage> Loader<'_, S> {
 }
 
 fn missing(name: FileName) -> io::Error {
-    let message = format!("{name} is missing, or its end is; restore a copy");
+    let message = format!("{name} is missing or damaged, or its end is missing; restore a copy");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 

@@ -195,8 +195,8 @@ impl<S: Storage> Reader<S> {
 /// What stands in a file from this place on, behind a record of the commit `last`. `None` if it is damage.
 ///
 /// Only the record that was written last can be torn, and then a sector of it, or its end, is not on the disk. So
-/// it is damage if a later record follows, or if nothing is missing. The last byte of a record is LF, so zeros at
-/// the end are none of its.
+/// it is damage if a later record follows, or anything else, or if nothing is missing. The last byte of a record is
+/// LF, so zeros at the end are none of its.
 fn end_of(rest: &[u8], at: u64, last: u64) -> Option<End> {
     let Some(written) = rest.iter().rposition(|&byte| byte != 0) else {
         return Some(End::Clean);
@@ -208,6 +208,7 @@ fn end_of(rest: &[u8], at: u64, last: u64) -> Option<End> {
         return None;
     }
     let is_short = match Header::parse(written) {
+        Some(header) if written.len() as u64 > header.length => return None,
         Some(header) => (written.len() as u64) < header.length,
         None => written.len() < HEADER,
     };
@@ -271,6 +272,19 @@ mod tests {
         let (mut bytes, second) = records();
         encode(9, b"Put:a:2\n", &mut bytes);
         bytes[second..second + 1_500].fill(0);
+        assert_eq!(end_of(&bytes[second..], second as u64, 7), None);
+    }
+    /// The lost sector holds the end of a record, and the beginning of the last one.
+    #[test]
+    fn what_is_followed_by_a_part_of_a_record_is_damaged() {
+        let (mut bytes, second) = records();
+        let sector = bytes.len() / 512 * 512;
+        encode(
+            9,
+            format!("Put:a:{}\n", "y".repeat(2_000)).as_bytes(),
+            &mut bytes,
+        );
+        bytes[sector..sector + 512].fill(0);
         assert_eq!(end_of(&bytes[second..], second as u64, 7), None);
     }
 }
