@@ -18,6 +18,9 @@ use crate::lock::Lock;
 /// The file whose lock says that a process has the directory open.
 const LOCK_FILE: &str = "lock";
 
+/// The only entry of a file system that was just made.
+const NEW_FILE_SYSTEM: &str = "lost+found";
+
 /// How long the lock is waited for. A store of this process that was dropped in the middle of a write holds it
 /// until the write is done.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -157,6 +160,8 @@ impl Storage for Directory {
             if *place != at {
                 file.seek(SeekFrom::Start(at))?;
             }
+            // Nowhere, should it fail.
+            *place = u64::MAX;
             file.write_all(&bytes)?;
             *place = at + bytes.len() as u64;
             if sync {
@@ -223,7 +228,7 @@ fn is_foreign(path: &Path) -> io::Result<bool> {
         if FileName::parse(name).is_some() {
             return Ok(false);
         }
-        is_empty &= name == LOCK_FILE;
+        is_empty &= name == LOCK_FILE || name == NEW_FILE_SYSTEM;
     }
     Ok(!is_empty)
 }

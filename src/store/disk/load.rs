@@ -202,19 +202,17 @@ impl<S: Storage> Loader<'_, S> {
         if self.is_reload() {
             return Ok(log);
         }
-        match reader.end().await? {
-            End::Clean => {}
-            End::Torn if is_newest => {
-                self.storage.truncate(name, log.end).await?;
-                log.length = log.end;
-            }
-            End::Torn => return Err(reader.damaged(log.end)),
-        }
+        let end = reader.end().await?;
         if is_newest {
-            // If its sync has failed, the system may show it and not have it on the disk. So it is written again.
+            // A commit that has failed may have been cut off, or its sync may have failed, before the process
+            // ended. Then the system may show what is not on the disk. So both are done again.
+            self.storage.truncate(name, log.end).await?;
+            log.length = log.end;
             let bytes = usize::try_from(log.end - last).unwrap_or(usize::MAX);
             let record = self.storage.read(name, last, bytes).await?;
             self.storage.write(name, last, record, true).await?;
+        } else if end == End::Torn {
+            return Err(reader.damaged(log.end));
         }
         Ok(log)
     }
