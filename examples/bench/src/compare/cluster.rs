@@ -115,15 +115,14 @@ impl Nodes {
     /// Connections to the nodes, from any program of this machine.
     pub(crate) fn connections(&self) -> Result<usize, String> {
         let table = fs::read_to_string("/proc/net/tcp").map_err(|error| error.to_string())?;
+        let loopback = u32::from_ne_bytes([127, 0, 0, 1]);
+        let address = |port: &u16| format!("{loopback:08X}:{port:04X}");
+        let addresses: Vec<_> = self.ports.iter().map(address).collect();
         let to_a_node = |line: &&str| {
-            let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let (Some(remote), Some(&state)) = (fields.get(2), fields.get(3)) else {
-                return false;
-            };
-            let port = remote.split_once(':').map(|(_, port)| port);
-            let port = port.and_then(|port| u16::from_str_radix(port, 16).ok());
+            let mut fields = line.split_ascii_whitespace().skip(2);
+            let remote = fields.next();
             // 01 is established.
-            state == "01" && port.is_some_and(|port| self.ports.contains(&port))
+            fields.next() == Some("01") && addresses.iter().any(|it| remote == Some(it))
         };
         Ok(table.lines().filter(to_a_node).count())
     }

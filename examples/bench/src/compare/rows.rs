@@ -146,10 +146,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("disk-start", disk::start),
     row("disk-snapshot", disk::snapshot),
     row("cluster-50x1", |bench| {
-        cluster::rate(bench, "cluster-50x1", 1, 0.7, 10.0)
+        cluster::rate(bench, "cluster-50x1", 1, 0.7, None)
     }),
     row("cluster-50x16", |bench| {
-        cluster::rate(bench, "cluster-50x16", 16, 0.6, 2.5)
+        cluster::rate(bench, "cluster-50x16", 16, 0.6, Some(2.5))
     }),
     row("cluster-10000", cluster::connections),
     row("cluster-two", cluster::two),

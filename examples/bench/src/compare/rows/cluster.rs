@@ -37,7 +37,7 @@ pub(super) fn rate(
     name: &str,
     depth: u32,
     goal: f64,
-    cpu_goal: f64,
+    cpu_goal: Option<f64>,
 ) -> Result<Vec<Finding>, String> {
     on_both_cores(bench, |bench, nodes| {
         let plan = bench.plan(50, depth);
@@ -65,24 +65,23 @@ pub(super) fn rate(
             ),
         ];
         let what = format!("on a cluster: 50 clients, {depth} deep");
-        Ok(vec![
-            Finding {
-                name: name.into(),
-                what: format!("{what} / redis-benchmark"),
-                unit: Unit::OfRedis,
-                spread: spread(|it| it.0.turn.rate / it.1),
-                goal: Goal::AtLeast(goal),
-                figures,
-            },
-            Finding {
-                name: format!("{name} CPU"),
-                what: format!("{what}: CPU time of keywire for an operation"),
-                unit: Unit::Microseconds,
-                spread: spread(|it| it.0.turn.cpu),
-                goal: Goal::AtMost(cpu_goal),
-                figures: Vec::new(),
-            },
-        ])
+        let cpu = cpu_goal.map(|goal| Finding {
+            name: format!("{name} CPU"),
+            what: format!("{what}: CPU time of keywire for an operation"),
+            unit: Unit::Microseconds,
+            spread: spread(|it| it.0.turn.cpu),
+            goal: Goal::AtMost(goal),
+            figures: Vec::new(),
+        });
+        let rate = Finding {
+            name: name.into(),
+            what: format!("{what} / redis-benchmark"),
+            unit: Unit::OfRedis,
+            spread: spread(|it| it.0.turn.rate / it.1),
+            goal: Goal::AtLeast(goal),
+            figures,
+        };
+        Ok(std::iter::once(rate).chain(cpu).collect())
     })
 }
 
