@@ -15,6 +15,7 @@
 //! - [`tools`]: the example programs, their options and exit codes.
 //! - [`limits`]: each limit, its default, and what happens at it.
 //! - [`durability`]: values on a disk: what survives, how it is kept, what happens when the disk fails.
+//! - [`cluster`]: several servers on a Redis or Valkey Cluster: what is promised there, what a failover loses.
 //! - [`tls`]: encryption, certificates, and a first try with `openssl`.
 //! - [`threats`]: what an attacker can do, and which limit prevents it.
 //! - [`trouble`]: what misbehaving clients cost, as measured.
@@ -27,6 +28,13 @@
 
 #[doc = include_str!("guide/changes.md")]
 pub mod changes {}
+// Its links need the feature `cluster`.
+#[cfg_attr(feature = "cluster", doc = include_str!("guide/cluster.md"))]
+#[cfg_attr(
+    not(feature = "cluster"),
+    doc = "Cluster: this page comes with the feature `cluster`."
+)]
+pub mod cluster {}
 // Its links need the feature `disk`.
 #[cfg_attr(feature = "disk", doc = include_str!("guide/durability.md"))]
 #[cfg_attr(

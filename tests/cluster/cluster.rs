@@ -14,6 +14,7 @@ mod limits;
 mod linear;
 mod load;
 mod model;
+mod moves;
 mod nodes;
 mod order;
 mod outage;

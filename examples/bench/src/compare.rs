@@ -5,6 +5,7 @@
 //! figures of one hour say little about those of the next, and ratios of neighbours still hold.
 
 mod chart;
+mod cluster;
 mod cores;
 mod disk;
 mod finding;
@@ -19,7 +20,6 @@ use std::{
     error::Error,
     fs::OpenOptions,
     io::{self, LineWriter, Write},
-    iter,
     path::PathBuf,
     sync::{
         Arc,
@@ -37,7 +37,7 @@ use signal_hook::{
 use self::{
     finding::Finding,
     programs::{Kind, Programs},
-    rows::{DISK, ROWS, Row},
+    rows::{GROUPS, ROWS, Row},
     server::Server,
 };
 use crate::plan::{self, Plan};
@@ -52,9 +52,9 @@ pub(crate) struct Options {
     /// How long a turn is measured; it is warmed up for a third of that before
     #[arg(long, value_name = "S", default_value = "1.5", value_parser = plan::seconds)]
     seconds: Duration,
-    /// A row to measure, once or more; "disk" is all rows of the store on a disk [default: all]
+    /// A row to measure, once or more; "disk" and "cluster" are all rows of these stores [default: all]
     #[arg(long, value_name = "NAME",
-          value_parser = PossibleValuesParser::new(iter::once(DISK).chain(ROWS.iter().map(|row| row.name))))]
+          value_parser = PossibleValuesParser::new(GROUPS.into_iter().chain(ROWS.iter().map(|row| row.name))))]
     row: Vec<String>,
     /// Draw the ratios into this file
     #[arg(long, value_name = "FILE")]

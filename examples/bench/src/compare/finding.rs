@@ -66,21 +66,21 @@ pub(crate) enum Unit {
     KiB,
     Milliseconds,
     Microseconds,
+    Count,
 }
 
 impl Unit {
     fn show(self, figure: f64) -> String {
         match self {
-            Unit::PerSecond => grouped(figure as u64),
+            Unit::PerSecond | Unit::Count => grouped(figure as u64),
             _ => format!("{figure:.2}"),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Unit::OfRedis | Unit::OfKevy | Unit::OfOurs | Unit::CostOfRedis | Unit::CostOfOurs => {
-                ""
-            }
+            Unit::OfRedis | Unit::OfKevy | Unit::OfOurs => "",
+            Unit::CostOfRedis | Unit::CostOfOurs | Unit::Count => "",
             Unit::PerSecond => "/s",
             Unit::KiB => "KiB",
             Unit::Milliseconds => "ms",

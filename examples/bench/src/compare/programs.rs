@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::compare::{Options, disk::Disk, kevy::Kevy, rows::Row};
+use crate::compare::{Options, cluster, disk::Disk, kevy::Kevy, rows::Row};
 
 /// Files that a server has open besides its clients, and clients of the turn before that it has
 /// not yet seen go.
@@ -21,6 +21,10 @@ pub(crate) enum Kind {
     /// Keywire with its store on a disk, which takes a snapshot when its log has so many bytes.
     Disk {
         min_log: Option<u64>,
+    },
+    /// Keywire with its store on the cluster to which the node at this port of the loopback belongs.
+    Cluster {
+        node: u16,
     },
     /// The example for tokio, with tokio's own number of threads.
     Tokio,
@@ -49,6 +53,7 @@ impl Kind {
             Kind::Tokio => "keywire on tokio",
             Kind::AsyncStd => "keywire on async-std",
             Kind::Disk { .. } => "keywire on a disk",
+            Kind::Cluster { .. } => "keywire on a cluster",
             Kind::Redis => "Redis",
             Kind::RedisLog { .. } => "Redis, always synced",
             Kind::Kevy => "kevy",
@@ -67,6 +72,8 @@ pub(crate) struct Programs {
     kevy: Option<Result<Kevy, String>>,
     /// Likewise.
     disk: Option<Result<Disk, String>>,
+    /// What a cluster would need, if a row wants one.
+    cluster_lack: Option<String>,
     /// Has a child killed when we are.
     setpriv: Option<PathBuf>,
 }
@@ -92,6 +99,9 @@ impl Programs {
             kevy: (rows.iter().any(|row| row.has_kevy)).then(Kevy::find_or_install),
             disk: (rows.iter().any(|row| row.is_durable()))
                 .then(|| Disk::find(&keywire, options.data.as_deref())),
+            cluster_lack: (rows.iter().any(|row| row.is_clustered()))
+                .then(cluster::lack)
+                .flatten(),
             keywire,
             redis,
             setpriv: installed("setpriv"),
@@ -109,6 +119,7 @@ impl Programs {
             )
         };
         let disk = |error| format!("the rows of the store on a disk are left out: {error}");
+        let cluster = |error| format!("the rows of the store on a cluster are left out: {error}");
         let lacks = [
             self.redis.is_none().then(|| redis.into()),
             self.kevy
@@ -119,6 +130,7 @@ impl Programs {
                 .as_ref()
                 .and_then(|it| it.as_ref().err())
                 .map(disk),
+            self.cluster_lack.clone().map(cluster),
             self.setpriv.is_none().then(|| setpriv.into()),
         ];
         lacks.into_iter().flatten().collect()
@@ -145,6 +157,44 @@ impl Programs {
         redis.into_iter().chain(kevy).collect()
     }
 
+    fn redis_program(&self) -> Result<PathBuf, String> {
+        let missing = || "redis-server is not installed".to_string();
+        self.redis.clone().ok_or_else(missing)
+    }
+
+    pub(crate) fn redis(&self) -> Result<Command, String> {
+        Ok(self.mortal(self.redis_program()?))
+    }
+
+    /// A server without the feature says so before it looks for a node.
+    pub(crate) fn has_cluster(&self) -> Result<(), String> {
+        let output = Command::new(&self.keywire)
+            .args(["--listen", "127.0.0.1:0", "--cluster", "127.0.0.1:1"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("can't start {}: {error}", self.keywire.display()))?;
+        match String::from_utf8_lossy(&output.stderr).contains("built without the cluster") {
+            true => Err(format!(
+                "{} was built without the cluster; \
+                 `cargo build --profile fast --features cluster --example server` builds it with",
+                self.keywire.display()
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// A program that is killed when we are, if that can be had.
+    fn mortal(&self, program: PathBuf) -> Command {
+        match &self.setpriv {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
+    }
+
     pub(crate) fn command(
         &self,
         kind: Kind,
@@ -153,22 +203,13 @@ impl Programs {
         data: Option<&Path>,
     ) -> Result<Command, String> {
         let program = match kind {
-            Kind::Keywire { .. } | Kind::Disk { .. } => self.keywire.clone(),
+            Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Cluster { .. } => self.keywire.clone(),
             Kind::Tokio => self.keywire.with_file_name("tokio"),
             Kind::AsyncStd => self.keywire.with_file_name("async_std"),
-            Kind::Redis | Kind::RedisLog { .. } => {
-                self.redis.clone().ok_or("redis-server is not installed")?
-            }
+            Kind::Redis | Kind::RedisLog { .. } => self.redis_program()?,
             Kind::Kevy => self.kevy()?.program.clone(),
         };
-        let mut command = match &self.setpriv {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut command = self.mortal(program);
         match kind {
             Kind::Keywire { threads } => command
                 .args(["--listen", &format!("127.0.0.1:{port}")])
@@ -177,6 +218,9 @@ impl Programs {
                 .args(["--listen", &format!("127.0.0.1:{port}")])
                 .args(min_log.map(|bytes| format!("--min-log={bytes}")))
                 .arg("--data"),
+            Kind::Cluster { node } => command
+                .args(["--listen", &format!("127.0.0.1:{port}")])
+                .args(["--cluster", &format!("127.0.0.1:{node}")]),
             Kind::Tokio | Kind::AsyncStd => command.arg(format!("127.0.0.1:{port}")),
             Kind::Redis | Kind::RedisLog { .. } => command
                 .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
@@ -206,7 +250,7 @@ impl Programs {
     }
 }
 
-fn installed(name: &str) -> Option<PathBuf> {
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(OsStr::new(name)))

@@ -1,5 +1,6 @@
 //! The rows: what is measured, and the goal for each.
 
+mod cluster;
 mod connect;
 mod delete;
 mod disk;
@@ -31,18 +32,27 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Its name, or that of the rows of the store on a disk, if it is one of these.
+    /// Its name, or that of the group in which it is.
     pub(crate) fn is_called(&self, name: &str) -> bool {
-        name == self.name || (name == DISK && self.is_durable())
+        name == self.name || (GROUPS.contains(&name) && self.is_in(name))
+    }
+
+    fn is_in(&self, group: &str) -> bool {
+        let rest = self.name.strip_prefix(group);
+        rest.is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.is_in("cluster")
     }
 
     pub(crate) fn is_durable(&self) -> bool {
-        self.name.starts_with("disk-")
+        self.is_in("disk")
     }
 }
 
-/// The rows of the store on a disk, all together.
-pub(crate) const DISK: &str = "disk";
+/// The rows of the store on a disk, all together, and those of the store on a cluster.
+pub(crate) const GROUPS: [&str; 2] = ["disk", "cluster"];
 
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,6 +145,14 @@ pub(crate) const ROWS: &[Row] = &[
     row("disk-cpu", disk::cpu),
     row("disk-start", disk::start),
     row("disk-snapshot", disk::snapshot),
+    row("cluster-50x1", |bench| {
+        cluster::rate(bench, "cluster-50x1", 1, 0.7, None)
+    }),
+    row("cluster-50x16", |bench| {
+        cluster::rate(bench, "cluster-50x16", 16, 0.6, Some(2.5))
+    }),
+    row("cluster-10000", cluster::connections),
+    row("cluster-two", cluster::two),
 ];
 
 fn usual(

@@ -24,9 +24,11 @@ pub(crate) struct Side<'a> {
 impl<'a> Side<'a> {
     pub(crate) fn new(server: &'a Server, mix: &Mix, plan: &Plan) -> Side<'a> {
         let work = match server.kind {
-            Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Tokio | Kind::AsyncStd => {
-                Work::keywire(mix)
-            }
+            Kind::Keywire { .. }
+            | Kind::Disk { .. }
+            | Kind::Cluster { .. }
+            | Kind::Tokio
+            | Kind::AsyncStd => Work::keywire(mix),
             Kind::Redis | Kind::RedisLog { .. } | Kind::Kevy => Work::redis(mix),
         };
         Side {
@@ -70,6 +72,11 @@ impl<'a> Side<'a> {
         }
     }
 
+    /// How long a turn works, measured or not.
+    pub(crate) fn seconds_with_warmup(&self) -> f64 {
+        (self.plan.warmup + self.plan.seconds).as_secs_f64()
+    }
+
     fn blame(&self, error: &str) -> String {
         format!("{}: {error}", self.name)
     }
@@ -98,7 +105,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn new(outcome: Outcome, others: Option<f64>) -> Turn {
+    pub(crate) fn new(outcome: Outcome, others: Option<f64>) -> Turn {
         let elapsed = outcome.elapsed.as_secs_f64().max(1e-9);
         let operations = outcome.operations as f64;
         let used = |cpu: Option<Duration>| cpu.map_or(f64::NAN, |cpu| cpu.as_secs_f64());

@@ -161,6 +161,7 @@ mod tests {
                     list,
                     value_size,
                     writes: 50,
+                    set: false,
                 };
                 [Work::keywire(&mix), Work::redis(&mix)]
             })
