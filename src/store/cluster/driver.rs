@@ -24,7 +24,7 @@ use crate::Clock;
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The longest reply. A connection that brings a longer one is closed.
+/// The longest reply. A connection that brings a longer one is closed, and what it answers fails.
 const MAX_REPLY: usize = 512 * 1024 * 1024;
 
 /// Reads of one node before the others have their turns.
@@ -232,9 +232,13 @@ impl Driver {
                 open.poll_write(node, &self.shared, now, cx)?;
                 Ok(is_busy)
             });
-        result.unwrap_or_else(|_| {
+        result.unwrap_or_else(|error| {
             self.connections[node] = Connection::None;
-            self.shared.state().router.on_closed(node, now);
+            let mut state = self.shared.state();
+            if error.kind() == io::ErrorKind::FileTooLarge {
+                state.router.on_long_reply(node);
+            }
+            state.router.on_closed(node, now);
             false
         })
     }
@@ -273,7 +277,7 @@ impl Open {
             self.start = 0;
             if self.input.len() - self.end < READ_BYTES / 2 {
                 if self.end > MAX_REPLY {
-                    return Err(io::ErrorKind::InvalidData.into());
+                    return Err(io::ErrorKind::FileTooLarge.into());
                 }
                 let length = (2 * self.input.len()).max(READ_BYTES);
                 self.input.resize(length, 0);

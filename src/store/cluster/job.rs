@@ -17,6 +17,9 @@ use crate::{
 /// Commands in one script. A node serves nobody else while it runs one.
 const SCRIPT_COMMANDS: usize = 64;
 
+/// Bytes of a node's words that a client sees.
+const REFUSAL_BYTES: usize = 256;
+
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -45,6 +48,8 @@ pub(super) enum Outcome {
     None,
     /// The reply is these bytes of [`Job::replies`].
     Reply(Range<usize>),
+    /// The same, but too few replicas have its writes.
+    Unreplicated(Range<usize>),
     /// It left nothing behind.
     Failed(Arc<str>),
     /// Whether it was applied is not known.
@@ -195,8 +200,12 @@ impl Job {
             };
             let request = request as usize;
             let is_get = matches!(operation, Operation::Get { .. });
-            let reply = match &self.requests[request].outcome {
-                Outcome::Reply(range) => resp::Reply::parse(&self.replies[range.clone()]),
+            let outcome = &self.requests[request].outcome;
+            let has_replicas = !matches!(outcome, Outcome::Unreplicated(_));
+            let reply = match outcome {
+                Outcome::Reply(range) | Outcome::Unreplicated(range) => {
+                    resp::Reply::parse(&self.replies[range.clone()])
+                }
                 Outcome::Failed(reason) => return answer.fail(reason),
                 Outcome::Unconfirmed(reason) => return answer.unconfirmed(reason),
                 Outcome::None => None,
@@ -213,7 +222,7 @@ impl Job {
             match reply {
                 Some(resp::Reply::Array(array)) => {
                     let part = parts[request].get_or_insert(array).next();
-                    answer_part(part, is_get, answer);
+                    answer_part(part, is_get, has_replicas, answer);
                 }
                 Some(resp::Reply::Error(error)) if leaves_nothing(error) => {
                     answer.fail(refusal(error));
@@ -225,40 +234,48 @@ impl Job {
     }
 }
 
+pub(super) const FEW_REPLICAS: &str = "too few replicas have it";
 const MISFIT: &str = "the cluster gave a reply that does not fit the command";
 
 /// Answers a command of a script.
-fn answer_part(part: Option<resp::Reply<'_>>, is_get: bool, answer: Answer<'_>) {
+fn answer_part(
+    part: Option<resp::Reply<'_>>,
+    is_get: bool,
+    has_replicas: bool,
+    answer: Answer<'_>,
+) {
     match part {
         Some(resp::Reply::Array(mut pair)) if is_get => match pair.nth(1) {
             Some(resp::Reply::Array(values)) => answer.values(values.values()),
             _ => answer.fail(MISFIT),
         },
         Some(resp::Reply::Integer(0)) if !is_get => answer.values_full(),
+        Some(resp::Reply::Integer(_)) if !is_get && !has_replicas => {
+            answer.unconfirmed(FEW_REPLICAS);
+        }
         Some(resp::Reply::Integer(_)) if !is_get => answer.done(),
         Some(resp::Reply::Error(error)) => answer.fail(refusal(error)),
         _ => answer.unconfirmed(MISFIT),
     }
 }
 
-/// The code of an error. What is behind it may show keys.
+/// The code of an error.
 pub(super) fn code(error: &[u8]) -> &[u8] {
     error.split(|&byte| byte == b' ').next().unwrap_or_default()
 }
 
-/// What clients see of it.
+/// What clients see of it: the node's words. If these name a key, it is one of the client's own request.
 fn refusal(error: &[u8]) -> String {
-    let code: String = code(error)
-        .iter()
-        .filter(|byte| byte.is_ascii_uppercase())
-        .map(|&byte| char::from(byte))
-        .collect();
-    format!("the cluster refused it: {code}")
+    let words = error.strip_prefix(b"UNAPPLIED ").unwrap_or(error);
+    let words = &words[..words.len().min(REFUSAL_BYTES)];
+    let words = String::from_utf8_lossy(words.trim_ascii());
+    format!("the cluster refused it: {words}")
 }
 
 /// Whether a script that ended with this error has not begun.
 fn leaves_nothing(error: &[u8]) -> bool {
-    let codes: [&[u8]; 7] = [
+    let codes: [&[u8]; 8] = [
+        b"UNAPPLIED",
         b"OOM",
         b"MISCONF",
         b"NOREPLICAS",
