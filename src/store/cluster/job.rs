@@ -1,6 +1,6 @@
 //! A batch → requests: what goes to the nodes for it, and what came back.
 
-use std::{collections::HashMap, ops::Range, sync::Arc, task::Waker};
+use std::{ops::Range, sync::Arc, task::Waker};
 
 use smallvec::SmallVec;
 
@@ -16,6 +16,9 @@ use crate::{
 
 /// Commands in one script. A node serves nobody else while it runs one.
 const SCRIPT_COMMANDS: usize = 64;
+
+/// Bytes of a command as it is sent, for most.
+const COMMAND_BYTES: usize = 80;
 
 /// Bytes of a node's words that a client sees.
 const REFUSAL_BYTES: usize = 256;
@@ -121,46 +124,48 @@ impl Job {
     /// among them a write, they are in one script, so that nothing can come between them.
     pub(super) fn new(operations: &[Operation<'_>], layout: &Layout, max_values: usize) -> Self {
         let mut job = Self::default();
-        let mut scripts: HashMap<u16, usize> = HashMap::new();
-        let mut groups: Vec<SmallVec<[Operation<'_>; 1]>> = Vec::new();
-        let count = operations.len();
-        job.commands.reserve(count);
-        job.requests.reserve(count);
+        job.commands.reserve(operations.len());
+        job.requests.reserve(operations.len());
+        job.bytes.reserve(operations.len() * COMMAND_BYTES);
+        // The last request of each bucket.
+        let mut last = [u32::MAX; BUCKETS as usize];
         for &operation in operations {
             let bucket = slots::bucket(operation.key());
             let is_write = matches!(operation, Operation::Write(_));
-            let group = match count {
-                1 => None,
-                _ => scripts.get(&bucket).copied(),
-            };
-            let group = group.filter(|&group| {
-                let commands = &groups[group];
-                commands.len() < SCRIPT_COMMANDS && (is_write || job.requests[group].is_write)
+            let last = &mut last[usize::from(bucket)];
+            let may_join = job.requests.get(*last as usize).is_some_and(|request| {
+                request.keys.len() < SCRIPT_COMMANDS && (is_write || request.is_write)
             });
-            let group = group.unwrap_or_else(|| {
-                let group = groups.len();
-                groups.push(SmallVec::new());
+            if !may_join {
+                *last = job.requests.len() as u32;
                 let request = Request::new(Route::Bucket(bucket), false, 0..0);
                 job.requests.push(request);
-                if count > 1 {
-                    scripts.insert(bucket, group);
-                }
-                group
-            });
-            groups[group].push(operation);
-            let request = &mut job.requests[group];
+            }
+            let request = &mut job.requests[*last as usize];
             request.is_write |= is_write;
             request.keys.push(layout.hash(operation.key()));
-            job.commands.push(group as u32);
+            job.commands.push(*last);
         }
-        for (request, commands) in job.requests.iter_mut().zip(&groups) {
+        let mut script: SmallVec<[Operation<'_>; 4]> = SmallVec::new();
+        for (at, (&operation, &number)) in operations.iter().zip(&job.commands).enumerate() {
+            let request = &mut job.requests[number as usize];
             let Route::Bucket(bucket) = request.route else {
                 continue;
             };
+            if !request.bytes.is_empty() {
+                // It went with the first command of its request.
+                continue;
+            }
             let start = job.bytes.len();
-            match commands[..] {
-                [Operation::Get { key }] => layout.push_get(&mut job.bytes, bucket, key),
-                _ => layout.push_script(&mut job.bytes, bucket, commands, max_values),
+            match (operation, request.keys.len()) {
+                (Operation::Get { key }, 1) => layout.push_get(&mut job.bytes, bucket, key),
+                (_, count) => {
+                    let commands = operations.iter().zip(&job.commands).skip(at);
+                    let commands = commands.filter(|&(_, &other)| other == number).take(count);
+                    script.clear();
+                    script.extend(commands.map(|(&operation, _)| operation));
+                    layout.push_script(&mut job.bytes, bucket, &script, max_values);
+                }
             }
             request.bytes = start..job.bytes.len();
         }

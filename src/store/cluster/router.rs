@@ -16,6 +16,8 @@
 
 mod events;
 mod map;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
