@@ -20,6 +20,9 @@ const SCRIPT_COMMANDS: usize = 64;
 /// Bytes of a command as it is sent, for most.
 const COMMAND_BYTES: usize = 80;
 
+/// Bytes of a reply, for most.
+const REPLY_BYTES: usize = 40;
+
 /// Bytes of a node's words that a client sees.
 const REFUSAL_BYTES: usize = 256;
 
@@ -127,6 +130,7 @@ impl Job {
         job.commands.reserve(operations.len());
         job.requests.reserve(operations.len());
         job.bytes.reserve(operations.len() * COMMAND_BYTES);
+        job.replies.reserve(operations.len() * REPLY_BYTES);
         // The last request of each bucket.
         let mut last = [u32::MAX; BUCKETS as usize];
         for &operation in operations {
