@@ -68,6 +68,14 @@ impl ClusterBuilder {
 
     /// Replicas that have to have a write before it is answered. If fewer have it within a quarter of the
     /// [`timeout`](Self::timeout), it is `unconfirmed`. Default: 0.
+    ///
+    /// The node is asked by `WAIT`, once for all writes that were sent together. Until it answers, it
+    /// answers nothing else of this store. So while replicas are missing, a `Get` of a key on that node may
+    /// take a quarter of the timeout longer, and a write half of it. Nodes whose replicas are there are not
+    /// concerned.
+    ///
+    /// A `Get` shows what the master has. Through another server, this may be a write that is not answered
+    /// yet, and through any server one that was `unconfirmed`: such a write may be gone after a failover.
     #[must_use]
     pub fn replicas(self, replicas: usize) -> Self {
         Self { replicas, ..self }

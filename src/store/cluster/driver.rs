@@ -24,7 +24,7 @@ use crate::Clock;
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The longest reply. A connection that brings a longer one is closed.
+/// The longest reply. A connection that brings a longer one is closed, and what it answers fails.
 const MAX_REPLY: usize = 512 * 1024 * 1024;
 
 /// Reads of one node before the others have their turns.
@@ -145,7 +145,15 @@ impl Driver {
             self.open();
             let mut is_busy = false;
             for node in 0..self.connections.len() {
-                is_busy |= self.poll_node(node, cx);
+                is_busy |= self.poll_input(node, cx);
+            }
+            if self.open() {
+                // A reply has named a node that is new.
+                continue;
+            }
+            // Behind all input, since a reply of one node may send something to another.
+            for node in 0..self.connections.len() {
+                is_busy |= self.poll_output(node, cx);
             }
             let wakers = self.shared.state().router.take_wakers();
             wakers.into_iter().for_each(Waker::wake);
@@ -181,18 +189,21 @@ impl Driver {
         }
     }
 
-    /// Begins to connect where that is wanted.
-    fn open(&mut self) {
+    /// Begins to connect where that is wanted. Whether it was.
+    fn open(&mut self) -> bool {
         let mut state = self.shared.state();
         let nodes = state.router.nodes.len();
         self.connections.resize_with(nodes, || Connection::None);
+        let mut has_begun = false;
         while let Some((node, address)) = state.router.next_connect() {
             self.connections[node] = Connection::Connecting(Box::pin(connect(address)));
+            has_begun = true;
         }
+        has_begun
     }
 
     /// Whether the node may have more at once.
-    fn poll_node(&mut self, node: usize, cx: &mut Context<'_>) -> bool {
+    fn poll_input(&mut self, node: usize, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
         if let Connection::Connecting(connect) = &mut self.connections[node] {
             let Poll::Ready(connected) = connect.as_mut().poll(cx) else {
@@ -226,17 +237,31 @@ impl Driver {
             self.connections[node] = Connection::None;
             return false;
         }
-        let result = open
-            .poll_read(node, &self.shared, now, cx)
-            .and_then(|is_busy| {
-                open.poll_write(node, &self.shared, now, cx)?;
-                Ok(is_busy)
-            });
-        result.unwrap_or_else(|_| {
-            self.connections[node] = Connection::None;
-            self.shared.state().router.on_closed(node, now);
-            false
-        })
+        let result = open.poll_read(node, &self.shared, now, cx);
+        result.unwrap_or_else(|error| self.close(node, &error, now))
+    }
+
+    /// Whether the driver has to look again.
+    fn poll_output(&mut self, node: usize, cx: &mut Context<'_>) -> bool {
+        let now = self.clock.now();
+        let Connection::Open(open) = &mut self.connections[node] else {
+            return false;
+        };
+        match open.poll_write(node, &self.shared, now, cx) {
+            Ok(()) => false,
+            Err(error) => self.close(node, &error, now),
+        }
+    }
+
+    /// A connection has failed. Gives true: what was sent on it may go elsewhere.
+    fn close(&mut self, node: usize, error: &io::Error, now: Instant) -> bool {
+        self.connections[node] = Connection::None;
+        let mut state = self.shared.state();
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            state.router.on_long_reply(node);
+        }
+        state.router.on_closed(node, now);
+        true
     }
 }
 
@@ -273,7 +298,7 @@ impl Open {
             self.start = 0;
             if self.input.len() - self.end < READ_BYTES / 2 {
                 if self.end > MAX_REPLY {
-                    return Err(io::ErrorKind::InvalidData.into());
+                    return Err(io::ErrorKind::FileTooLarge.into());
                 }
                 let length = (2 * self.input.len()).max(READ_BYTES);
                 self.input.resize(length, 0);

@@ -1,6 +1,6 @@
 //! A batch → requests: what goes to the nodes for it, and what came back.
 
-use std::{collections::HashMap, ops::Range, sync::Arc, task::Waker};
+use std::{ops::Range, sync::Arc, task::Waker};
 
 use smallvec::SmallVec;
 
@@ -16,6 +16,15 @@ use crate::{
 
 /// Commands in one script. A node serves nobody else while it runs one.
 const SCRIPT_COMMANDS: usize = 64;
+
+/// Bytes of a command as it is sent, for most.
+const COMMAND_BYTES: usize = 80;
+
+/// Bytes of a reply, for most.
+const REPLY_BYTES: usize = 40;
+
+/// Bytes of a node's words that a client sees.
+const REFUSAL_BYTES: usize = 256;
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +54,8 @@ pub(super) enum Outcome {
     None,
     /// The reply is these bytes of [`Job::replies`].
     Reply(Range<usize>),
+    /// The same, but too few replicas have its writes.
+    Unreplicated(Range<usize>),
     /// It left nothing behind.
     Failed(Arc<str>),
     /// Whether it was applied is not known.
@@ -116,46 +127,49 @@ impl Job {
     /// among them a write, they are in one script, so that nothing can come between them.
     pub(super) fn new(operations: &[Operation<'_>], layout: &Layout, max_values: usize) -> Self {
         let mut job = Self::default();
-        let mut scripts: HashMap<u16, usize> = HashMap::new();
-        let mut groups: Vec<SmallVec<[Operation<'_>; 1]>> = Vec::new();
-        let count = operations.len();
-        job.commands.reserve(count);
-        job.requests.reserve(count);
+        job.commands.reserve(operations.len());
+        job.requests.reserve(operations.len());
+        job.bytes.reserve(operations.len() * COMMAND_BYTES);
+        job.replies.reserve(operations.len() * REPLY_BYTES);
+        // The last request of each bucket.
+        let mut last = [u32::MAX; BUCKETS as usize];
         for &operation in operations {
             let bucket = slots::bucket(operation.key());
             let is_write = matches!(operation, Operation::Write(_));
-            let group = match count {
-                1 => None,
-                _ => scripts.get(&bucket).copied(),
-            };
-            let group = group.filter(|&group| {
-                let commands = &groups[group];
-                commands.len() < SCRIPT_COMMANDS && (is_write || job.requests[group].is_write)
+            let last = &mut last[usize::from(bucket)];
+            let may_join = job.requests.get(*last as usize).is_some_and(|request| {
+                request.keys.len() < SCRIPT_COMMANDS && (is_write || request.is_write)
             });
-            let group = group.unwrap_or_else(|| {
-                let group = groups.len();
-                groups.push(SmallVec::new());
+            if !may_join {
+                *last = job.requests.len() as u32;
                 let request = Request::new(Route::Bucket(bucket), false, 0..0);
                 job.requests.push(request);
-                if count > 1 {
-                    scripts.insert(bucket, group);
-                }
-                group
-            });
-            groups[group].push(operation);
-            let request = &mut job.requests[group];
+            }
+            let request = &mut job.requests[*last as usize];
             request.is_write |= is_write;
             request.keys.push(layout.hash(operation.key()));
-            job.commands.push(group as u32);
+            job.commands.push(*last);
         }
-        for (request, commands) in job.requests.iter_mut().zip(&groups) {
+        let mut script: SmallVec<[Operation<'_>; 4]> = SmallVec::new();
+        for (at, (&operation, &number)) in operations.iter().zip(&job.commands).enumerate() {
+            let request = &mut job.requests[number as usize];
             let Route::Bucket(bucket) = request.route else {
                 continue;
             };
+            if !request.bytes.is_empty() {
+                // It went with the first command of its request.
+                continue;
+            }
             let start = job.bytes.len();
-            match commands[..] {
-                [Operation::Get { key }] => layout.push_get(&mut job.bytes, bucket, key),
-                _ => layout.push_script(&mut job.bytes, bucket, commands, max_values),
+            match (operation, request.keys.len()) {
+                (Operation::Get { key }, 1) => layout.push_get(&mut job.bytes, bucket, key),
+                (_, count) => {
+                    let commands = operations.iter().zip(&job.commands).skip(at);
+                    let commands = commands.filter(|&(_, &other)| other == number).take(count);
+                    script.clear();
+                    script.extend(commands.map(|(&operation, _)| operation));
+                    layout.push_script(&mut job.bytes, bucket, &script, max_values);
+                }
             }
             request.bytes = start..job.bytes.len();
         }
@@ -195,8 +209,12 @@ impl Job {
             };
             let request = request as usize;
             let is_get = matches!(operation, Operation::Get { .. });
-            let reply = match &self.requests[request].outcome {
-                Outcome::Reply(range) => resp::Reply::parse(&self.replies[range.clone()]),
+            let outcome = &self.requests[request].outcome;
+            let has_replicas = !matches!(outcome, Outcome::Unreplicated(_));
+            let reply = match outcome {
+                Outcome::Reply(range) | Outcome::Unreplicated(range) => {
+                    resp::Reply::parse(&self.replies[range.clone()])
+                }
                 Outcome::Failed(reason) => return answer.fail(reason),
                 Outcome::Unconfirmed(reason) => return answer.unconfirmed(reason),
                 Outcome::None => None,
@@ -213,7 +231,7 @@ impl Job {
             match reply {
                 Some(resp::Reply::Array(array)) => {
                     let part = parts[request].get_or_insert(array).next();
-                    answer_part(part, is_get, answer);
+                    answer_part(part, is_get, has_replicas, answer);
                 }
                 Some(resp::Reply::Error(error)) if leaves_nothing(error) => {
                     answer.fail(refusal(error));
@@ -225,40 +243,48 @@ impl Job {
     }
 }
 
+pub(super) const FEW_REPLICAS: &str = "too few replicas have it";
 const MISFIT: &str = "the cluster gave a reply that does not fit the command";
 
 /// Answers a command of a script.
-fn answer_part(part: Option<resp::Reply<'_>>, is_get: bool, answer: Answer<'_>) {
+fn answer_part(
+    part: Option<resp::Reply<'_>>,
+    is_get: bool,
+    has_replicas: bool,
+    answer: Answer<'_>,
+) {
     match part {
         Some(resp::Reply::Array(mut pair)) if is_get => match pair.nth(1) {
             Some(resp::Reply::Array(values)) => answer.values(values.values()),
             _ => answer.fail(MISFIT),
         },
         Some(resp::Reply::Integer(0)) if !is_get => answer.values_full(),
+        Some(resp::Reply::Integer(_)) if !is_get && !has_replicas => {
+            answer.unconfirmed(FEW_REPLICAS);
+        }
         Some(resp::Reply::Integer(_)) if !is_get => answer.done(),
         Some(resp::Reply::Error(error)) => answer.fail(refusal(error)),
         _ => answer.unconfirmed(MISFIT),
     }
 }
 
-/// The code of an error. What is behind it may show keys.
+/// The code of an error.
 pub(super) fn code(error: &[u8]) -> &[u8] {
     error.split(|&byte| byte == b' ').next().unwrap_or_default()
 }
 
-/// What clients see of it.
+/// What clients see of it: the node's words. If these name a key, it is one of the client's own request.
 fn refusal(error: &[u8]) -> String {
-    let code: String = code(error)
-        .iter()
-        .filter(|byte| byte.is_ascii_uppercase())
-        .map(|&byte| char::from(byte))
-        .collect();
-    format!("the cluster refused it: {code}")
+    let words = error.strip_prefix(b"UNAPPLIED ").unwrap_or(error);
+    let words = &words[..words.len().min(REFUSAL_BYTES)];
+    let words = String::from_utf8_lossy(words.trim_ascii());
+    format!("the cluster refused it: {words}")
 }
 
 /// Whether a script that ended with this error has not begun.
 fn leaves_nothing(error: &[u8]) -> bool {
-    let codes: [&[u8]; 7] = [
+    let codes: [&[u8]; 8] = [
+        b"UNAPPLIED",
         b"OOM",
         b"MISCONF",
         b"NOREPLICAS",

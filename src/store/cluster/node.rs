@@ -74,6 +74,8 @@ pub(super) struct Node {
     pub(super) unreplicated: VecDeque<RequestId>,
     /// Writes pushed since the last `WAIT`.
     pub(super) writes: usize,
+    /// A `WAIT` is under way. The next one waits for it, so that no read is behind two.
+    pub(super) waits: bool,
     /// Since when it owes an answer and has given none.
     pub(super) silent_since: Instant,
     pub(super) closing: bool,
@@ -96,6 +98,7 @@ impl Node {
             waiting: VecDeque::new(),
             unreplicated: VecDeque::new(),
             writes: 0,
+            waits: false,
             silent_since: now,
             closing: false,
             closed: 0,
@@ -148,6 +151,7 @@ impl Node {
         self.out.clear();
         self.requests = 0;
         self.writes = 0;
+        self.waits = false;
         let written = self.written;
         (self.pushed, self.written) = (0, 0);
         let sent = self.sent.drain(..);

@@ -9,11 +9,15 @@
 //! - Requests of a bucket are sent in the order submitted, and while any is with one node, none goes to
 //!   another.
 //! - A request that a node has refused is held, in order, until none of its bucket is under way. If a later
-//!   request of the same key was applied by then, it fails: its turn in the order is over.
+//!   request of the same client and key was applied by then, it fails: its turn in the order is over. (Each
+//!   client has one job at a time. So requests of different jobs are concurrent while neither is answered,
+//!   and any order of the two is right.)
 //! - A write whose bytes may have been written and that has no reply is never sent again.
 
 mod events;
 mod map;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
@@ -203,7 +207,7 @@ impl Router {
         if request.state == State::Settled {
             return;
         }
-        if matches!(outcome, Outcome::Failed(_) | Outcome::Unconfirmed(_)) {
+        if !matches!(outcome, Outcome::Reply(_)) {
             self.stats.failures += request.keys.len().max(1) as u64;
         }
         request.state = State::Settled;

@@ -2,10 +2,19 @@
 -- KEYS: the bucket's number, then the list of each command. ARGV: the server's id, the most values that a key
 -- may have (0: any number), then each command's letter and arguments.
 -- Gives for a write its number, or 0 if the key has too many values; for a Get {number, values}.
+-- An error UNAPPLIED says that nothing was applied.
 local id, max, at = ARGV[1], tonumber(ARGV[2]), 3
 local base = string.sub(KEYS[1], 1, -5)
 local channel, name_at = base .. '#ch', #base + 2
 local replies = {}
+
+-- A write that is applied has to get a number. (INCR first would be refused without memory, and so Delete.)
+local number = redis.pcall('GET', KEYS[1])
+if type(number) == 'table' then return redis.error_reply('UNAPPLIED ' .. number.err) end
+if number and not (#number < 16 and string.match(number, '^%d+$')) then
+  return redis.error_reply('UNAPPLIED ' .. KEYS[1] .. ' holds no number')
+end
+number = tonumber(number or 0)
 
 local function push(key, value)
   if max > 0 then
@@ -22,7 +31,7 @@ for i = 2, #KEYS do
   if letter == 'G' then
     reply = redis.pcall('LRANGE', key, 0, -1)
     if not reply.err then
-      reply = {tonumber(redis.call('GET', KEYS[1]) or 0), reply}
+      reply = {number, reply}
     end
     at = at + 1
   elseif letter == 'P' then
@@ -56,8 +65,9 @@ for i = 2, #KEYS do
     at = at + 2
   end
   if line and reply ~= 0 and not (type(reply) == 'table' and reply.err) then
-    reply = redis.call('INCR', KEYS[1])
-    redis.call('SPUBLISH', channel, reply .. ' ' .. id .. ' ' .. line)
+    number = redis.call('INCR', KEYS[1])
+    redis.call('SPUBLISH', channel, string.format('%d', number) .. ' ' .. id .. ' ' .. line)
+    reply = number
   end
   replies[#replies + 1] = reply
 end

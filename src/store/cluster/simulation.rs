@@ -1,16 +1,19 @@
 //! The router on a simulated cluster: a network that delays, loses and redirects, and nodes that hang and
 //! die. One seed is one run.
 
+mod checks;
+mod fake_node;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use super::{
-    job::{Job, Outcome},
+    job::Job,
     layout::Layout,
     node::{Link, NODE_BYTES, NODE_REQUESTS},
-    resp::{Reply, Scanner, push_argument, push_array},
+    resp::{Reply, Scanner},
     router::{Config, Router},
     slots::{self, Address, SlotRange},
 };
@@ -59,6 +62,8 @@ struct Simulation {
     open: HashMap<usize, Expected>,
     next_value: u64,
     writes: HashMap<u64, Fate>,
+    /// Writes that were answered, and the number of the first that was submitted after that.
+    answered: HashMap<u64, u64>,
     done: Done,
 }
 
@@ -125,6 +130,7 @@ impl Simulation {
             open: HashMap::new(),
             next_value: 1,
             writes: HashMap::new(),
+            answered: HashMap::new(),
             done: Done::default(),
         };
         let buckets: Vec<u16> = simulation
@@ -333,111 +339,6 @@ impl Simulation {
         }
     }
 
-    fn execute(&mut self, node: usize, words: &[Vec<u8>], asking: bool) -> Vec<u8> {
-        match &words[0][..] {
-            b"ASKING" => return b"+OK\r\n".to_vec(),
-            b"SCRIPT" => {
-                self.nodes[node].knows_script = true;
-                return b"$1\r\nx\r\n".to_vec();
-            }
-            b"WAIT" => return format!(":{}\r\n", self.random.usize(..3)).into_bytes(),
-            b"CLUSTER" => return self.slots_reply(),
-            _ => {}
-        }
-        let is_script = words[0] == b"EVALSHA";
-        let name = if is_script { &words[3] } else { &words[1] };
-        let name = std::str::from_utf8(name).unwrap();
-        let bucket = name[3..].split('}').next().unwrap().parse().unwrap();
-        let key_of = |name: &[u8]| {
-            name.splitn(2, |&byte| byte == b':')
-                .nth(1)
-                .unwrap()
-                .splitn(2, |&byte| byte == b':')
-                .nth(1)
-                .unwrap()
-                .to_vec()
-        };
-        let keys: Vec<Vec<u8>> = match is_script {
-            true => {
-                let count: usize = String::from_utf8_lossy(&words[2]).parse().unwrap();
-                words[4..3 + count]
-                    .iter()
-                    .map(|name| key_of(name))
-                    .collect()
-            }
-            false => vec![key_of(&words[1])],
-        };
-        let (owner, target) = self.owners[&bucket];
-        let slot = slots::slot(bucket);
-        if self.random.u32(..300) == 0 {
-            let errors: [&[u8]; 3] = [b"-CLUSTERDOWN x\r\n", b"-TRYAGAIN x\r\n", b"-LOADING x\r\n"];
-            return errors[self.random.usize(..3)].to_vec();
-        }
-        let has = keys
-            .iter()
-            .filter(|&key| !self.moved.contains_key(key))
-            .count();
-        if owner != node && !(asking && target == Some(node)) {
-            return format!("-MOVED {slot} sim:{owner}\r\n").into_bytes();
-        }
-        if let Some(target) = target.filter(|_| owner == node) {
-            match has {
-                0 => return format!("-ASK {slot} sim:{target}\r\n").into_bytes(),
-                _ if has < keys.len() => return b"-TRYAGAIN x\r\n".to_vec(),
-                _ => {}
-            }
-        } else if owner != node && has > 0 {
-            return b"-TRYAGAIN x\r\n".to_vec();
-        }
-        if is_script && !self.nodes[node].knows_script {
-            return b"-NOSCRIPT x\r\n".to_vec();
-        }
-        let mut reply = Vec::new();
-        if !is_script {
-            self.push_list(&mut reply, &keys[0]);
-            return reply;
-        }
-        push_array(&mut reply, keys.len());
-        let mut arguments = words[3 + 1 + keys.len() + 2..].iter();
-        for key in keys {
-            match &arguments.next().unwrap()[..] {
-                b"G" => {
-                    reply.extend_from_slice(b"*2\r\n:1\r\n");
-                    self.push_list(&mut reply, &key);
-                }
-                _ => {
-                    let value = String::from_utf8_lossy(arguments.next().unwrap())
-                        .parse()
-                        .unwrap();
-                    assert!(self.applied.insert(value), "{value} is sent twice");
-                    self.lists.entry(key).or_default().push(value);
-                    reply.extend_from_slice(b":1\r\n");
-                }
-            }
-        }
-        reply
-    }
-
-    fn push_list(&self, reply: &mut Vec<u8>, key: &[u8]) {
-        let list = self.lists.get(key).map_or(&[][..], Vec::as_slice);
-        push_array(reply, list.len());
-        for value in list {
-            push_argument(reply, value.to_string().as_bytes());
-        }
-    }
-
-    fn slots_reply(&self) -> Vec<u8> {
-        let rows = self.rows();
-        let mut reply = Vec::new();
-        push_array(&mut reply, rows.len());
-        for row in rows {
-            let (slot, port) = (row.first, row.master.port);
-            reply.extend_from_slice(format!("*3\r\n:{slot}\r\n:{slot}\r\n").as_bytes());
-            reply.extend_from_slice(format!("*2\r\n$3\r\nsim\r\n:{port}\r\n").as_bytes());
-        }
-        reply
-    }
-
     fn deliver(&mut self, node: usize) {
         for _ in 0..self.random.usize(..12) {
             let Some(wire) = &mut self.nodes[node].wire else {
@@ -451,108 +352,6 @@ impl Simulation {
                 self.router.on_closed(node, self.now);
             }
         }
-    }
-
-    /// Checks what is answered.
-    fn collect(&mut self) {
-        let mut open: Vec<_> = self.open.keys().copied().collect();
-        open.sort_unstable();
-        for id in open {
-            let Some(job) = self.router.take(id) else {
-                assert!(self.now < self.open[&id].deadline, "no answer in time");
-                continue;
-            };
-            let expected = self.open.remove(&id).unwrap();
-            let mut parts = HashMap::new();
-            let mut own = Vec::new();
-            for (&(key, value), &request) in expected.commands.iter().zip(&job.commands) {
-                let request = request as usize;
-                let it = &job.requests[request];
-                let fate = match &it.outcome {
-                    Outcome::Reply(_) => Fate::Done,
-                    Outcome::Failed(_) => Fate::Failed,
-                    Outcome::Unconfirmed(_) => Fate::Unconfirmed,
-                    Outcome::None => panic!("not settled"),
-                };
-                match fate {
-                    Fate::Done => self.done.answered += 1,
-                    Fate::Failed => self.done.failed += 1,
-                    _ => self.done.unconfirmed += 1,
-                }
-                if let Some(value) = value {
-                    self.writes.insert(value, fate);
-                    own.push(value);
-                }
-                let Outcome::Reply(range) = &it.outcome else {
-                    continue;
-                };
-                let Some(Reply::Array(array)) = Reply::parse(&job.replies[range.clone()]) else {
-                    panic!("no array");
-                };
-                let part = match it.is_write {
-                    true => parts.entry(request).or_insert(array).next().unwrap(),
-                    false => Reply::Array(array),
-                };
-                if value.is_some() {
-                    continue;
-                }
-                let list = match (it.is_write, part) {
-                    (true, Reply::Array(mut pair)) => pair.nth(1).unwrap(),
-                    (_, part) => part,
-                };
-                let Reply::Array(list) = list else {
-                    panic!("no list");
-                };
-                let list: Vec<u64> = list
-                    .values()
-                    .map(|value| String::from_utf8_lossy(value).parse().unwrap())
-                    .collect();
-                // Nothing that was submitted later.
-                let is_earlier = |&value: &u64| value < expected.from || own.contains(&value);
-                assert!(list.iter().all(is_earlier), "a Get shows a later write");
-                self.check_holds(key, &list, expected.from);
-            }
-        }
-    }
-
-    /// A `Get` shows each earlier write of the key that was answered.
-    fn check_holds(&self, key: usize, list: &[u64], from: u64) {
-        let now = &self.lists.get(&self.keys[key]).cloned().unwrap_or_default();
-        for value in now.iter().filter(|&&value| value < from) {
-            let is_known = self.writes[value] == Fate::Done;
-            assert!(
-                !is_known || list.contains(value),
-                "a Get lacks write {value}"
-            );
-        }
-    }
-
-    fn run(mut self) -> Done {
-        for _ in 0..800 {
-            self.step(true);
-        }
-        for node in &mut self.nodes {
-            (node.hangs, node.is_down) = (false, false);
-        }
-        for _ in 0..600 {
-            self.step(false);
-        }
-        for (&value, &fate) in &self.writes {
-            let is_applied = self.applied.contains(&value);
-            match fate {
-                Fate::Done => assert!(is_applied, "{value} is lost"),
-                Fate::Failed => assert!(!is_applied, "{value} failed and is there"),
-                Fate::Open | Fate::Unconfirmed => {}
-            }
-        }
-        for list in self.lists.values() {
-            let known = |value: &&u64| self.writes[value] == Fate::Done;
-            assert!(
-                list.iter().filter(known).is_sorted(),
-                "out of order: {list:?}"
-            );
-        }
-        self.done
     }
 }
 

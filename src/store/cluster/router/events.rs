@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use super::{CONNECT_TIMEOUT, FAST_MOVES, IDLE_TICK, Router, SILENCE, TICK};
 use crate::store::cluster::{
-    job::{Outcome, Route, State, code},
+    job::{FEW_REPLICAS, Outcome, Route, State, code},
     node::{Entry, Link, Node, RequestId, backoff},
     resp::{self, Reply},
     slots::{self, Address},
@@ -13,8 +13,8 @@ use crate::store::cluster::{
 const LOST: &str = "the connection to the cluster was lost before the answer";
 const LATE: &str = "the cluster has not answered in time";
 const ABSENT: &str = "the cluster could not be reached in time";
-const OVERTAKEN: &str = "while the cluster moved the key, a later command overtook this one";
-const FEW_REPLICAS: &str = "too few replicas have it";
+const OVERTAKEN: &str = "the cluster refused it, and applied a later command of the client";
+const TOO_LONG: &str = "the reply is too long";
 
 /// What a node's refusal means for a request.
 enum Refusal {
@@ -72,10 +72,7 @@ impl Router {
             self.stats.nodes_up -= 1;
         }
         self.refresh = true;
-        let unreplicated = std::mem::take(&mut self.nodes[node].unreplicated);
-        for id in unreplicated {
-            self.settle_applied(id, Outcome::Unconfirmed(LOST.into()));
-        }
+        self.on_replicas(node, false);
         for (entry, may_be_written) in self.nodes[node].on_closed(now) {
             let Entry::Request(id) = entry else {
                 continue;
@@ -115,12 +112,13 @@ impl Router {
         let replicas = self.config.replicas;
         let time = self.config.timeout.as_millis() / 4;
         let node = &mut self.nodes[node];
-        if replicas > 0 && node.writes > 0 {
+        if replicas > 0 && node.writes > 0 && !node.waits {
             let mut wait = Vec::new();
             let (replicas, time) = (replicas.to_string(), time.max(1).to_string());
             let command: [&[u8]; 3] = [b"WAIT", replicas.as_bytes(), time.as_bytes()];
             resp::push_command(&mut wait, &command);
             node.writes = 0;
+            node.waits = true;
             node.push(Entry::Wait, &wait, now);
         }
         std::mem::swap(&mut node.out, out);
@@ -147,6 +145,7 @@ impl Router {
                 self.on_request_reply(id, node, reply, now);
             }
             Entry::Wait => {
+                it.waits = false;
                 let count = Reply::parse(reply).and_then(|it| it.integer()).unwrap_or(0);
                 let is_enough = usize::try_from(count).is_ok_and(|it| it >= self.config.replicas);
                 self.on_replicas(node, is_enough);
@@ -207,7 +206,9 @@ impl Router {
         job.replies.extend_from_slice(reply);
         let range = start..job.replies.len();
         let request = &mut job.requests[id.request];
-        if request.is_write && self.config.replicas > 0 {
+        // What an error says is final: if anything of it was applied, it is unconfirmed.
+        let is_error = reply.first() == Some(&b'-');
+        if request.is_write && self.config.replicas > 0 && !is_error {
             request.state = State::Applied;
             request.outcome = Outcome::Reply(range);
             return self.nodes[node].unreplicated.push_back(id);
@@ -216,20 +217,15 @@ impl Router {
         self.leave_queue(id);
     }
 
-    /// Settles a write that waited for replicas.
-    fn settle_applied(&mut self, id: RequestId, outcome: Outcome) {
-        self.settle(id, outcome);
-        self.leave_queue(id);
-    }
-
     fn on_replicas(&mut self, node: usize, is_enough: bool) {
         let applied = std::mem::take(&mut self.nodes[node].unreplicated);
         for id in applied {
-            let outcome = match (is_enough, &self.jobs[id.job].requests[id.request].outcome) {
-                (true, outcome) => outcome.clone(),
-                (false, _) => Outcome::Unconfirmed(FEW_REPLICAS.into()),
+            let outcome = match &self.jobs[id.job].requests[id.request].outcome {
+                Outcome::Reply(range) if !is_enough => Outcome::Unreplicated(range.clone()),
+                outcome => outcome.clone(),
             };
-            self.settle_applied(id, outcome);
+            self.settle(id, outcome);
+            self.leave_queue(id);
         }
     }
 
@@ -276,16 +272,31 @@ impl Router {
         self.hold(id, bucket);
     }
 
-    /// This request was applied, or may be: earlier ones of the same key that were refused are too late.
+    /// The node's next reply is longer than what is read. It would be so again: the request fails. The
+    /// connection is to be closed.
+    pub(in super::super) fn on_long_reply(&mut self, node: usize) {
+        let Some(&(Entry::Request(id), _)) = self.nodes[node].sent.front() else {
+            return;
+        };
+        let request = self.jobs[id.job].requests.get(id.request);
+        let outcome = match request.is_some_and(|request| request.is_write) {
+            true => Outcome::Unconfirmed(TOO_LONG.into()),
+            false => Outcome::Failed(TOO_LONG.into()),
+        };
+        self.settle(id, outcome);
+    }
+
+    /// This request was applied, or may be: earlier ones of the same client and key that were refused are too
+    /// late. Those of other clients are not: none of the two was answered when the other was submitted.
     fn fail_overtaken(&mut self, id: RequestId) {
         let Some(bucket) = self.bucket(id) else {
             return;
         };
-        let order = |id: RequestId| (self.jobs[id.job].number, id.request);
         let request = &self.jobs[id.job].requests[id.request];
         let held = &self.buckets[usize::from(bucket)].held;
         let is_overtaken = |&&other: &&RequestId| {
-            order(other) < order(id)
+            other.job == id.job
+                && other.request < id.request
                 && self.jobs[other.job].requests[other.request].conflicts(request)
         };
         let overtaken: Vec<_> = held.iter().filter(is_overtaken).copied().collect();
@@ -350,7 +361,10 @@ impl Router {
             let outcome = match it.state {
                 State::Settled => continue,
                 State::Sent(_) if it.is_write => Outcome::Unconfirmed(LATE.into()),
-                State::Applied => Outcome::Unconfirmed(FEW_REPLICAS.into()),
+                State::Applied => match &it.outcome {
+                    Outcome::Reply(range) => Outcome::Unreplicated(range.clone()),
+                    _ => Outcome::Unconfirmed(FEW_REPLICAS.into()),
+                },
                 State::Sent(_) => Outcome::Failed(LATE.into()),
                 State::Waiting => Outcome::Failed(ABSENT.into()),
             };

@@ -1,0 +1,201 @@
+//! Rules of the router, one by one. All of them together: `simulation.rs`.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    super::{
+        job::{Job, Outcome},
+        layout::Layout,
+        resp,
+        slots::{self, Address, SLOTS, SlotRange},
+    },
+    Config, Router,
+};
+use crate::protocol::{Operation, Write};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A cluster of one node, which is connected. The test gives its replies.
+struct Fixture {
+    router: Router,
+    layout: Layout,
+    now: Instant,
+}
+
+impl Fixture {
+    fn new(replicas: usize) -> Self {
+        let now = Instant::now();
+        let mut load = Vec::new();
+        resp::push_command(&mut load, &[b"SCRIPT", b"LOAD", b"x"]);
+        let config = Config {
+            timeout: TIMEOUT,
+            replicas,
+            auth: None,
+            load,
+        };
+        let mut router = Router::new(config, now);
+        let master = Address {
+            host: "node".into(),
+            port: 1,
+        };
+        let row = SlotRange {
+            first: 0,
+            last: SLOTS - 1,
+            master,
+            replicas: Vec::new(),
+        };
+        router.on_slots(&[row], now);
+        let (node, _) = router.next_connect().unwrap();
+        router.on_connected(node, now);
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let mut fixture = Self {
+            router,
+            layout,
+            now,
+        };
+        assert_eq!(fixture.written(), ["SCRIPT"]);
+        fixture.reply(b"$1\r\nx\r\n");
+        fixture
+    }
+
+    fn submit(&mut self, operations: &[Operation<'_>]) -> usize {
+        let job = Job::new(operations, &self.layout, usize::MAX);
+        self.router.submit(job, self.now)
+    }
+
+    fn reply(&mut self, reply: &[u8]) {
+        self.router.on_reply(0, reply, self.now).unwrap();
+    }
+
+    /// The names of the commands that are written.
+    fn written(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.router.take_out(0, &mut out, self.now);
+        self.router.on_written(0, out.len());
+        let mut names = Vec::new();
+        while let Some(length) = resp::Scanner::default().scan(&out).unwrap() {
+            let Some(resp::Reply::Array(words)) = resp::Reply::parse(&out[..length]) else {
+                panic!("no command");
+            };
+            let name = words.values().next().unwrap().to_vec();
+            names.push(String::from_utf8(name).unwrap());
+            out.drain(..length);
+        }
+        names
+    }
+
+    fn outcomes(&mut self, job: usize) -> Vec<Outcome> {
+        let job = self.router.take(job).expect("it is settled");
+        let requests = job.requests.into_iter();
+        requests.map(|request| request.outcome).collect()
+    }
+}
+
+fn put(key: &[u8]) -> Operation<'_> {
+    Operation::Write(Write::Put { key, value: b"v" })
+}
+
+fn get(key: &[u8]) -> Operation<'_> {
+    Operation::Get { key }
+}
+
+/// Another key of the same bucket.
+fn neighbour(key: &[u8]) -> Vec<u8> {
+    let mut names = (0..).map(|number: u32| number.to_string().into_bytes());
+    let is_neighbour = |name: &Vec<u8>| slots::bucket(name) == slots::bucket(key);
+    names.find(is_neighbour).unwrap()
+}
+
+#[test]
+fn what_another_client_has_overtaken_is_sent_again() {
+    let mut node = Fixture::new(0);
+    let (one, other) = (node.submit(&[put(b"k")]), node.submit(&[put(b"k")]));
+    assert_eq!(node.written(), ["EVALSHA", "EVALSHA"]);
+    node.reply(b"-NOSCRIPT x\r\n");
+    // Another server has loaded it between the two.
+    node.reply(b"*1\r\n:1\r\n");
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
+    assert_eq!(node.written(), ["SCRIPT", "EVALSHA"]);
+    node.reply(b"$1\r\nx\r\n");
+    node.reply(b"*1\r\n:2\r\n");
+    assert_eq!(node.outcomes(one), [Outcome::Reply(0..8)]);
+}
+
+#[test]
+fn what_the_same_client_has_overtaken_fails() {
+    let mut node = Fixture::new(0);
+    let neighbour = neighbour(b"k");
+    let job = node.submit(&[get(b"k"), get(&neighbour), put(b"k")]);
+    assert_eq!(node.written(), ["LRANGE", "EVALSHA"]);
+    node.reply(b"-TRYAGAIN x\r\n");
+    node.reply(b"*2\r\n*2\r\n:0\r\n*0\r\n:1\r\n");
+    let outcomes = node.outcomes(job);
+    assert!(matches!(outcomes[0], Outcome::Failed(_)), "{outcomes:?}");
+    assert!(matches!(outcomes[1], Outcome::Reply(_)), "{outcomes:?}");
+    node.router.on_time(node.now + TIMEOUT / 2);
+    assert!(!node.written().contains(&"LRANGE".into()));
+}
+
+/// Its bytes may have been written, so it may have been applied.
+#[test]
+fn a_write_that_was_sent_is_never_sent_again() {
+    let mut node = Fixture::new(0);
+    let (write, read) = (node.submit(&[put(b"k")]), node.submit(&[get(b"k")]));
+    assert_eq!(node.written(), ["EVALSHA", "LRANGE"]);
+    let late = node.submit(&[put(b"k")]);
+    node.router.on_closed(0, node.now);
+    let outcomes = node.outcomes(write);
+    assert!(
+        matches!(outcomes[..], [Outcome::Unconfirmed(_)]),
+        "{outcomes:?}"
+    );
+    node.now += TIMEOUT / 2;
+    node.router.on_time(node.now);
+    let (again, _) = node.router.next_connect().unwrap();
+    node.router.on_connected(again, node.now);
+    assert_eq!(node.written(), ["SCRIPT"]);
+    node.reply(b"$1\r\nx\r\n");
+    // The read, and the write that had not been written.
+    let written = node.written();
+    assert_eq!(&written[written.len() - 2..], ["LRANGE", "EVALSHA"]);
+    assert!(node.router.take(read).is_none() && node.router.take(late).is_none());
+}
+
+/// Else a read would be behind all of them, each of which may take a quarter of the timeout.
+#[test]
+fn one_wait_is_under_way_at_a_time() {
+    let mut node = Fixture::new(1);
+    let one = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
+    let other = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"*1\r\n:1\r\n");
+    assert!(node.router.take(one).is_none());
+    node.reply(b":0\r\n");
+    assert_eq!(node.outcomes(one), [Outcome::Unreplicated(0..8)]);
+    assert_eq!(node.written(), ["WAIT"]);
+    node.reply(b"*1\r\n:2\r\n");
+    node.reply(b":1\r\n");
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
+}
+
+#[test]
+fn a_write_that_was_refused_waits_for_no_replica() {
+    let mut node = Fixture::new(1);
+    let job = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
+    node.reply(b"-NOREPLICAS x\r\n");
+    assert_eq!(node.outcomes(job), [Outcome::Reply(0..15)]);
+}
+
+#[test]
+fn a_reply_that_is_too_long_fails_its_request_at_once() {
+    let mut node = Fixture::new(0);
+    let (long, other) = (node.submit(&[get(b"k")]), node.submit(&[get(b"k")]));
+    assert_eq!(node.written(), ["LRANGE", "LRANGE"]);
+    node.router.on_long_reply(0);
+    node.router.on_closed(0, node.now);
+    let outcomes = node.outcomes(long);
+    assert!(matches!(outcomes[..], [Outcome::Failed(_)]), "{outcomes:?}");
+    assert!(node.router.take(other).is_none());
+}
