@@ -95,7 +95,7 @@
 //!
 //! No feature is on by default.
 //!
-//! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.90.
+//! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
 //! - `tls`: the module `tls`, with a listener that speaks TLS around any other listener, and
 //!   configurations for server and client. It uses rustls and ring.
 //! - `tracing`: the server emits events of the crate `tracing`, with the target `keywire`: connections

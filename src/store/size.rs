@@ -1,6 +1,6 @@
 //! How much a store holds, and other counters of it.
 
-/// How much a store holds. See [`Store::size`].
+/// How much a store holds. See [`Store::size`](super::Store::size).
 ///
 /// ```
 /// use keywire::store::{StoreSize, Memory, Store as _};
@@ -30,7 +30,7 @@ impl StoreSize {
     /// What [`Builder::max_store`](crate::Builder::max_store) bounds: the bytes of keys and values,
     /// and 64 for each key and 8 for each value.
     ///
-    /// [`Memory`] takes up to twice as much of the system, since its tables grow by doubling.
+    /// [`Memory`](super::Memory) takes up to twice as much of the system, since its tables grow by doubling.
     ///
     /// ```
     /// use keywire::store::StoreSize;
@@ -42,7 +42,7 @@ impl StoreSize {
     }
 }
 
-/// The counters of a store on a disk. See [`Store::disk_stats`].
+/// The counters of a store on a disk. See [`Store::disk_stats`](super::Store::disk_stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiskStats {
@@ -62,7 +62,7 @@ pub struct DiskStats {
     pub refusing: u64,
 }
 
-/// The counters of a store on a cluster. See [`Store::cluster_stats`].
+/// The counters of a store on a cluster. See [`Store::cluster_stats`](super::Store::cluster_stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterStats {
