@@ -22,3 +22,4 @@ mod resharding;
 mod resp;
 mod servers;
 mod walks;
+mod watchers;

@@ -56,6 +56,8 @@ pub(super) enum Outcome {
 pub(super) struct Request {
     pub(super) route: Route,
     pub(super) is_write: bool,
+    /// Otherwise an `LRANGE`.
+    pub(super) is_script: bool,
     /// Its bytes in [`Job::bytes`].
     pub(super) bytes: Range<usize>,
     pub(super) state: State,
@@ -94,6 +96,7 @@ impl Request {
         Self {
             route,
             is_write,
+            is_script: false,
             bytes,
             state: State::Waiting,
             outcome: Outcome::None,
@@ -114,7 +117,14 @@ impl Job {
     ///
     /// A `Get` is an `LRANGE`. Other commands are a script; if one batch has several commands of a bucket,
     /// among them a write, they are in one script, so that nothing can come between them.
-    pub(super) fn new(operations: &[Operation<'_>], layout: &Layout, max_values: usize) -> Self {
+    ///
+    /// All commands of a bucket that is watched are in one script, so that they have a number.
+    pub(super) fn new(
+        operations: &[Operation<'_>],
+        layout: &Layout,
+        max_values: usize,
+        is_watched: impl Fn(u16) -> bool,
+    ) -> Self {
         let mut job = Self::default();
         let mut scripts: HashMap<u16, usize> = HashMap::new();
         let mut groups: Vec<SmallVec<[Operation<'_>; 1]>> = Vec::new();
@@ -130,7 +140,9 @@ impl Job {
             };
             let group = group.filter(|&group| {
                 let commands = &groups[group];
-                commands.len() < SCRIPT_COMMANDS && (is_write || job.requests[group].is_write)
+                let is_short = commands.len() < SCRIPT_COMMANDS;
+                let has_write = is_write || job.requests[group].is_write;
+                is_short && has_write || is_watched(bucket)
             });
             let group = group.unwrap_or_else(|| {
                 let group = groups.len();
@@ -154,8 +166,13 @@ impl Job {
             };
             let start = job.bytes.len();
             match commands[..] {
-                [Operation::Get { key }] => layout.push_get(&mut job.bytes, bucket, key),
-                _ => layout.push_script(&mut job.bytes, bucket, commands, max_values),
+                [Operation::Get { key }] if !is_watched(bucket) => {
+                    layout.push_get(&mut job.bytes, bucket, key);
+                }
+                _ => {
+                    request.is_script = true;
+                    layout.push_script(&mut job.bytes, bucket, commands, max_values);
+                }
             }
             request.bytes = start..job.bytes.len();
         }
@@ -183,6 +200,32 @@ impl Job {
         job
     }
 
+    /// The number at which its commands of this bucket took effect, if it is known.
+    pub(super) fn number(&self, bucket: u16) -> Option<u64> {
+        let of_bucket = |it: &&Request| it.is_script && it.route == Route::Bucket(bucket);
+        let numbers = self
+            .requests
+            .iter()
+            .filter(of_bucket)
+            .filter_map(|request| {
+                let Outcome::Reply(range) = &request.outcome else {
+                    return None;
+                };
+                let Some(resp::Reply::Array(parts)) =
+                    resp::Reply::parse(&self.replies[range.clone()])
+                else {
+                    return None;
+                };
+                let number = |part| match part {
+                    resp::Reply::Integer(number) => Some(number),
+                    resp::Reply::Array(mut pair) => pair.next()?.integer(),
+                    _ => None,
+                };
+                parts.filter_map(number).max()
+            });
+        u64::try_from(numbers.max()?).ok()
+    }
+
     /// Answers each command of the batch.
     pub(super) fn answer(&self, batch: &mut Batch) {
         // Where the next command of each script finds its part of the reply.
@@ -204,7 +247,7 @@ impl Job {
             if let (Some(resp::Reply::Error(error)), true) = (&reply, is_get) {
                 return answer.fail(refusal(error));
             }
-            if !self.requests[request].is_write && self.requests[request].keys.len() == 1 {
+            if !self.requests[request].is_script {
                 return match reply {
                     Some(resp::Reply::Array(values)) => answer.values(values.values()),
                     _ => answer.fail(MISFIT),
