@@ -8,6 +8,9 @@
 //! - If either can't be, because changes were lost, the bucket's watchers are told that they missed some, and
 //!   the batch comes back. If it shows what was before that, they are told so behind it as well.
 
+#[cfg(test)]
+mod simulation;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
@@ -401,12 +404,19 @@ impl<B> Sequencer<B> {
                     // They should have come.
                     silent.push(part.bucket);
                     self.miss(part.bucket, part.number, Phase::Missed);
-                } else if is_late || it.readers.contains(&(part.number, ticket)) {
+                } else if is_late
+                    || !it.waiting.is_empty() && it.readers.contains(&(part.number, ticket))
+                {
                     let (seen, phase) = (it.seen, it.phase);
                     self.miss(part.bucket, seen, phase);
                 }
             }
             self.run();
+            if let Some(it) = self.tickets.get_mut(ticket) {
+                // Nothing waits for it yet.
+                it.since = now;
+                self.ages.push_back((ticket, now));
+            }
         }
         silent
     }
