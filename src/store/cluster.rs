@@ -180,8 +180,15 @@ impl ClusterBuilder {
 /// The list of a key is the Redis list `PREFIX{BUCKET}:KEY`, where BUCKET is the CRC16 of the key modulo
 /// 1024. Over several keys there is no common history.
 ///
-/// The store has one connection to each master. All of them are served by one future, which the server
-/// polls. No thread is started, and no runtime is needed.
+/// Watchers are told of every change that is made through any server with the same prefix, in the order of
+/// each key, once; not of what other programs write to the lists. The server subscribes to what its clients
+/// watch: a key by one shard channel, a prefix by all 1024. What can't be told is
+/// [missed](Change::missed_of): if a subscription is lost, if a slot moves, if a replica takes over. The number
+/// of changes missed is not known, so it is 0. A command on what is watched here waits up to a second for
+/// changes before it.
+///
+/// The store has one connection to each master, and one more for subscriptions while anything is watched. All
+/// of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
 pub struct Cluster {
     shared: Arc<Shared>,
 }
@@ -262,16 +269,18 @@ impl Store for Cluster {
         let max_values = batch.max_values();
         let operations: SmallVec<[Operation<'_>; 16]> = batch.operations().collect();
         let (job, ticket) = {
-            let now = self.shared.state().now();
             let mut watching = self.shared.watching.lock();
-            let touched = operations.iter().map(|operation| {
-                let is_get = matches!(operation, Operation::Get { .. });
-                (slots::bucket(operation.key()), is_get)
+            let ticket = watching.is_used().then(|| {
+                let now = self.shared.state().now();
+                let touched = operations.iter().map(|operation| {
+                    let is_get = matches!(operation, Operation::Get { .. });
+                    (slots::bucket(operation.key()), is_get)
+                });
+                watching.sequencer.begin(touched, now)
             });
-            let ticket = watching.sequencer.begin(touched, now);
             let is_watched = |bucket| watching.sequencer.is_watched(bucket);
             let job = Job::new(&operations, &self.shared.layout, max_values, is_watched);
-            (job, ticket)
+            (job, ticket.flatten())
         };
         drop(operations);
         let ticket = ticket.map(|number| Ticket::new(&self.shared.watching, number));

@@ -14,7 +14,7 @@ use crate::{
     common::wait_until,
     load::Load,
     nodes::{Nodes, Setup, exclusive, shared},
-    servers::{ClusterServer, client, keys_by_master, two_servers, within},
+    servers::{ClusterServer, client, keys_by_master, slot, two_servers, within},
 };
 
 /// A client that keeps a copy of what is under a prefix, or of one key, by what it is told.
@@ -213,6 +213,93 @@ fn own_writes_are_told() {
             let delete = Event::Delete { key: "k".into() };
             assert_eq!(watcher.next().await.unwrap().unwrap(), delete);
         }
+    });
+}
+
+/// One writer counts. What a client reads behind its Watch is followed by the next number, on either server,
+/// however often it begins.
+#[test]
+fn a_read_holds_what_was_told_before_it_and_nothing_else() {
+    let _bound = within(60);
+    let servers = two_servers(shared(), "count:");
+    let writer = client(&servers[0]);
+    let (done, ended) = async_channel::bounded::<()>(1);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut number = 0;
+            while !ended.is_closed() {
+                // Several at a time, so that changes are under way whenever a client reads.
+                let mut pipeline = writer.pipeline();
+                for _ in 0..8 {
+                    pipeline = pipeline.set("k", number.to_string());
+                    number += 1;
+                }
+                for outcome in future::block_on(pipeline.send()).unwrap() {
+                    outcome.unwrap();
+                }
+            }
+        });
+        let readers: Vec<_> = (0..4)
+            .map(|number| scope.spawn(count_on(client(&servers[number % 2]), number / 2 == 1)))
+            .collect();
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        drop(done);
+    });
+}
+
+fn count_on(client: Client, is_prefix: bool) -> impl FnOnce() + Send {
+    move || {
+        future::block_on(async {
+            for _ in 0..if is_prefix { 8 } else { 60 } {
+                let (snapshot, mut watcher) = read(&client, "k", is_prefix).await.unwrap();
+                let mut last = snapshot.get(&b"k"[..]).map(|values| number(&values[0]));
+                for _ in 0..20 {
+                    let Event::Set { value, .. } = watcher.next().await.unwrap().unwrap() else {
+                        panic!("there are only Sets, and none is missed");
+                    };
+                    assert!(last.is_none_or(|last| number(&value) == last + 1));
+                    last = Some(number(&value));
+                }
+            }
+        });
+    }
+}
+
+fn number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).unwrap().parse().unwrap()
+}
+
+/// The number of the last change says that nothing was missed while the subscription was lost; or that
+/// something was.
+#[test]
+fn a_lost_subscription_misses_what_was_written_meanwhile() {
+    let nodes = exclusive(Setup::default());
+    let servers = two_servers(&nodes, "lost:");
+    let clients = [client(&servers[0]), client(&servers[1])];
+    let set = |value: &str| Event::Set {
+        key: "k".into(),
+        value: value.into(),
+    };
+    let owner = nodes.owner(slot(b"k"));
+    let kill = || nodes.ask(owner, ["CLIENT", "KILL", "TYPE", "pubsub"]);
+    future::block_on(async {
+        let mut watcher = clients[0].watch("k").await.unwrap();
+        clients[1].set("k", "1").await.unwrap();
+        assert_eq!(watcher.next().await.unwrap().unwrap(), set("1"));
+        assert_eq!(kill().integer(), 1);
+        wait_until("it is subscribed again", || channels(&nodes, "lost:") == 1);
+        // The number was asked for in the same write.
+        clients[1].set("k", "2").await.unwrap();
+        assert_eq!(watcher.next().await.unwrap().unwrap(), set("2"));
+        assert_eq!(kill().integer(), 1);
+        clients[1].set("k", "3").await.unwrap();
+        let told = watcher.next().await.unwrap().unwrap();
+        // Only if it was subscribed again before the write, was nothing missed.
+        assert!(told == Event::Missed(0) || told == set("3"), "{told:?}");
+        clients[0].set("k", "4").await.unwrap();
+        assert_eq!(clients[0].get("k").await.unwrap(), [b"4"]);
     });
 }
 

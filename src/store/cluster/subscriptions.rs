@@ -107,7 +107,10 @@ impl Subscriptions {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (is_used, mut is_changed) = {
             let mut watching = self.shared.watching.lock();
-            watching.subscriber = Some(cx.waker().clone());
+            let known = watching.subscriber.as_ref();
+            if !known.is_some_and(|waker| waker.will_wake(cx.waker())) {
+                watching.subscriber = Some(cx.waker().clone());
+            }
             (watching.is_used(), std::mem::take(&mut watching.is_changed))
         };
         if !is_used && !is_changed && self.connections.is_empty() {

@@ -235,7 +235,7 @@ impl Watching {
             self.reader.take().into_iter().for_each(Waker::wake);
         }
         if self.is_changed {
-            self.subscriber.take().into_iter().for_each(Waker::wake);
+            self.subscriber.iter().for_each(Waker::wake_by_ref);
         }
     }
 
