@@ -242,10 +242,10 @@ fn a_read_holds_what_was_told_before_it_and_nothing_else() {
         let readers: Vec<_> = (0..4)
             .map(|number| scope.spawn(count_on(client(&servers[number % 2]), number / 2 == 1)))
             .collect();
-        for reader in readers {
-            reader.join().unwrap();
-        }
+        let results: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        // First, so that the writer ends in any case.
         drop(done);
+        assert!(results.iter().all(Result::is_ok), "a reader has failed");
     });
 }
 
@@ -362,6 +362,25 @@ fn watchers_replay_through_a_failover() {
     load.finish();
     let missed = replicas.check(&servers[0], &groups);
     assert!(missed > 0, "the history has changed");
+}
+
+/// Its connections stay, and bring nothing.
+#[test]
+fn watchers_replay_while_a_master_hangs() {
+    let nodes = exclusive(Setup::default());
+    let groups = keys_by_master(&nodes, 8);
+    let servers = two_servers(&nodes, "watchhang:");
+    let load = Load::start(&servers, &groups);
+    let replicas = Replicas::start(&servers, &groups);
+    load.await_applied(&[0, 1, 2], 50);
+    let heir = nodes.replica_of(0);
+    nodes.stop(0);
+    wait_until("the replica takes over", || nodes.is_master(heir));
+    load.await_applied(&[0, 1, 2], 50);
+    load.finish();
+    let missed = replicas.check(&servers[0], &groups);
+    assert!(missed > 0, "the history has changed");
+    nodes.resume(0);
 }
 
 #[test]
