@@ -26,7 +26,7 @@ use crate::Clock;
 const READ_BYTES: usize = 64 * 1024;
 
 /// The longest reply. A connection that brings a longer one is closed.
-const MAX_REPLY: usize = 512 * 1024 * 1024;
+pub(super) const MAX_REPLY: usize = 512 * 1024 * 1024;
 
 /// Reads of one node before the others have their turns.
 const READS: usize = 4;

@@ -184,3 +184,75 @@ fn parse_payload(payload: &[u8]) -> Option<(u64, &[u8])> {
 fn parse_number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(layout: &Layout, now: Instant) -> Feed {
+        let mut feed = Feed::new(None, now);
+        let info = b"$22\r\nserver:1\r\nrun_id:abc\r\n\r\n";
+        let hello = b"%1\r\n$5\r\nproto\r\n:3\r\n";
+        for reply in [&hello[..], info] {
+            assert_eq!(Scanner::default().scan(reply), Ok(Some(reply.len())));
+            assert_eq!(feed.on_message(reply, layout, now), Ok(Event::None));
+        }
+        assert_eq!(feed.run.as_deref(), Some(&b"abc"[..]));
+        feed
+    }
+
+    fn push(kind: &str, channel: &str, last: &str) -> String {
+        let bytes = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+        format!(">3\r\n{}{}{last}", bytes(kind), bytes(channel))
+    }
+
+    #[test]
+    fn messages_are_understood() {
+        let now = Instant::now();
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let mut feed = feed(&layout, now);
+        feed.subscribe(7, &layout, now);
+        let mut hear = |message: &str, expected| {
+            let length = Scanner::default().scan(message.as_bytes());
+            assert_eq!(length, Ok(Some(message.len())));
+            let event = feed.on_message(message.as_bytes(), &layout, now);
+            assert_eq!(event, expected, "{message}");
+        };
+        let channel = "k:{7}#ch";
+        hear(
+            &push("ssubscribe", channel, ":1\r\n"),
+            Ok(Event::Subscribed(7)),
+        );
+        let change = push("smessage", channel, "$13\r\n5 id Put:a: b\r\n");
+        hear(&change, Ok(Event::Change(7, 5, b"Put:a: b")));
+        hear("$1\r\n5\r\n", Ok(Event::Number(7, 5)));
+        // The slot moves.
+        hear(&push("sunsubscribe", channel, ":0\r\n"), Ok(Event::Lost(7)));
+        // What others publish there, and elsewhere, is nothing.
+        hear(&push("smessage", channel, "$1\r\nx\r\n"), Ok(Event::None));
+        hear(&push("smessage", "x{7}#ch", "$1\r\nx\r\n"), Ok(Event::None));
+        hear(
+            &push("smessage", "{9999}#ch", "$1\r\nx\r\n"),
+            Ok(Event::None),
+        );
+        // Nothing was asked.
+        hear(":1\r\n", Err(Malformed));
+    }
+
+    #[test]
+    fn a_node_that_has_not_the_slot_says_so() {
+        let now = Instant::now();
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let mut feed = feed(&layout, now);
+        feed.subscribe(7, &layout, now);
+        feed.unsubscribe(8, &layout, now);
+        feed.ask_number(9, &layout, now);
+        let moved = b"-MOVED 1 :7\r\n";
+        let mut hear = |message| feed.on_message(message, &layout, now);
+        assert_eq!(hear(moved), Ok(Event::Lost(7)));
+        assert_eq!(hear(moved), Ok(Event::Lost(7)));
+        assert_eq!(hear(moved), Ok(Event::None));
+        // No write yet.
+        assert_eq!(hear(b"_\r\n"), Ok(Event::Number(9, 0)));
+    }
+}

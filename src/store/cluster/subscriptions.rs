@@ -14,7 +14,7 @@ use std::{
 use async_io::Async;
 
 use super::{
-    driver::{Shared, connect},
+    driver::{MAX_REPLY, Shared, connect},
     feed::{Event, Feed},
     slots::BUCKETS,
 };
@@ -255,6 +255,9 @@ impl Subscriptions {
                 Poll::Ready(ready) => ready?,
             }
             let length = connection.input.len();
+            if length > MAX_REPLY {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             connection.input.resize(length + READ_BYTES, 0);
             let read = stream.get_ref().read(&mut connection.input[length..]);
             connection
