@@ -81,6 +81,21 @@ impl Change {
         }
     }
 
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_batch(&self) -> bool {
+        matches!(self.0, Kind::Batch(_))
+    }
+
+    /// The length of its line; 0 if changes were missed.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn line_bytes(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::Write(line) => Some(line.len()),
+            Kind::Missed(_) => Some(0),
+            Kind::Batch(_) => None,
+        }
+    }
+
     /// The turn of a batch, if it is one.
     pub(crate) fn into_turn(self) -> Result<Option<Box<Turn>>, Self> {
         match self.0 {

@@ -6,36 +6,55 @@
 //! submit ──> job: requests of a batch ──> router: which node, in what order ──> driver: connections
 //!            (layout.rs names things)     (slots.rs, node.rs; no I/O)           (resp.rs)
 //! ```
+//!
+//! Changes of what is watched, and the batches that touch it:
+//!
+//! ```text
+//! subscriptions: connections ──> feed: messages ──> sequence: one order ──> watching: changes()
+//!                                                        ^
+//!                                     batches ───────────┘
+//! ```
 
 mod driver;
+mod feed;
 mod job;
 mod layout;
 mod node;
 mod resp;
 mod router;
 mod seed;
+mod sequence;
 #[cfg(test)]
 mod simulation;
 mod slots;
+mod subscriptions;
+mod watching;
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     sync::Arc,
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
+use futures_lite::{Stream, future};
 use smallvec::SmallVec;
 
-use super::{Batch, ClusterStats, KeyPage, Order, Store, Submission};
-use crate::{Clock, Error, Secret, protocol::Operation};
+use super::{
+    Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
+};
+use crate::{
+    Clock, Error, Secret,
+    protocol::{Operation, Topic},
+};
 use driver::Shared;
 use job::{Job, Outcome, Route};
 use layout::Layout;
 use resp::Reply;
 use router::{Config, Router};
 use slots::BUCKETS;
+use watching::Ticket;
 
 /// Buckets whose keys are asked for together.
 const PAGE_BUCKETS: u16 = 16;
@@ -169,8 +188,15 @@ impl ClusterBuilder {
 /// The list of a key is the Redis list `PREFIX{BUCKET}:KEY`, where BUCKET is the CRC16 of the key modulo
 /// 1024. Over several keys there is no common history.
 ///
-/// The store has one connection to each master. All of them are served by one future, which the server
-/// polls. No thread is started, and no runtime is needed.
+/// Watchers are told of every change that is made through any server with the same prefix, in the order of
+/// each key, once; not of what other programs write to the lists. The server subscribes to what its clients
+/// watch: a key by one shard channel, a prefix by all 1024. What can't be told is
+/// [missed](Change::missed_of): if a subscription is lost, if a slot moves, if a replica takes over. The number
+/// of changes missed is not known, so it is 0. A command on what is watched here waits up to a second for
+/// changes before it.
+///
+/// The store has one connection to each master, and one more for subscriptions while anything is watched. All
+/// of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
 pub struct Cluster {
     shared: Arc<Shared>,
 }
@@ -242,6 +268,7 @@ impl Drop for Pending {
 
 impl Store for Cluster {
     const ORDER: Order = Order::PerKey;
+    const CHANGES: Changes = Changes::All;
 
     fn submit(
         &mut self,
@@ -249,14 +276,49 @@ impl Store for Cluster {
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let max_values = batch.max_values();
         let operations: SmallVec<[Operation<'_>; 16]> = batch.operations().collect();
-        let job = Job::new(&operations, &self.shared.layout, max_values);
+        let (job, ticket) = {
+            let mut watching = self.shared.watching.lock();
+            let ticket = watching.is_used().then(|| {
+                let now = self.shared.state().now();
+                let touched = operations.iter().map(|operation| {
+                    let is_get = matches!(operation, Operation::Get { .. });
+                    (slots::bucket(operation.key()), is_get)
+                });
+                watching.sequencer.begin(touched, now)
+            });
+            let is_watched = |bucket| watching.sequencer.is_watched(bucket);
+            let job = Job::new(&operations, &self.shared.layout, max_values, is_watched);
+            (job, ticket.flatten())
+        };
         drop(operations);
-        let pending = Pending::submit(&self.shared, job);
+        let ticket = ticket.map(|number| Ticket::new(&self.shared.watching, number));
+        let pending_job = Pending::submit(&self.shared, job);
         Submission::Pending(async move {
-            let job = pending.finish().await;
+            let job = pending_job.finish().await;
             job.answer(&mut batch);
+            if let Some(ticket) = ticket {
+                // It comes back among the changes.
+                ticket.answer(batch, |bucket| job.number(bucket));
+                return pending().await;
+            }
             batch
         })
+    }
+
+    fn watch(
+        &mut self,
+        request: WatchRequest,
+    ) -> Submission<WatchRequest, impl Future<Output = WatchRequest> + Send + 'static> {
+        let timeout = self.shared.timeout;
+        Submission::Pending(self.shared.watching.watch(request, timeout))
+    }
+
+    fn unwatch(&mut self, topic: Topic<'_>) {
+        self.shared.watching.unwatch(topic);
+    }
+
+    fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+        Some(watching::Changes(self.shared.watching.clone()))
     }
 
     fn keys(
@@ -283,7 +345,11 @@ impl Store for Cluster {
     }
 
     fn work(&mut self, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()> + Send + 'static> {
-        Some(driver::run(self.shared.clone(), clock))
+        let driver = driver::run(self.shared.clone(), clock.clone());
+        let subscriptions = subscriptions::run(self.shared.clone(), clock);
+        Some(async {
+            future::zip(driver, subscriptions).await;
+        })
     }
 
     fn cluster_stats(&self) -> ClusterStats {

@@ -23,3 +23,4 @@ mod resharding;
 mod resp;
 mod servers;
 mod walks;
+mod watchers;

@@ -18,6 +18,7 @@ use super::{
     resp::{Malformed, Scanner},
     router::{CONNECT_TIMEOUT, Router},
     slots::Address,
+    watching::SharedWatching,
 };
 use crate::Clock;
 
@@ -25,7 +26,7 @@ use crate::Clock;
 const READ_BYTES: usize = 64 * 1024;
 
 /// The longest reply. A connection that brings a longer one is closed, and what it answers fails.
-const MAX_REPLY: usize = 512 * 1024 * 1024;
+pub(super) const MAX_REPLY: usize = 512 * 1024 * 1024;
 
 /// Reads of one node before the others have their turns.
 const READS: usize = 4;
@@ -35,6 +36,9 @@ type Connect = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>
 /// What the store and its driver share.
 pub(super) struct Shared {
     pub(super) layout: Layout,
+    /// How long a command waits for its node.
+    pub(super) timeout: Duration,
+    pub(super) watching: SharedWatching,
     state: Mutex<State>,
 }
 
@@ -54,6 +58,8 @@ impl Shared {
         };
         Self {
             layout,
+            timeout: state.router.config.timeout,
+            watching: SharedWatching::new(),
             state: Mutex::new(state),
         }
     }

@@ -67,6 +67,8 @@ pub(super) enum Outcome {
 pub(super) struct Request {
     pub(super) route: Route,
     pub(super) is_write: bool,
+    /// Otherwise an `LRANGE`.
+    pub(super) is_script: bool,
     /// Its bytes in [`Job::bytes`].
     pub(super) bytes: Range<usize>,
     pub(super) state: State,
@@ -105,6 +107,7 @@ impl Request {
         Self {
             route,
             is_write,
+            is_script: false,
             bytes,
             state: State::Waiting,
             outcome: Outcome::None,
@@ -125,7 +128,14 @@ impl Job {
     ///
     /// A `Get` is an `LRANGE`. Other commands are a script; if one batch has several commands of a bucket,
     /// among them a write, they are in one script, so that nothing can come between them.
-    pub(super) fn new(operations: &[Operation<'_>], layout: &Layout, max_values: usize) -> Self {
+    ///
+    /// All commands of a bucket that is watched are in one script, so that they have a number.
+    pub(super) fn new(
+        operations: &[Operation<'_>],
+        layout: &Layout,
+        max_values: usize,
+        is_watched: impl Fn(u16) -> bool,
+    ) -> Self {
         let mut job = Self::default();
         job.commands.reserve(operations.len());
         job.requests.reserve(operations.len());
@@ -138,7 +148,8 @@ impl Job {
             let is_write = matches!(operation, Operation::Write(_));
             let last = &mut last[usize::from(bucket)];
             let may_join = job.requests.get(*last as usize).is_some_and(|request| {
-                request.keys.len() < SCRIPT_COMMANDS && (is_write || request.is_write)
+                let is_short = request.keys.len() < SCRIPT_COMMANDS;
+                is_short && (is_write || request.is_write) || is_watched(bucket)
             });
             if !may_join {
                 *last = job.requests.len() as u32;
@@ -162,8 +173,11 @@ impl Job {
             }
             let start = job.bytes.len();
             match (operation, request.keys.len()) {
-                (Operation::Get { key }, 1) => layout.push_get(&mut job.bytes, bucket, key),
+                (Operation::Get { key }, 1) if !is_watched(bucket) => {
+                    layout.push_get(&mut job.bytes, bucket, key);
+                }
                 (_, count) => {
+                    request.is_script = true;
                     let commands = operations.iter().zip(&job.commands).skip(at);
                     let commands = commands.filter(|&(_, &other)| other == number).take(count);
                     script.clear();
@@ -197,6 +211,33 @@ impl Job {
         job
     }
 
+    /// The number at which its commands of this bucket took effect, if it is known.
+    pub(super) fn number(&self, bucket: u16) -> Option<u64> {
+        let of_bucket = |it: &&Request| it.is_script && it.route == Route::Bucket(bucket);
+        let numbers = self
+            .requests
+            .iter()
+            .filter(of_bucket)
+            .filter_map(|request| {
+                let (Outcome::Reply(range) | Outcome::Unreplicated(range)) = &request.outcome
+                else {
+                    return None;
+                };
+                let Some(resp::Reply::Array(parts)) =
+                    resp::Reply::parse(&self.replies[range.clone()])
+                else {
+                    return None;
+                };
+                let number = |part| match part {
+                    resp::Reply::Integer(number) => Some(number),
+                    resp::Reply::Array(mut pair) => pair.next()?.integer(),
+                    _ => None,
+                };
+                parts.filter_map(number).max()
+            });
+        u64::try_from(numbers.max()?).ok()
+    }
+
     /// Answers each command of the batch.
     pub(super) fn answer(&self, batch: &mut Batch) {
         // Where the next command of each script finds its part of the reply.
@@ -222,7 +263,7 @@ impl Job {
             if let (Some(resp::Reply::Error(error)), true) = (&reply, is_get) {
                 return answer.fail(refusal(error));
             }
-            if !self.requests[request].is_write && self.requests[request].keys.len() == 1 {
+            if !self.requests[request].is_script {
                 return match reply {
                     Some(resp::Reply::Array(values)) => answer.values(values.values()),
                     _ => answer.fail(MISFIT),

@@ -54,6 +54,34 @@ impl Layout {
         name.strip_prefix(self.base(bucket))?.strip_prefix(b":")
     }
 
+    pub(super) fn push_subscribe(&self, out: &mut Vec<u8>, bucket: u16) {
+        self.push_on_base(out, b"SSUBSCRIBE", bucket, b"#ch");
+    }
+
+    pub(super) fn push_unsubscribe(&self, out: &mut Vec<u8>, bucket: u16) {
+        self.push_on_base(out, b"SUNSUBSCRIBE", bucket, b"#ch");
+    }
+
+    /// Asks for the bucket's number.
+    pub(super) fn push_number(&self, out: &mut Vec<u8>, bucket: u16) {
+        self.push_on_base(out, b"GET", bucket, b"#seq");
+    }
+
+    fn push_on_base(&self, out: &mut Vec<u8>, command: &[u8], bucket: u16, end: &[u8]) {
+        resp::push_array(out, 2);
+        resp::push_argument(out, command);
+        resp::push_parts(out, &[self.base(bucket), end]);
+    }
+
+    /// The bucket of a shard channel.
+    pub(super) fn bucket_of_channel(&self, channel: &[u8]) -> Option<u16> {
+        let name = channel.strip_suffix(b"}#ch")?;
+        let digits = memchr::memrchr(b'{', name).and_then(|at| name.get(at + 1..))?;
+        let bucket = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        let base = self.bases.get(usize::from(bucket))?;
+        (channel.strip_suffix(b"#ch")? == &**base).then_some(bucket)
+    }
+
     pub(super) fn push_get(&self, out: &mut Vec<u8>, bucket: u16, key: &[u8]) {
         out.extend_from_slice(b"*4\r\n$6\r\nLRANGE\r\n");
         resp::push_parts(out, &[self.base(bucket), b":", key]);

@@ -1,4 +1,4 @@
-//! RESP2: commands out, replies in.
+//! RESP2: commands out, replies in; and of RESP3 what a connection for subscriptions brings.
 //!
 //! A reply is found in the bytes that were read, kept as it is, and read where the answer is written. So
 //! a value is copied once on its way.
@@ -85,8 +85,8 @@ impl Scanner {
             };
             let mut end = next;
             match kind {
-                b'+' | b'-' | b':' => {}
-                b'$' => {
+                b'+' | b'-' | b':' | b'_' => {}
+                b'$' | b'=' => {
                     let length = number(line).ok_or(Malformed)?;
                     if let Ok(length) = usize::try_from(length) {
                         end = next.checked_add(length + 2).ok_or(Malformed)?;
@@ -96,6 +96,8 @@ impl Scanner {
                     let length = number(line).ok_or(Malformed)?;
                     self.elements += u64::try_from(length).unwrap_or(0);
                 }
+                b'>' => self.elements += elements(line)?,
+                b'%' => self.elements += 2 * elements(line)?,
                 _ => return Err(Malformed),
             }
             if end > bytes.len() {
@@ -129,6 +131,11 @@ fn header(bytes: &[u8], offset: usize) -> Result<Option<Header<'_>>, Malformed> 
         Some(b'\n') => Ok(Some((kind, &rest[..end], offset + end + 3))),
         Some(_) => Err(Malformed),
     }
+}
+
+fn elements(line: &[u8]) -> Result<u64, Malformed> {
+    let count = number(line).and_then(|count| u64::try_from(count).ok());
+    count.ok_or(Malformed)
 }
 
 fn number(line: &[u8]) -> Option<i64> {
@@ -199,7 +206,8 @@ impl<'a> Iterator for Replies<'a> {
             b'+' => Reply::Text(line),
             b'-' => Reply::Error(line),
             b':' => Reply::Integer(number(line)?),
-            b'$' => match usize::try_from(number(line)?) {
+            b'_' => Reply::Nil,
+            b'$' | b'=' => match usize::try_from(number(line)?) {
                 Ok(length) => {
                     let value = rest.get(..length)?;
                     self.bytes = rest.get(length + 2..)?;
@@ -207,7 +215,7 @@ impl<'a> Iterator for Replies<'a> {
                 }
                 Err(_) => Reply::Nil,
             },
-            b'*' => match usize::try_from(number(line)?) {
+            b'*' | b'>' => match usize::try_from(number(line)?) {
                 Ok(left) => {
                     let array = Replies { bytes: rest, left };
                     let end = Scanner::default().scan(self.bytes).ok().flatten()?;

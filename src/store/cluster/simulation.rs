@@ -243,7 +243,7 @@ impl Simulation {
         for (_, value) in &commands {
             self.writes.extend(value.map(|value| (value, Fate::Open)));
         }
-        let job = Job::new(&operations, &self.layout, usize::MAX);
+        let job = Job::new(&operations, &self.layout, usize::MAX, |_| false);
         let job = self.router.submit(job, self.now);
         let expected = Expected {
             commands,

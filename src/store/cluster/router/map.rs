@@ -37,6 +37,12 @@ impl Router {
         self.on_owners(now);
     }
 
+    /// The map may be old, as others have found.
+    pub(in super::super) fn want_slots(&mut self, now: Instant) {
+        self.refresh = true;
+        self.refresh_slots(now);
+    }
+
     /// One slot has another owner.
     pub(super) fn on_moved(&mut self, slot: u16, owner: usize, now: Instant) {
         self.refresh = true;

@@ -59,7 +59,7 @@ impl Fixture {
     }
 
     fn submit(&mut self, operations: &[Operation<'_>]) -> usize {
-        let job = Job::new(operations, &self.layout, usize::MAX);
+        let job = Job::new(operations, &self.layout, usize::MAX, |_| false);
         self.router.submit(job, self.now)
     }
 
