@@ -123,8 +123,8 @@ impl ClusterBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Store`] if no node answers, if the secret is wrong, if the cluster is none, or if the prefix
-    /// holds a `{`.
+    /// [`Error::Store`] if no node answers, if the secret is wrong, if the cluster is none, if its user may not
+    /// publish to the prefix's shard channels (`&keywire:*`), or if the prefix holds a `{`.
     pub async fn connect<A: AsRef<str>>(
         self,
         nodes: impl IntoIterator<Item = A>,
@@ -140,16 +140,19 @@ impl ClusterBuilder {
         let mut load = Vec::new();
         let command: [&[u8]; 3] = [b"SCRIPT", b"LOAD", layout::SCRIPT.as_bytes()];
         resp::push_command(&mut load, &command);
-        let mut config = Config {
+        let config = Config {
             timeout: self.timeout,
             replicas: self.replicas,
             auth,
             load,
         };
+        let mut publish = Vec::new();
+        let channel = [&self.prefix[..], b"{0}#check"].concat();
+        resp::push_command(&mut publish, &[b"SPUBLISH", &channel, b""]);
         let mut reasons = Vec::new();
         for node in nodes {
             let node = node.as_ref();
-            match seed::ask(node, &mut config).await {
+            match seed::ask(node, &config, &publish).await {
                 Ok(seed) => {
                     let now = Instant::now();
                     let layout = Layout::new(&self.prefix, &seed.script);

@@ -201,11 +201,16 @@ fn a_node_refuses_whole_commands() {
         for index in 0..nodes.len() {
             nodes.ask(index, ["ACL", "SETUSER", "default", "resetchannels"]);
         }
+        let refused = Cluster::builder().connect(nodes.addresses()).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("channel"), "{refused}");
         let fate = client.put("k", "no-channel").await;
         let values = client.get("k").await.unwrap();
         match fate {
             Ok(()) => assert_eq!(values, [&b"back"[..], b"no-channel"]),
-            Err(Error::Unconfirmed { .. }) => {}
+            Err(Error::Unconfirmed { message, .. }) => {
+                assert!(message.contains("channel"), "{message}");
+            }
             refused => {
                 assert!(is_store(&refused), "{refused:?}");
                 assert_eq!(values, [b"back"]);

@@ -19,8 +19,9 @@ pub(super) struct Seed {
     pub(super) slots: Vec<SlotRange>,
 }
 
-/// Asks a node. The error is for a person, and shows no secret.
-pub(super) async fn ask(node: &str, config: &mut Config) -> Result<Seed, String> {
+/// Asks a node. `publish` is a command that it has to allow, on a channel that nobody has. The error is for a
+/// person, and shows no secret.
+pub(super) async fn ask(node: &str, config: &Config, publish: &[u8]) -> Result<Seed, String> {
     if node.starts_with("rediss://") {
         return Err("TLS to a cluster is not supported".into());
     }
@@ -37,6 +38,14 @@ pub(super) async fn ask(node: &str, config: &mut Config) -> Result<Seed, String>
             Some(Reply::Bytes(name)) => name.to_vec(),
             _ => return Err("it is no Redis".to_string()),
         };
+        // Else the first write would be applied and could not be published. That another node has the slot
+        // is no refusal.
+        match call(&mut stream, publish).await {
+            Err(reason) if reason.starts_with("NOPERM") || reason.starts_with("ERR") => {
+                return Err(reason);
+            }
+            _ => {}
+        }
         let slots = call(&mut stream, b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n").await?;
         let slots = parse_slots(&slots, &address.host).ok_or("it is no node of a cluster")?;
         if slots.is_empty() {
