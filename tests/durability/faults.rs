@@ -49,17 +49,22 @@ enum Outcome {
 }
 
 /// Starts the server behind this command, which may let it fail at any time, and sees that it is
-/// honest about it. strace's filter may be the files that are in the directory at first.
+/// honest about it. strace's filter may be the files of the directory.
 fn survives(wrapper: &[&str], only_its_files: bool) -> Outcome {
     let (directory, mut lists) = filled();
-    let files = directory
-        .files()
-        .into_iter()
-        .map(|(file, _)| file.display().to_string());
-    let files: Vec<String> = files
-        .chain([directory.path().display().to_string()])
+    // Those that it has, and those that come.
+    let generations = 0..20;
+    let names = generations.flat_map(|number| {
+        ["log-N", "snapshot-N", "snapshot-N.new"].map(|name| name.replace('N', &number.to_string()))
+    });
+    let file = |name: String| directory.path().join(name).display().to_string();
+    let files: Vec<String> = names
+        .chain([String::new(), "lock".into()])
+        .map(file)
         .collect();
-    let only = files.iter().flat_map(|file| ["-P", file.as_str()]);
+    let path = directory.path().display().to_string();
+    let only = files.iter().chain([&path]);
+    let only = only.flat_map(|file| ["-P", file.as_str()]);
     let only = only.filter(|_| only_its_files);
     let wrapper: Vec<&str> = wrapper.iter().copied().chain(only).collect();
     let wrapper = &wrapper[..];
