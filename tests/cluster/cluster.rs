@@ -22,4 +22,5 @@ mod program;
 mod resharding;
 mod resp;
 mod servers;
+mod tls;
 mod walks;

@@ -1,0 +1,184 @@
+//! A cluster whose nodes speak TLS alone.
+
+use std::{fs, process::Command};
+
+use futures_lite::future;
+use keywire::{
+    Server,
+    store::{Cluster, ClusterBuilder},
+    tls::{Pem, client_config, rustls::pki_types::ServerName},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+use crate::{
+    common::{
+        TestServer, example,
+        server_process::{ServerProcess, refused},
+        wait_until,
+    },
+    nodes::{Exclusive, Setup, Tls, exclusive},
+    servers::{STORE_TIMEOUT, client, keys_by_master, within},
+};
+
+/// One that vouches for others.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// With another name, it is another authority. With the same name and another key, it is a forged one.
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    fn pem(&self) -> Pem {
+        Pem::from_text("the authority", self.0.pem())
+    }
+
+    /// What nodes need that are at 127.0.0.1.
+    fn vouch(&self) -> Tls {
+        let names = ["127.0.0.1".to_owned(), "node.test".to_owned()];
+        let params = CertificateParams::new(names).unwrap();
+        let key = KeyPair::generate().unwrap();
+        Tls {
+            ca: self.0.pem(),
+            certificate: params.signed_by(&key, &self.0).unwrap().pem(),
+            key: key.serialize_pem(),
+            client: client_config(&self.pem(), None).unwrap(),
+        }
+    }
+}
+
+fn nodes(authority: &Authority, replicas: usize) -> Exclusive {
+    let setup = Setup::durable();
+    exclusive(Setup {
+        replicas,
+        tls: Some(authority.vouch()),
+        ..setup
+    })
+}
+
+fn rediss(nodes: &Exclusive) -> Vec<String> {
+    let addresses = nodes.addresses().into_iter();
+    addresses.map(|node| format!("rediss://{node}")).collect()
+}
+
+fn builder(authority: &Authority) -> ClusterBuilder {
+    let config = client_config(&authority.pem(), None).unwrap();
+    Cluster::builder().timeout(STORE_TIMEOUT).tls(config)
+}
+
+fn connect(builder: ClusterBuilder, nodes: &[impl AsRef<str>]) -> Result<Cluster, String> {
+    let connected = smol::block_on(builder.connect(nodes));
+    connected.map_err(|error| error.to_string())
+}
+
+#[test]
+fn values_are_put_and_got_over_tls() {
+    // More than TLS holds for a socket at a time.
+    const LONG: usize = 200_000;
+    let authority = Authority::new("one");
+    let nodes = nodes(&authority, 0);
+    let store = connect(builder(&authority), &rediss(&nodes)).unwrap();
+    let server = Server::builder().store(store).max_line(1 << 20);
+    let server = TestServer::start(server.build());
+    let client = client(&server);
+    let groups = keys_by_master(&nodes, 4);
+    let long = vec![b'x'; LONG];
+    future::block_on(async {
+        for key in groups.iter().flatten() {
+            client.put(key, "alice").await.unwrap();
+            client.put(key, &long).await.unwrap();
+        }
+        let mut pipeline = client.pipeline();
+        for key in groups.iter().flatten() {
+            pipeline = pipeline.get(key);
+        }
+        for answer in pipeline.send().await.unwrap() {
+            let values = answer.unwrap();
+            assert_eq!(values, [&b"alice"[..], &long]);
+        }
+        assert_eq!(client.stats().await.unwrap().nodes_up, 3);
+    });
+
+    // A connection that is lost is made anew, with its handshake.
+    nodes.kill(1);
+    wait_until("the node is missed", || {
+        future::block_on(client.stats()).unwrap().nodes_up == 2
+    });
+    nodes.restart(1);
+    nodes.wait_ok();
+    future::block_on(async {
+        client.put(&groups[1][0], "bob").await.unwrap();
+        let values = client.get(&groups[1][0]).await.unwrap();
+        assert_eq!(values, [&b"alice"[..], &long, b"bob"]);
+    });
+}
+
+#[test]
+fn what_does_not_fit_the_nodes_is_a_clear_error() {
+    let _bound = within(60);
+    let authority = Authority::new("one");
+    let nodes = nodes(&authority, 0);
+    let seeds = rediss(&nodes);
+    let refused = |builder, nodes: &[String], reason: &str| {
+        let error = connect(builder, nodes).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    };
+    refused(builder(&Authority::new("another")), &seeds, "UnknownIssuer");
+    refused(builder(&Authority::new("one")), &seeds, "BadSignature");
+    refused(Cluster::builder(), &seeds, "ClusterBuilder::tls");
+    refused(Cluster::builder(), &nodes.addresses(), "rediss://");
+    let plain = format!("redis://127.0.0.1:{}", nodes.port(0));
+    refused(builder(&authority), &[plain.clone()], "redis:// is without");
+    let mixed = [seeds[0].clone(), plain];
+    refused(builder(&authority), &mixed, "in one way");
+    refused(Cluster::builder(), &mixed, "in one way");
+
+    let named = |name: &'static str| {
+        let name = ServerName::try_from(name).unwrap();
+        builder(&authority).tls_name(name)
+    };
+    refused(named("another.test"), &seeds, "not valid for name");
+    connect(named("node.test"), &seeds).unwrap();
+    // The builder says it as well as the address does.
+    connect(builder(&authority), &nodes.addresses()).unwrap();
+}
+
+#[test]
+fn a_node_without_tls_is_a_clear_error() {
+    let _bound = within(60);
+    let nodes = crate::nodes::shared();
+    let error = connect(builder(&Authority::new("one")), &nodes.addresses()).unwrap_err();
+    assert!(error.contains("may not speak TLS"), "{error}");
+}
+
+/// The example server has to have been built with both features.
+#[test]
+fn the_program_speaks_tls_to_the_nodes() {
+    let authority = Authority::new("one");
+    let nodes = nodes(&authority, 0);
+    let name = format!("keywire-cluster-ca-{}.pem", std::process::id());
+    let ca = std::env::temp_dir().join(name);
+    fs::write(&ca, authority.0.pem()).unwrap();
+    let command = || {
+        let mut command = Command::new(example("server"));
+        command.args(["--listen", "127.0.0.1:0", "--cluster"]);
+        command.arg(rediss(&nodes).join(","));
+        command
+    };
+    let (code, words) = refused(&mut command());
+    assert!(code > 0 && words.contains("--cluster-ca"), "{words}");
+    let mut server = ServerProcess::spawn(command().arg("--cluster-ca").arg(&ca));
+    let mut client = server.connect();
+    client.send("Put:user:alice\nGet:user\n");
+    let (lines, _) = client.sync();
+    assert_eq!(lines, [&b"user:alice"[..]]);
+    drop(client);
+    server.signal("-TERM");
+    let (status, words) = server.wait();
+    assert!(status.success(), "{words}");
+    fs::remove_file(&ca).unwrap();
+}
