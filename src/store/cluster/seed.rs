@@ -93,14 +93,23 @@ fn text(error: io::Error) -> String {
 }
 
 async fn call(stream: &mut Stream, command: &[u8]) -> Result<Vec<u8>, String> {
-    stream.write_all(command).await.map_err(text)?;
-    stream.flush().await.map_err(text)?;
+    let is_plain = matches!(stream, Stream::Plain(_));
+    let lost = |error: io::Error| match is_plain {
+        true => format!("{error}; if it wants TLS, its name is rediss://HOST:PORT"),
+        false => text(error),
+    };
+    stream.write_all(command).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut scanner = Scanner::default();
     let mut reply = Vec::new();
     loop {
         let mut bytes = [0; 4096];
-        match stream.read(&mut bytes).await.map_err(text)? {
-            0 => return Err("it has closed the connection".into()),
+        match stream.read(&mut bytes).await.map_err(lost)? {
+            0 => return Err(lost(io::Error::other("it has closed the connection"))),
+            // An alert of TLS.
+            _ if is_plain && bytes[0] == 0x15 && reply.is_empty() => {
+                return Err(lost(io::Error::other("it is no Redis")));
+            }
             length => reply.extend_from_slice(&bytes[..length]),
         }
         match scanner.scan(&reply) {
