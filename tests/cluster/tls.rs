@@ -132,7 +132,11 @@ fn what_does_not_fit_the_nodes_is_a_clear_error() {
     refused(Cluster::builder(), &seeds, "ClusterBuilder::tls");
     refused(Cluster::builder(), &nodes.addresses(), "rediss://");
     let plain = format!("redis://127.0.0.1:{}", nodes.port(0));
-    refused(builder(&authority), &[plain.clone()], "redis:// is without");
+    refused(
+        builder(&authority),
+        std::slice::from_ref(&plain),
+        "redis:// is without",
+    );
     let mixed = [seeds[0].clone(), plain];
     refused(builder(&authority), &mixed, "in one way");
     refused(Cluster::builder(), &mixed, "in one way");

@@ -124,3 +124,25 @@ async fn call(stream: &mut Stream, command: &[u8]) -> Result<Vec<u8>, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_that_do_not_fit_are_refused() {
+        let check = |nodes: &[&str]| {
+            let nodes: Vec<_> = nodes.iter().map(|&node| node.to_owned()).collect();
+            check_schemes(&nodes, &Connector::default())
+        };
+        assert_eq!(check(&["redis://a:1", "b:2", "[::1]:3"]), Ok(()));
+        let mixed = check(&["redis://a:1", "rediss://b:2"]).unwrap_err();
+        assert!(mixed.contains("in one way"), "{mixed}");
+        let wanted = check(&["a:1", "rediss://b:2"]).unwrap_err();
+        let reason = match cfg!(feature = "tls") {
+            true => "ClusterBuilder::tls",
+            false => "feature `tls`",
+        };
+        assert!(wanted.contains(reason), "{wanted}");
+    }
+}
