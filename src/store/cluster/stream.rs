@@ -123,15 +123,16 @@ impl Stream {
     }
 
     /// Reads what is there: `WouldBlock` if nothing is.
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables))]
     pub(super) fn read_ready(
         &mut self,
         bytes: &mut [u8],
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.get_ref().read(bytes),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => match Pin::new(stream).poll_read(_cx, bytes) {
+            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, bytes) {
                 Poll::Ready(result) => result,
                 Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             },
@@ -140,6 +141,7 @@ impl Stream {
 
     /// Bytes of those given that may have been sent if `poll_write` has failed. TLS takes many, sends them
     /// one record after the other, and does not tell how many it had sent when it failed.
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables))]
     pub(super) fn sent_by_failed_write(&self, given: usize) -> usize {
         match self {
             Self::Plain(_) => 0,
@@ -184,12 +186,13 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables))]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             // The socket has everything.
             Self::Plain(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => Pin::new(stream).poll_flush(_cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
