@@ -16,7 +16,7 @@ use crate::{
         server_process::{ServerProcess, refused},
         wait_until,
     },
-    nodes::{Exclusive, Setup, Tls, exclusive},
+    nodes::{Exclusive, Setup, Tls, exclusive, shared},
     servers::{STORE_TIMEOUT, client, keys_by_master, within},
 };
 
@@ -42,22 +42,27 @@ impl Authority {
         let names = ["127.0.0.1".to_owned(), "node.test".to_owned()];
         let params = CertificateParams::new(names).unwrap();
         let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap().pem();
+        let key = key.serialize_pem();
+        let own = (
+            &Pem::from_text("certificate", &*certificate),
+            &Pem::from_text("key", &*key),
+        );
         Tls {
             ca: self.0.pem(),
-            certificate: params.signed_by(&key, &self.0).unwrap().pem(),
-            key: key.serialize_pem(),
-            client: client_config(&self.pem(), None).unwrap(),
+            client: client_config(&self.pem(), Some(own)).unwrap(),
+            certificate,
+            key,
         }
     }
 }
 
-fn nodes(authority: &Authority, replicas: usize) -> Exclusive {
-    let setup = Setup::durable();
-    exclusive(Setup {
-        replicas,
+fn setup(authority: &Authority) -> Setup {
+    Setup {
+        replicas: 0,
         tls: Some(authority.vouch()),
-        ..setup
-    })
+        ..Setup::durable()
+    }
 }
 
 fn rediss(nodes: &Exclusive) -> Vec<String> {
@@ -80,7 +85,7 @@ fn values_are_put_and_got_over_tls() {
     // More than TLS holds for a socket at a time.
     const LONG: usize = 200_000;
     let authority = Authority::new("one");
-    let nodes = nodes(&authority, 0);
+    let nodes = exclusive(setup(&authority));
     let store = connect(builder(&authority), &rediss(&nodes)).unwrap();
     let server = Server::builder().store(store).max_line(1 << 20);
     let server = TestServer::start(server.build());
@@ -121,7 +126,7 @@ fn values_are_put_and_got_over_tls() {
 fn what_does_not_fit_the_nodes_is_a_clear_error() {
     let _bound = within(60);
     let authority = Authority::new("one");
-    let nodes = nodes(&authority, 0);
+    let nodes = exclusive(setup(&authority));
     let seeds = rediss(&nodes);
     let refused = |builder, nodes: &[String], reason: &str| {
         let error = connect(builder, nodes).unwrap_err();
@@ -154,19 +159,30 @@ fn what_does_not_fit_the_nodes_is_a_clear_error() {
 #[test]
 fn a_node_without_tls_is_a_clear_error() {
     let _bound = within(60);
-    let nodes = crate::nodes::shared();
+    let nodes = shared();
     let error = connect(builder(&Authority::new("one")), &nodes.addresses()).unwrap_err();
     assert!(error.contains("may not speak TLS"), "{error}");
 }
 
-/// The example server has to have been built with both features.
+/// The example server has to have been built with both features. These nodes ask for its certificate.
 #[test]
 fn the_program_speaks_tls_to_the_nodes() {
     let authority = Authority::new("one");
-    let nodes = nodes(&authority, 0);
-    let name = format!("keywire-cluster-ca-{}.pem", std::process::id());
-    let ca = std::env::temp_dir().join(name);
-    fs::write(&ca, authority.0.pem()).unwrap();
+    let nodes = exclusive(setup(&authority).with("tls-auth-clients", "yes"));
+    let own = authority.vouch();
+    let name = format!("keywire-cluster-tls-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir(&directory).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let (ca, certificate, key) = (
+        file("ca.pem", &own.ca),
+        file("cert.pem", &own.certificate),
+        file("key.pem", &own.key),
+    );
     let command = || {
         let mut command = Command::new(example("server"));
         command.args(["--listen", "127.0.0.1:0", "--cluster"]);
@@ -175,7 +191,19 @@ fn the_program_speaks_tls_to_the_nodes() {
     };
     let (code, words) = refused(&mut command());
     assert!(code > 0 && words.contains("--cluster-ca"), "{words}");
-    let mut server = ServerProcess::spawn(command().arg("--cluster-ca").arg(&ca));
+    let with_ca = || {
+        let mut command = command();
+        command.arg("--cluster-ca").arg(&ca);
+        command
+    };
+    let (code, words) = refused(&mut with_ca());
+    // The node's alert, or that it has closed the connection, whichever is seen first.
+    assert!(code > 0 && words.contains(&rediss(&nodes)[0]), "{words}");
+    let mut with_own = with_ca();
+    with_own.arg("--cluster-cert").arg(&certificate);
+    with_own.arg("--cluster-key").arg(&key);
+    with_own.args(["--cluster-tls-name", "node.test"]);
+    let mut server = ServerProcess::spawn(&mut with_own);
     let mut client = server.connect();
     client.send("Put:user:alice\nGet:user\n");
     let (lines, _) = client.sync();
@@ -184,5 +212,5 @@ fn the_program_speaks_tls_to_the_nodes() {
     server.signal("-TERM");
     let (status, words) = server.wait();
     assert!(status.success(), "{words}");
-    fs::remove_file(&ca).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
 }
