@@ -16,8 +16,9 @@ use crate::{
         server_process::{ServerProcess, refused},
         wait_until,
     },
+    load::{Load, check, check_order, lists},
     nodes::{Exclusive, Setup, Tls, exclusive, shared},
-    servers::{STORE_TIMEOUT, client, keys_by_master, within},
+    servers::{STORE_TIMEOUT, client, keys_by_master, server_with, within},
 };
 
 /// One that vouches for others.
@@ -120,6 +121,28 @@ fn values_are_put_and_got_over_tls() {
         let values = client.get(&groups[1][0]).await.unwrap();
         assert_eq!(values, [&b"alice"[..], &long, b"bob"]);
     });
+}
+
+/// None is lost that was answered, and none is there twice, whatever TLS held when a node was killed.
+#[test]
+fn writes_are_applied_once_while_nodes_are_killed() {
+    let authority = Authority::new("one");
+    let nodes = exclusive(setup(&authority));
+    let groups = keys_by_master(&nodes, 4);
+    let config = client_config(&authority.pem(), None).unwrap();
+    let servers = [(); 2].map(|()| server_with(&nodes, "tls:", |it| it.tls(config.clone())));
+    let load = Load::start(&servers, &groups);
+    for index in 0..nodes.len() {
+        load.await_applied(&[0, 1, 2], 50);
+        nodes.kill(index);
+        nodes.restart(index);
+    }
+    load.await_applied(&[0, 1, 2], 50);
+    let records = load.finish();
+    check_order(&records);
+    let tally = check(&records, &lists(&servers[0], &groups));
+    eprintln!("tls: {tally}");
+    assert_eq!(tally.lost, 0, "{tally}");
 }
 
 #[test]
