@@ -6,6 +6,7 @@
 //! cargo run --release --example server -- --listen localhost:9999 --listen unix:/tmp/keywire.sock
 //! cargo run --release --features disk --example server -- --data DIR
 //! cargo run --release --features cluster --example server -- --cluster HOST:PORT
+//! cargo run --release --features cluster,tls --example server -- --cluster rediss://HOST:PORT --cluster-ca ca.pem
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 

@@ -33,7 +33,8 @@ pub(crate) struct Options {
     /// replaces it
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
     pub(crate) min_log: u64,
-    /// Keep the values on a Redis or Valkey Cluster. Any of its nodes will do; the others are found
+    /// Keep the values on a Redis or Valkey Cluster. Any of its nodes will do; the others are found.
+    /// rediss://HOST:PORT is TLS, and needs --cluster-ca
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["data", "sync"])]
     pub(crate) cluster: Vec<String>,
     /// How the names of keys in the cluster begin [default: keywire:]
@@ -48,6 +49,18 @@ pub(crate) struct Options {
     /// A file with the password of the cluster's nodes
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pub(crate) cluster_secret_file: Option<PathBuf>,
+    /// Speak TLS to the cluster's nodes. Their certificates are vouched for by an authority in this PEM file
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub(crate) cluster_ca: Option<PathBuf>,
+    /// The name in the certificates of the cluster's nodes [default: the host of each]
+    #[arg(long, value_name = "NAME", requires = "cluster_ca")]
+    pub(crate) cluster_tls_name: Option<String>,
+    /// The server's own certificate, for nodes that ask for one
+    #[arg(long, value_name = "FILE", requires_all = ["cluster_ca", "cluster_key"])]
+    pub(crate) cluster_cert: Option<PathBuf>,
+    /// The key that belongs to it
+    #[arg(long, value_name = "FILE", requires = "cluster_cert")]
+    pub(crate) cluster_key: Option<PathBuf>,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = threads)]
     pub(crate) threads: usize,

@@ -27,6 +27,7 @@ mod sequence;
 #[cfg(test)]
 mod simulation;
 mod slots;
+mod stream;
 mod subscriptions;
 mod watching;
 
@@ -44,6 +45,8 @@ use smallvec::SmallVec;
 use super::{
     Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
 };
+#[cfg(feature = "tls")]
+use crate::tls::rustls::{ClientConfig, pki_types::ServerName};
 use crate::{
     Clock, Error, Secret,
     protocol::{Operation, Topic},
@@ -54,6 +57,7 @@ use layout::Layout;
 use resp::Reply;
 use router::{Config, Router};
 use slots::BUCKETS;
+use stream::Connector;
 use watching::Ticket;
 
 /// Buckets whose keys are asked for together.
@@ -72,6 +76,10 @@ pub struct ClusterBuilder {
     replicas: usize,
     timeout: Duration,
     secret: Option<Secret>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<ClientConfig>>,
+    #[cfg(feature = "tls")]
+    tls_name: Option<ServerName<'static>>,
 }
 
 impl ClusterBuilder {
@@ -119,12 +127,62 @@ impl ClusterBuilder {
         }
     }
 
-    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do.
+    /// Speaks TLS to all nodes, as this configuration says: one of
+    /// [`client_config`](crate::tls::client_config), or one's own. Default: no TLS.
+    ///
+    /// A node's certificate has to hold its host: the one that was given for the first node, and for the
+    /// others the one that the cluster gives, which is an address unless the nodes are set up to give names
+    /// (`cluster-preferred-endpoint-type hostname`). If the certificates hold another name, see
+    /// [`tls_name`](Self::tls_name).
+    ///
+    /// ```no_run
+    /// use keywire::{store::Cluster, tls};
+    ///
+    /// # futures_lite::future::block_on(async {
+    /// let config = tls::client_config(&tls::Pem::from_file("ca.pem")?, None)?;
+    /// let cluster = Cluster::builder().tls(config).connect(["rediss://10.0.0.1:6379"]).await?;
+    /// # drop(cluster);
+    /// # Ok::<(), keywire::Error>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(self, config: Arc<ClientConfig>) -> Self {
+        Self {
+            tls: Some(config),
+            ..self
+        }
+    }
+
+    /// The name that the certificates of all nodes have to hold, for [`tls`](Self::tls). Default: each node's
+    /// host.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_name(self, name: ServerName<'static>) -> Self {
+        Self {
+            tls_name: Some(name),
+            ..self
+        }
+    }
+
+    fn connector(&self) -> Connector {
+        Connector {
+            #[cfg(feature = "tls")]
+            tls: self.tls.as_ref().map(|config| stream::Tls {
+                connector: config.clone().into(),
+                name: self.tls_name.clone(),
+            }),
+        }
+    }
+
+    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. With
+    /// `redis://` in front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
     ///
     /// # Errors
     ///
     /// [`Error::Store`] if no node answers, if the secret is wrong, if the cluster is none, if its user may not
-    /// publish to the prefix's shard channels (`&keywire:*`), or if the prefix holds a `{`.
+    /// publish to the prefix's shard channels (`&keywire:*`), if the prefix holds a `{`, or if a node's
+    /// `redis://` or `rediss://` contradicts another's or what was set up.
     pub async fn connect<A: AsRef<str>>(
         self,
         nodes: impl IntoIterator<Item = A>,
@@ -149,10 +207,13 @@ impl ClusterBuilder {
         let mut publish = Vec::new();
         let channel = [&self.prefix[..], b"{0}#check"].concat();
         resp::push_command(&mut publish, &[b"SPUBLISH", &channel, b""]);
+        let nodes = nodes.into_iter().map(|node| node.as_ref().to_owned());
+        let nodes: Vec<String> = nodes.collect();
+        let connector = self.connector();
+        seed::check_schemes(&nodes, &connector).map_err(Error::store)?;
         let mut reasons = Vec::new();
         for node in nodes {
-            let node = node.as_ref();
-            match seed::ask(node, &config, &publish).await {
+            match seed::ask(&node, &config, &connector, &publish).await {
                 Ok(seed) => {
                     let now = Instant::now();
                     let layout = Layout::new(&self.prefix, &seed.script);
@@ -160,7 +221,7 @@ impl ClusterBuilder {
                     router.node(&seed.address, now);
                     router.on_slots(&seed.slots, now);
                     return Ok(Cluster {
-                        shared: Arc::new(Shared::new(layout, router)),
+                        shared: Arc::new(Shared::new(layout, connector, router)),
                     });
                 }
                 Err(reason) => reasons.push(format!("{node}: {reason}")),
@@ -212,6 +273,10 @@ impl Cluster {
             replicas: 0,
             timeout: Duration::from_secs(5),
             secret: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            tls_name: None,
         }
     }
 

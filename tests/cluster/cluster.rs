@@ -22,5 +22,6 @@ mod program;
 mod resharding;
 mod resp;
 mod servers;
+mod tls;
 mod walks;
 mod watchers;

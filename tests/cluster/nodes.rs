@@ -20,8 +20,8 @@ use std::{
 
 use self::setup::{free_ports, guard, program, spawn};
 pub(crate) use self::{
-    setup::Setup,
-    shared::{exclusive, shared},
+    setup::{Setup, Tls},
+    shared::{Exclusive, exclusive, shared},
 };
 use crate::{
     common::{server_process::signal_to, wait_until},
@@ -82,6 +82,9 @@ impl Nodes {
                 directory: directory.clone(),
                 process: Mutex::new(None),
             };
+            if let Some(tls) = &self.setup.tls {
+                tls.write_files(&directory);
+            }
             let lines = self.setup.lines(port, bus, &directory);
             fs::write(directory.join("redis.conf"), lines).unwrap();
             *node.process.lock().unwrap() = Some(spawn(program, &directory));
@@ -111,7 +114,7 @@ impl Nodes {
     }
 
     fn ping(&self, node: &Node) -> io::Result<Value> {
-        Resp::connect(node.port, self.setup.secret)?.ask(["PING"])
+        self.connect_to(node)?.ask(["PING"])
     }
 
     fn running(&self) -> Vec<usize> {
@@ -139,7 +142,12 @@ impl Nodes {
     }
 
     pub(crate) fn connect(&self, index: usize) -> io::Result<Resp> {
-        Resp::connect(self.nodes[index].port, self.setup.secret)
+        self.connect_to(&self.nodes[index])
+    }
+
+    fn connect_to(&self, node: &Node) -> io::Result<Resp> {
+        let tls = self.setup.tls.as_ref().map(|tls| &tls.client);
+        Resp::connect(node.port, self.setup.secret, tls)
     }
 
     /// The reply of a node that has to give one.

@@ -2,9 +2,12 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, TcpStream},
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
+
+use keywire::tls::rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 /// How long a node may take for a reply. One that is stopped gives none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,15 +53,32 @@ impl Value {
 }
 
 /// A connection to a node.
-pub(crate) struct Resp(BufReader<TcpStream>);
+pub(crate) struct Resp(BufReader<Box<dyn Stream>>);
+
+trait Stream: io::Read + io::Write + Send {}
+
+impl<T: io::Read + io::Write + Send> Stream for T {}
 
 impl Resp {
-    pub(crate) fn connect(port: u16, secret: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn connect(
+        port: u16,
+        secret: Option<&str>,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> io::Result<Self> {
         let address = (Ipv4Addr::LOCALHOST, port).into();
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some(config) => {
+                let name = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
+                let connection = ClientConnection::new(config.clone(), name);
+                let connection = connection.map_err(io::Error::other)?;
+                Box::new(StreamOwned::new(connection, stream))
+            }
+        };
         let mut connection = Self(BufReader::new(stream));
         if let Some(secret) = secret {
             connection.ask(["AUTH", secret])?;

@@ -58,10 +58,7 @@ fn survives(wrapper: &[&str], only_its_files: bool) -> Outcome {
         ["log-N", "snapshot-N", "snapshot-N.new"].map(|name| name.replace('N', &number.to_string()))
     });
     let file = |name: String| directory.path().join(name).display().to_string();
-    let files: Vec<String> = names
-        .chain([String::new(), "lock".into()])
-        .map(file)
-        .collect();
+    let files: Vec<String> = names.chain(["lock".into()]).map(file).collect();
     let path = directory.path().display().to_string();
     let only = files.iter().chain([&path]);
     let only = only.flat_map(|file| ["-P", file.as_str()]);

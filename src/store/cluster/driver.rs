@@ -2,22 +2,20 @@
 
 use std::{
     future::{Future, poll_fn},
-    io::{self, Read as _, Write as _},
-    net::TcpStream,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
-use futures_lite::future;
+use futures_lite::AsyncWrite as _;
 
 use super::{
     layout::Layout,
     resp::{Malformed, Scanner},
-    router::{CONNECT_TIMEOUT, Router},
-    slots::Address,
+    router::Router,
+    stream::{Connector, Stream},
     watching::SharedWatching,
 };
 use crate::Clock;
@@ -31,7 +29,7 @@ pub(super) const MAX_REPLY: usize = 512 * 1024 * 1024;
 /// Reads of one node before the others have their turns.
 const READS: usize = 4;
 
-type Connect = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
+type Connect = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
 /// What the store and its driver share.
 pub(super) struct Shared {
@@ -39,6 +37,7 @@ pub(super) struct Shared {
     /// How long a command waits for its node.
     pub(super) timeout: Duration,
     pub(super) watching: SharedWatching,
+    pub(super) connector: Connector,
     state: Mutex<State>,
 }
 
@@ -50,7 +49,7 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(layout: Layout, router: Router) -> Self {
+    pub(super) fn new(layout: Layout, connector: Connector, router: Router) -> Self {
         let state = State {
             router,
             driver: None,
@@ -60,6 +59,7 @@ impl Shared {
             layout,
             timeout: state.router.config.timeout,
             watching: SharedWatching::new(),
+            connector,
             state: Mutex::new(state),
         }
     }
@@ -83,28 +83,6 @@ impl State {
     }
 }
 
-pub(super) async fn connect(address: Address) -> io::Result<Async<TcpStream>> {
-    let connect = async {
-        let addresses = async_net::resolve((address.host.as_str(), address.port)).await?;
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match Async::<TcpStream>::connect(address).await {
-                Ok(stream) => {
-                    stream.get_ref().set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    let late = async {
-        Timer::after(CONNECT_TIMEOUT).await;
-        Err(io::ErrorKind::TimedOut.into())
-    };
-    future::or(connect, late).await
-}
-
 enum Connection {
     None,
     Connecting(Connect),
@@ -112,7 +90,7 @@ enum Connection {
 }
 
 struct Open {
-    stream: Async<TcpStream>,
+    stream: Stream,
     /// The count of the node when it was opened.
     closed: u64,
     /// What was read, and how far it was handled; what is behind `end` is free.
@@ -202,7 +180,8 @@ impl Driver {
         self.connections.resize_with(nodes, || Connection::None);
         let mut has_begun = false;
         while let Some((node, address)) = state.router.next_connect() {
-            self.connections[node] = Connection::Connecting(Box::pin(connect(address)));
+            let connect = self.shared.connector.clone().connect(address);
+            self.connections[node] = Connection::Connecting(Box::pin(connect));
             has_begun = true;
         }
         has_begun
@@ -285,7 +264,7 @@ impl Open {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(ready) => ready?,
             }
-            while self.read()? {
+            while self.read(cx)? {
                 self.handle(node, shared, now)
                     .map_err(|Malformed| io::ErrorKind::InvalidData)?;
             }
@@ -294,7 +273,7 @@ impl Open {
     }
 
     /// Reads once. `false` if there is nothing.
-    fn read(&mut self) -> io::Result<bool> {
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -310,7 +289,7 @@ impl Open {
                 self.input.resize(length, 0);
             }
         }
-        match self.stream.get_ref().read(&mut self.input[self.end..]) {
+        match self.stream.read_ready(&mut self.input[self.end..], cx) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(bytes) => {
                 self.end += bytes;
@@ -353,28 +332,25 @@ impl Open {
                 self.written = 0;
                 shared.state().router.take_out(node, &mut self.output, now);
                 if self.output.is_empty() {
-                    return Ok(());
+                    return match Pin::new(&mut self.stream).poll_flush(cx) {
+                        Poll::Pending => Ok(()),
+                        Poll::Ready(result) => result,
+                    };
                 }
             }
-            match self.stream.get_ref().write(&self.output[self.written..]) {
-                Ok(bytes) => {
+            let bytes = &self.output[self.written..];
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(bytes)) => {
                     self.written += bytes;
                     shared.state().router.on_written(node, bytes);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match self.poll_writable(cx) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(ready) => ready?,
-                    }
+                Poll::Ready(Err(error)) => {
+                    let sent = self.stream.sent_by_failed_write(bytes.len());
+                    shared.state().router.on_written(node, sent);
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
             }
         }
-    }
-
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.stream.poll_writable(cx))?;
-        Poll::Ready(Ok(()))
     }
 }

@@ -1,15 +1,15 @@
 //! The first question to a cluster: who is there?
 
-use std::{io, net::TcpStream};
+use std::io;
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 
 use super::{
-    driver::connect,
     resp::{Reply, Scanner},
     router::{CONNECT_TIMEOUT, Config},
     slots::{Address, SlotRange, parse_slots},
+    stream::{Connector, Stream},
 };
 
 pub(super) struct Seed {
@@ -19,17 +19,50 @@ pub(super) struct Seed {
     pub(super) slots: Vec<SlotRange>,
 }
 
+/// Splits `redis://HOST:PORT` and the like: whether it asks for TLS, if it says, and HOST:PORT.
+fn split(node: &str) -> (Option<bool>, &str) {
+    let (scheme, rest) = match node.split_once("://") {
+        Some(("redis", rest)) => (Some(false), rest),
+        Some(("rediss", rest)) => (Some(true), rest),
+        _ => (None, node),
+    };
+    (scheme, rest.trim_end_matches('/'))
+}
+
+/// Whether nodes of these names can be connected to in this way.
+pub(super) fn check_schemes(nodes: &[String], connector: &Connector) -> Result<(), String> {
+    let find = |tls| nodes.iter().find(|node| split(node).0 == Some(tls));
+    match (find(false), find(true), connector.is_tls()) {
+        (Some(plain), Some(tls), _) => Err(format!(
+            "{plain} is without TLS and {tls} with it: all nodes of a cluster are reached in one way"
+        )),
+        (None, Some(tls), false) => Err(format!("{tls}: {WANTS_TLS}")),
+        (Some(plain), None, true) => Err(format!(
+            "{plain}: redis:// is without TLS, but TLS is set up; with it, it is rediss://"
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(feature = "tls")]
+const WANTS_TLS: &str =
+    "rediss:// is TLS, and ClusterBuilder::tls has not said who vouches for the nodes";
+
+#[cfg(not(feature = "tls"))]
+const WANTS_TLS: &str = "rediss:// is TLS, and keywire was built without its feature `tls`";
+
 /// Asks a node. `publish` is a command that it has to allow, on a channel that nobody has. The error is for a
 /// person, and shows no secret.
-pub(super) async fn ask(node: &str, config: &Config, publish: &[u8]) -> Result<Seed, String> {
-    if node.starts_with("rediss://") {
-        return Err("TLS to a cluster is not supported".into());
-    }
-    let name = node.strip_prefix("redis://").unwrap_or(node);
-    let address =
-        Address::parse(name.trim_end_matches('/'), "127.0.0.1").ok_or("that is not HOST:PORT")?;
+pub(super) async fn ask(
+    node: &str,
+    config: &Config,
+    connector: &Connector,
+    publish: &[u8],
+) -> Result<Seed, String> {
+    let address = Address::parse(split(node).1, "127.0.0.1").ok_or("that is not HOST:PORT")?;
     let ask = async {
-        let mut stream = connect(address.clone()).await.map_err(text)?;
+        let stream = connector.clone().connect(address.clone());
+        let mut stream = stream.await.map_err(text)?;
         if let Some(auth) = &config.auth {
             call(&mut stream, auth).await?;
         }
@@ -69,14 +102,24 @@ fn text(error: io::Error) -> String {
     error.to_string()
 }
 
-async fn call(stream: &mut Async<TcpStream>, command: &[u8]) -> Result<Vec<u8>, String> {
-    stream.write_all(command).await.map_err(text)?;
+async fn call(stream: &mut Stream, command: &[u8]) -> Result<Vec<u8>, String> {
+    let is_plain = matches!(stream, Stream::Plain(_));
+    let lost = |error: io::Error| match is_plain {
+        true => format!("{error}; if it wants TLS, its name is rediss://HOST:PORT"),
+        false => text(error),
+    };
+    stream.write_all(command).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut scanner = Scanner::default();
     let mut reply = Vec::new();
     loop {
         let mut bytes = [0; 4096];
-        match stream.read(&mut bytes).await.map_err(text)? {
-            0 => return Err("it has closed the connection".into()),
+        match stream.read(&mut bytes).await.map_err(lost)? {
+            0 => return Err(lost(io::Error::other("it has closed the connection"))),
+            // An alert of TLS.
+            _ if is_plain && bytes[0] == 0x15 && reply.is_empty() => {
+                return Err(lost(io::Error::other("it is no Redis")));
+            }
             length => reply.extend_from_slice(&bytes[..length]),
         }
         match scanner.scan(&reply) {
@@ -89,5 +132,27 @@ async fn call(stream: &mut Async<TcpStream>, command: &[u8]) -> Result<Vec<u8>, 
                 };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_that_do_not_fit_are_refused() {
+        let check = |nodes: &[&str]| {
+            let nodes: Vec<_> = nodes.iter().map(|&node| node.to_owned()).collect();
+            check_schemes(&nodes, &Connector::default())
+        };
+        assert_eq!(check(&["redis://a:1", "b:2", "[::1]:3"]), Ok(()));
+        let mixed = check(&["redis://a:1", "rediss://b:2"]).unwrap_err();
+        assert!(mixed.contains("in one way"), "{mixed}");
+        let wanted = check(&["a:1", "rediss://b:2"]).unwrap_err();
+        let reason = match cfg!(feature = "tls") {
+            true => "ClusterBuilder::tls",
+            false => "feature `tls`",
+        };
+        assert!(wanted.contains(reason), "{wanted}");
     }
 }

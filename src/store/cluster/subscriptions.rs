@@ -3,20 +3,20 @@
 use std::{
     collections::HashMap,
     future::{Future, poll_fn},
-    io::{self, Read as _, Write as _},
-    net::TcpStream,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use async_io::Async;
+use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
 use super::{
-    driver::{MAX_REPLY, Shared, connect},
+    driver::{MAX_REPLY, Shared},
     feed::{Event, Feed},
     slots::BUCKETS,
+    stream::Stream,
 };
 use crate::Clock;
 
@@ -38,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 64 * 1024;
 const READS: usize = 4;
 
-type Connect = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
+type Connect = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
 /// How far the subscription to a bucket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Place {
 
 enum Link {
     Connecting(Connect),
-    Open(Async<TcpStream>),
+    Open(Stream),
 }
 
 struct Connection {
@@ -247,28 +247,32 @@ impl Subscriptions {
             let Some(connection) = self.connections.get_mut(&number) else {
                 return Ok(is_lost);
             };
-            let Link::Open(stream) = &connection.link else {
+            let Link::Open(stream) = &mut connection.link else {
                 return Ok(is_lost);
             };
-            match stream.poll_readable(cx) {
-                Poll::Pending => return Ok(is_lost),
-                Poll::Ready(ready) => ready?,
+            // TLS may have read more than it has given.
+            if matches!(stream, Stream::Plain(_)) {
+                match stream.poll_readable(cx) {
+                    Poll::Pending => return Ok(is_lost),
+                    Poll::Ready(ready) => ready?,
+                }
             }
             let length = connection.input.len();
             if length > MAX_REPLY {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             connection.input.resize(length + READ_BYTES, 0);
-            let read = stream.get_ref().read(&mut connection.input[length..]);
-            connection
-                .input
-                .truncate(length + *read.as_ref().unwrap_or(&0));
+            let read = Pin::new(stream).poll_read(cx, &mut connection.input[length..]);
+            let bytes = match &read {
+                Poll::Ready(Ok(bytes)) => *bytes,
+                _ => 0,
+            };
+            connection.input.truncate(length + bytes);
             match read {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => is_lost |= self.handle(number, now)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Poll::Pending => return Ok(is_lost),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(_)) => is_lost |= self.handle(number, now)?,
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
         cx.waker().wake_by_ref();
@@ -345,21 +349,17 @@ impl Subscriptions {
             return Ok(());
         };
         while *written < feed.out.len() {
-            match stream.get_ref().write(&feed.out[*written..]) {
-                Ok(bytes) => *written += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match stream.poll_writable(cx) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(ready) => ready?,
-                    }
-                }
-                Err(error) => return Err(error),
+            match Pin::new(&mut *stream).poll_write(cx, &feed.out[*written..]) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(bytes) => *written += bytes?,
             }
         }
         feed.out.clear();
         *written = 0;
-        Ok(())
+        match Pin::new(stream).poll_flush(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(flushed) => flushed,
+        }
     }
 
     /// The connection is gone, and what was subscribed on it is lost.
@@ -422,7 +422,9 @@ impl Subscriptions {
                 // It is to be polled.
                 cx.waker().wake_by_ref();
                 Connection {
-                    link: Link::Connecting(Box::pin(connect(addresses[owner].clone()))),
+                    link: Link::Connecting(Box::pin(
+                        shared.connector.clone().connect(addresses[owner].clone()),
+                    )),
                     node: owner,
                     feed: Feed::new(auth.as_deref(), now),
                     input: Vec::new(),

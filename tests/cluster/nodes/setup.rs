@@ -1,12 +1,15 @@
 //! How nodes are set up and started.
 
 use std::{
-    env,
+    env, fs,
     net::{Ipv4Addr, TcpListener},
-    path::Path,
+    path::{Display, Path},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
+
+use keywire::tls::rustls::ClientConfig;
 
 /// When a node counts as gone, in ms.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -14,6 +17,40 @@ pub(crate) const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Below what systems use for the ports of outgoing connections: a node that comes back finds its
 /// port free.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// The certificate of all nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) ca: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    /// How tests speak to a node.
+    pub(crate) client: Arc<ClientConfig>,
+}
+
+impl Tls {
+    pub(super) fn write_files(&self, directory: &Path) {
+        let files = [
+            ("ca.pem", &self.ca),
+            ("cert.pem", &self.certificate),
+            ("key.pem", &self.key),
+        ];
+        for (name, text) in files {
+            fs::write(directory.join(name), text).unwrap();
+        }
+    }
+
+    fn settings(directory: Display<'_>) -> [(&'static str, String); 6] {
+        [
+            ("tls-ca-cert-file", format!("{directory}/ca.pem")),
+            ("tls-cert-file", format!("{directory}/cert.pem")),
+            ("tls-key-file", format!("{directory}/key.pem")),
+            ("tls-cluster", "yes".into()),
+            ("tls-replication", "yes".into()),
+            ("tls-auth-clients", "no".into()),
+        ]
+    }
+}
 
 /// How a cluster is set up.
 #[derive(Clone, Debug)]
@@ -25,6 +62,8 @@ pub(crate) struct Setup {
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// What clients and nodes have to say.
     pub(crate) secret: Option<&'static str>,
+    /// Then nothing is without TLS, also between nodes.
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Setup {
@@ -34,6 +73,7 @@ impl Default for Setup {
             replicas: 1,
             settings: Vec::new(),
             secret: None,
+            tls: None,
         }
     }
 }
@@ -77,6 +117,12 @@ impl Setup {
             ("pidfile", format!("{place}/pid")),
             ("logfile", format!("{place}/log")),
         ]);
+        if self.tls.is_some() {
+            settings.retain(|&(name, _)| name != "port");
+            settings.push(("port", "0".into()));
+            settings.push(("tls-port", port.to_string()));
+            settings.extend(Tls::settings(place));
+        }
         if let Some(secret) = self.secret {
             settings.push(("requirepass", secret.into()));
             settings.push(("masterauth", secret.into()));
