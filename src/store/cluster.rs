@@ -69,6 +69,9 @@ const MAX_SLOT_KEYS: usize = 1 << 20;
 /// The shortest time that may be set by [`ClusterBuilder::timeout`].
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 
+/// The longest one: a day.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Sets up a [`Cluster`]. Made by [`Cluster::builder`].
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
@@ -109,11 +112,11 @@ impl ClusterBuilder {
     }
 
     /// How long a command waits for its node. Then a command that was not sent fails, and a write that was
-    /// sent is `unconfirmed`. Default: 5 s; minimum: 10 ms.
+    /// sent is `unconfirmed`. Default: 5 s; minimum: 10 ms; maximum: a day.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self {
-            timeout: timeout.max(MIN_TIMEOUT),
+            timeout: timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT),
             ..self
         }
     }
@@ -433,13 +436,19 @@ async fn list_keys(
     page: &mut KeyPage,
 ) -> Result<(), String> {
     let mut names: Vec<Vec<Vec<u8>>> = buckets.clone().map(|_| Vec::new()).collect();
+    // As they are at first: the owner may change between the two.
+    let owners: Vec<Option<usize>> = {
+        let state = shared.state();
+        let owners = buckets.clone().map(|bucket| state.router.owner(bucket));
+        owners.collect()
+    };
     for at_owner in [true, false] {
         let mut requests = Vec::new();
         let mut places = Vec::new();
         {
             let state = shared.state();
             for (place, bucket) in buckets.clone().enumerate() {
-                let owner = state.router.owner(bucket);
+                let owner = owners[place];
                 let slot = state.router.slot(bucket);
                 let masters = state.router.masters();
                 for node in masters.filter(|&node| (Some(node) == owner) == at_owner) {

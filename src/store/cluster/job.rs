@@ -324,13 +324,12 @@ fn refusal(error: &[u8]) -> String {
 
 /// Whether a script that ended with this error has not begun.
 fn leaves_nothing(error: &[u8]) -> bool {
-    let codes: [&[u8]; 8] = [
+    let codes: [&[u8]; 7] = [
         b"UNAPPLIED",
         b"OOM",
         b"MISCONF",
         b"NOREPLICAS",
         b"NOAUTH",
-        b"NOPERM",
         b"CROSSSLOT",
         b"BUSY",
     ];

@@ -76,6 +76,12 @@ impl Default for Scanner {
 }
 
 impl Scanner {
+    fn expect(&mut self, elements: u64) -> Result<(), Malformed> {
+        let all = self.elements.checked_add(elements);
+        self.elements = all.ok_or(Malformed)?;
+        Ok(())
+    }
+
     /// The length of the reply that these bytes begin with, if it is whole. The same bytes have to come
     /// again, with more behind, until it is.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
@@ -94,10 +100,10 @@ impl Scanner {
                 }
                 b'*' => {
                     let length = number(line).ok_or(Malformed)?;
-                    self.elements += u64::try_from(length).unwrap_or(0);
+                    self.expect(u64::try_from(length).unwrap_or(0))?;
                 }
-                b'>' => self.elements += elements(line)?,
-                b'%' => self.elements += 2 * elements(line)?,
+                b'>' => self.expect(elements(line)?)?,
+                b'%' => self.expect(elements(line)?.saturating_mul(2))?,
                 _ => return Err(Malformed),
             }
             if end > bytes.len() {

@@ -31,6 +31,10 @@ fn split(node: &str) -> (Option<bool>, &str) {
 
 /// Whether nodes of these names can be connected to in this way.
 pub(super) fn check_schemes(nodes: &[String], connector: &Connector) -> Result<(), String> {
+    if nodes.iter().any(|node| node.contains('@')) {
+        // The name is not shown: it may hold a password.
+        return Err("a node is HOST:PORT; its password is set apart, not with the name".into());
+    }
     let find = |tls| nodes.iter().find(|node| split(node).0 == Some(tls));
     match (find(false), find(true), connector.is_tls()) {
         (Some(plain), Some(tls), _) => Err(format!(
@@ -146,6 +150,8 @@ mod tests {
             check_schemes(&nodes, &Connector::default())
         };
         assert_eq!(check(&["redis://a:1", "b:2", "[::1]:3"]), Ok(()));
+        let password = check(&["redis://user:word@a:1"]).unwrap_err();
+        assert!(!password.contains("word@"), "{password}");
         let mixed = check(&["redis://a:1", "rediss://b:2"]).unwrap_err();
         assert!(mixed.contains("in one way"), "{mixed}");
         let wanted = check(&["a:1", "rediss://b:2"]).unwrap_err();

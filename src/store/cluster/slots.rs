@@ -59,7 +59,11 @@ impl Address {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         Some(Self {
-            host: if host.is_empty() { default } else { host }.to_string(),
+            // The second is a host that the node does not know.
+            host: match host {
+                "" | "?" => default.to_string(),
+                host => host.to_string(),
+            },
             port: port.parse().ok()?,
         })
     }

@@ -308,6 +308,7 @@ impl Router {
     /// Looks at what is late. To be called every [`TICK`] while commands are under way.
     pub(in super::super) fn on_time(&mut self, now: Instant) {
         self.close_late(now);
+        let mut has_expired = false;
         while let Some(&(job, number, deadline)) = self.deadlines.front() {
             let is_over = self
                 .jobs
@@ -319,7 +320,11 @@ impl Router {
             self.deadlines.pop_front();
             if !is_over {
                 self.expire(job);
+                has_expired = true;
             }
+        }
+        if has_expired {
+            self.drop_settled(now);
         }
         self.release_all(now);
         self.refresh_slots(now);
@@ -369,6 +374,18 @@ impl Router {
                 State::Waiting => Outcome::Failed(ABSENT.into()),
             };
             self.settle(id, outcome);
+        }
+    }
+
+    /// What waits for a node that is gone is not kept beyond its time.
+    fn drop_settled(&mut self, now: Instant) {
+        for node in 0..self.nodes.len() {
+            for id in std::mem::take(&mut self.nodes[node].waiting) {
+                match self.is_settled(id) {
+                    true => self.leave_active(id, now),
+                    false => self.nodes[node].waiting.push_back(id),
+                }
+            }
         }
     }
 

@@ -199,3 +199,19 @@ fn a_reply_that_is_too_long_fails_its_request_at_once() {
     assert!(matches!(outcomes[..], [Outcome::Failed(_)]), "{outcomes:?}");
     assert!(node.router.take(other).is_none());
 }
+
+#[test]
+fn what_waits_for_a_node_that_is_gone_is_kept_no_longer_than_its_time() {
+    let mut fixture = Fixture::new(0);
+    fixture.router.on_closed(0, fixture.now);
+    for _ in 0..3 {
+        let job = fixture.submit(&[put(b"a"), get(b"b")]);
+        fixture.now += TIMEOUT;
+        fixture.router.on_time(fixture.now);
+        let outcomes = fixture.outcomes(job);
+        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        assert!(outcomes.iter().all(failed), "{outcomes:?}");
+    }
+    assert!(fixture.router.jobs.is_empty());
+    assert!(fixture.router.nodes[0].waiting.is_empty());
+}
