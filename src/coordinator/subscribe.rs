@@ -7,7 +7,7 @@ use crate::{
     protocol::{Command, Topic, push_watch},
     shared::limits::Limits,
     store::{
-        Store, Submission, TurnGuard, WatchRequest,
+        Order, Store, Submission, TurnGuard, WatchRequest,
         rejection::Rejection,
         turn::{Turn, TurnState},
     },
@@ -45,7 +45,7 @@ impl Coordinator {
             self.answer_watch(&mut turn, &Ok(()), round);
             return Some(turn);
         };
-        if !turn.progress.replies.is_empty() {
+        if S::ORDER != Order::Immediate && !turn.progress.replies.is_empty() {
             // They are not for the store to hold up. The turn comes to this line again.
             turn.progress.state = TurnState::QuotaUsed;
             return Some(turn);
