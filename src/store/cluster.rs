@@ -66,6 +66,10 @@ const PAGE_BUCKETS: u16 = 16;
 /// Keys of a slot that are listed at most. If a slot has more, `Keys` and `GetPrefix` fail.
 const MAX_SLOT_KEYS: usize = 1 << 20;
 
+/// Nobody is to believe that the limit is kept to.
+const NO_MAX_STORE: &str =
+    "max_store is set, and a cluster has no such limit; set maxmemory on its nodes instead";
+
 /// The shortest time that may be set by [`ClusterBuilder::timeout`].
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 
@@ -345,6 +349,10 @@ impl Store for Cluster {
         &mut self,
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        if batch.max_store() < u64::MAX {
+            batch.fail(NO_MAX_STORE);
+            return Submission::Done(batch);
+        }
         let max_values = batch.max_values();
         let operations: SmallVec<[Operation<'_>; 16]> = batch.operations().collect();
         let (job, ticket) = {

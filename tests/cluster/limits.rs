@@ -23,6 +23,21 @@ fn is_full(result: Result<(), Error>) -> bool {
     )
 }
 
+/// It can't be kept to, and is not left out in silence.
+#[test]
+fn max_store_is_refused() {
+    let _bound = within(30);
+    let store = store(shared(), "maxstore:", |builder| builder);
+    let server = TestServer::start(Server::builder().max_store(1 << 20).store(store).build());
+    let client = client(&server);
+    let result = future::block_on(client.put("k", "v"));
+    let code = Code::Store;
+    assert!(
+        matches!(&result, Err(Error::Refused { code: it, .. }) if *it == code),
+        "{result:?}"
+    );
+}
+
 /// The limit is kept to by the step that writes, however many servers write.
 #[test]
 fn max_values_is_kept_to_through_two_servers() {

@@ -156,6 +156,27 @@ fn a_flipped_byte_of_a_snapshot_is_found() {
     flip_all(&directory, complete[0], end, end / 40);
 }
 
+/// What a snapshot holds was in the log when it was completed. A log that ends before is no torn one.
+#[test]
+fn a_log_that_ends_before_its_snapshot_is_damaged_and_kept() {
+    let (directory, _) = unpacked();
+    for file in ["log-2", "snapshot-2.new"] {
+        fs::remove_file(directory.path().join(file)).unwrap();
+    }
+    let log = directory.path().join("log-1");
+    let data = fs::read(&log).unwrap();
+    // In the middle of a record; at the end of the first line; and nothing at all.
+    for cut in [700, 10, 0] {
+        fs::write(&log, &data[..cut]).unwrap();
+        let error = read(&directory).expect_err(&format!("{cut}"));
+        assert!(error.contains("log-1 is missing or damaged"), "{error}");
+        assert!(
+            fs::read(&log).unwrap() == data[..cut],
+            "{cut}: it has changed"
+        );
+    }
+}
+
 /// Only the log that was written last may end early.
 #[test]
 fn an_older_log_that_ends_early_is_damaged() {

@@ -110,7 +110,7 @@ pub(super) async fn load(
         };
         logs.push(loader.read_log(log, newest_log == Some(name)).await?);
     }
-    let last = loader.next.map_or(0, |next| next - 1);
+    let last = loader.last();
     // When values are read anew, all commits before `until` were on the disk.
     let is_short = until < u64::MAX && last + 1 < until;
     if (logs.is_empty() && !is_new) || last < loader.snapshot || is_short {
@@ -179,6 +179,7 @@ impl<S: Storage> Loader<'_, S> {
             if self.is_reload() {
                 return Ok(log);
             }
+            self.check_last(name)?;
             self.storage.truncate(name, 0).await?;
             log.length = 0;
             return Ok(log);
@@ -204,6 +205,7 @@ impl<S: Storage> Loader<'_, S> {
         }
         let end = reader.end().await?;
         if is_newest {
+            self.check_last(name)?;
             // A commit that has failed may have been cut off, or its sync may have failed, before the process
             // ended. Then the system may show what is not on the disk. So both are done again.
             self.storage.truncate(name, log.end).await?;
@@ -215,6 +217,20 @@ impl<S: Storage> Loader<'_, S> {
             return Err(reader.damaged(log.end));
         }
         Ok(log)
+    }
+
+    /// The number of the last commit.
+    fn last(&self) -> u64 {
+        self.next.map_or(0, |next| next - 1)
+    }
+
+    /// A snapshot is complete only if the log has all commits that are in it. Without them, the log's end is lost
+    /// and not torn, and stays as it is.
+    fn check_last(&self, log: FileName) -> io::Result<()> {
+        match self.last() < self.snapshot {
+            true => Err(missing(log)),
+            false => Ok(()),
+        }
     }
 
     /// The disk has failed: nothing may be written.

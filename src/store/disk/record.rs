@@ -274,6 +274,7 @@ mod tests {
         bytes[second..second + 1_500].fill(0);
         assert_eq!(end_of(&bytes[second..], second as u64, 7), None);
     }
+
     /// The lost sector holds the end of a record, and the beginning of the last one.
     #[test]
     fn what_is_followed_by_a_part_of_a_record_is_damaged() {
