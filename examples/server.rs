@@ -88,7 +88,7 @@ fn serve<S: Store>(
     let guarded = secret.is_some() || options.open;
     let heading = heading(options, &values);
 
-    let mut server = limited(options, secret).store(store).build();
+    let mut server = limited(options, secret).store(store).try_build()?;
     let handle = server.handle();
     let mut addresses = Vec::new();
     // Removed when this function ends, whether it has served or not.
@@ -98,12 +98,12 @@ fn serve<S: Store>(
             match bound {
                 Bound::Tcp(listener) => {
                     addresses.push(listener.local_addr()?.to_string());
-                    tls::listen(&mut server, listener, tls.clone());
+                    tls::listen(&mut server, listener, tls.as_ref());
                 }
                 Bound::Unix(listener, file) => {
                     addresses.push(format!("unix:{}", file.path().display()));
                     socket_files.push(file);
-                    tls::listen(&mut server, listener, tls.clone());
+                    tls::listen(&mut server, listener, tls.as_ref());
                 }
             }
         }

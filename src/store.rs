@@ -139,7 +139,8 @@
 //! [`Store::size`] reports how much the store holds, for the server's counters. The limits
 //! [`max_store`](crate::Builder::max_store) and [`max_values`](crate::Builder::max_values) are enforced
 //! by the store: it reads them from the [`Batch`], and answers a write that would exceed them with
-//! [`store_full`](Answer::store_full) or [`values_full`](Answer::values_full). `Memory` does both.
+//! [`store_full`](Answer::store_full) or [`values_full`](Answer::values_full). `Memory` does both. A store that
+//! can't keep to one says so by [`check_limits`](Store::check_limits) when the server is built.
 
 mod answer;
 mod batch;
@@ -185,7 +186,7 @@ pub use {
     watch::WatchRequest,
 };
 
-use crate::{Clock, protocol::Topic};
+use crate::{Clock, Error, protocol::Topic};
 
 /// What a store returns: the answer, or a future of it.
 #[derive(Debug)]
@@ -398,6 +399,19 @@ pub trait Store: Send + 'static {
     /// [`size`](Store::size).
     fn cluster_stats(&self) -> ClusterStats {
         ClusterStats::default()
+    }
+
+    /// Asks, when the server is built, whether the store keeps to the limits that were set: see
+    /// [`Batch::max_store`] and [`Batch::max_values`]. The maximum of the type is no limit. By default it keeps to
+    /// both. A store around another one passes the question on.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it can't. Then there is no server:
+    /// [`Builder::try_build`](crate::Builder::try_build) gives it back.
+    fn check_limits(&self, max_store: u64, max_values: usize) -> Result<(), Error> {
+        let _ = (max_store, max_values);
+        Ok(())
     }
 
     /// How much the store holds, for the server's counters. It is called after every round, so it should

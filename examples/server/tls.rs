@@ -38,11 +38,13 @@ pub(crate) fn config(options: &Options) -> Result<Option<Config>, &'static str> 
 pub(crate) fn listen<S: Store>(
     server: &mut Server<S>,
     listener: impl Listener,
-    config: Option<Config>,
+    config: Option<&Config>,
 ) {
     match config {
         #[cfg(feature = "tls")]
-        Some(config) => server.listen(keywire::tls::TlsListener::new(listener, config)),
+        Some(config) => server.listen(keywire::tls::TlsListener::new(listener, config.clone())),
+        #[cfg(not(feature = "tls"))]
+        Some(&none) => match none {},
         None => server.listen(listener),
     };
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::Server;
 use crate::{
-    Clock, Listener, Overflow, Secret,
+    Clock, Error, Listener, Overflow, Secret,
     listen::{StartAcceptLoop, start_accept_loop},
     shared::limits::Limits,
     store::{Memory, Store},
@@ -201,7 +201,8 @@ impl<S: Store> Builder<S> {
     ///
     /// [`StoreSize::charged`](crate::store::StoreSize::charged) is what counts: the bytes of keys and
     /// values, 64 more for each key and 8 for each value. A write that would exceed the limit is
-    /// refused with `full` and changes nothing. The store enforces this limit; [`Memory`] does.
+    /// refused with `full` and changes nothing. The store enforces this limit; [`Memory`] does. If the store
+    /// can't, the server is not [built](Self::build).
     #[must_use]
     pub fn max_store(mut self, bytes: u64) -> Self {
         self.limits.max_store = bytes;
@@ -211,7 +212,7 @@ impl<S: Store> Builder<S> {
     /// Values that one key may have. Default: no limit.
     ///
     /// A write that would add one more is refused with `full` and changes nothing. The store enforces
-    /// this limit; [`Memory`] does.
+    /// this limit; [`Memory`] does. If the store can't, the server is not [built](Self::build).
     #[must_use]
     pub fn max_values(mut self, values: usize) -> Self {
         self.limits.max_values = values;
@@ -271,13 +272,32 @@ impl<S: Store> Builder<S> {
     }
 
     /// Makes the server.
+    ///
+    /// # Panics
+    ///
+    /// If the store can't keep to [`max_store`](Self::max_store) or [`max_values`](Self::max_values), and one
+    /// is set: [`Cluster`](crate::guide::cluster) can't keep to `max_store`. If a limit is not the program's
+    /// own choice, use [`try_build`](Self::try_build).
     #[must_use]
     pub fn build(self) -> Server<S> {
+        self.try_build()
+            .unwrap_or_else(|error| panic!("the server can't be built: {error}"))
+    }
+
+    /// Makes the server, if the store keeps to the limits.
+    ///
+    /// # Errors
+    ///
+    /// What [`Store::check_limits`] says.
+    pub fn try_build(self) -> Result<Server<S>, Error> {
+        let limits = &self.limits;
+        self.store
+            .check_limits(limits.max_store, limits.max_values)?;
         let mut server = Server::from_parts(self.limits, self.clock, self.store);
         for start in self.listeners {
             server.start(start);
         }
-        server
+        Ok(server)
     }
 }
 

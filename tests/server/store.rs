@@ -1,7 +1,7 @@
 //! The contract of a store, from both sides.
 
 use keywire::{
-    Server,
+    Builder, Error, Server,
     store::{Batch, Memory, Order, Store, Submission},
 };
 
@@ -210,4 +210,47 @@ fn each_store_hashes_by_a_key_of_its_own() {
         keys.collect::<Vec<_>>()
     };
     assert_ne!(order(), order());
+}
+
+/// Keeps to no `max_store`, and wants a `max_values`.
+struct FewValues;
+
+impl Store for FewValues {
+    fn submit(
+        &mut self,
+        batch: Batch,
+    ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+        batch.done()
+    }
+
+    fn check_limits(&self, max_store: u64, max_values: usize) -> Result<(), Error> {
+        match (max_store, max_values) {
+            (u64::MAX, ..1000) => Ok(()),
+            (u64::MAX, _) => Err(Error::store("max_values is wanted")),
+            _ => Err(Error::store("max_store is beyond it")),
+        }
+    }
+}
+
+fn bounded(set_up: impl FnOnce(Builder) -> Builder) -> Builder<FewValues> {
+    set_up(Server::builder()).store(FewValues)
+}
+
+#[test]
+fn a_server_with_limits_that_its_store_can_not_keep_is_not_built() {
+    let refusal = |set_up: fn(Builder) -> Builder| {
+        let built = bounded(set_up).try_build();
+        built.err().map(|error| error.to_string())
+    };
+    assert_eq!(refusal(|builder| builder.max_values(999)), None);
+    let refused = refusal(|builder| builder).unwrap();
+    assert!(refused.contains("max_values is wanted"), "{refused}");
+    let refused = refusal(|builder| builder.max_store(1)).unwrap();
+    assert!(refused.contains("max_store is beyond it"), "{refused}");
+}
+
+#[test]
+#[should_panic(expected = "max_store is beyond it")]
+fn build_panics_with_the_reason_of_the_store() {
+    let _ = bounded(|builder| builder.max_store(1)).build();
 }
