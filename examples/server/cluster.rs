@@ -3,6 +3,8 @@
 use std::error::Error;
 
 #[cfg(feature = "cluster")]
+use clap::{CommandFactory as _, error::ErrorKind};
+#[cfg(feature = "cluster")]
 use keywire::store::{Cluster, ClusterBuilder};
 
 use crate::{options::Options, output::Output};
@@ -11,11 +13,10 @@ use crate::{options::Options, output::Output};
 #[cfg(feature = "cluster")]
 pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
     if options.max_store.is_some() {
-        return Err(
-            "--max-store can't be kept with --cluster: no server knows how much the others store; \
-             set maxmemory on the nodes"
-                .into(),
-        );
+        let reason = "--max-store can't be kept with --cluster: no server knows how much the others store; \
+                      set maxmemory on the nodes";
+        let error = Options::command().error(ErrorKind::ArgumentConflict, reason);
+        error.exit();
     }
     let mut builder = Cluster::builder()
         .replicas(options.replicas.unwrap_or(0))

@@ -15,6 +15,7 @@
 //!                                     batches ───────────┘
 //! ```
 
+mod builder;
 mod driver;
 mod feed;
 mod job;
@@ -29,6 +30,7 @@ mod simulation;
 mod slots;
 mod stream;
 mod subscriptions;
+mod walk;
 mod watching;
 
 use std::{
@@ -36,7 +38,6 @@ use std::{
     future::{Future, pending, poll_fn},
     sync::Arc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
 };
 
 use futures_lite::{Stream, future};
@@ -45,201 +46,17 @@ use smallvec::SmallVec;
 use super::{
     Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
 };
-#[cfg(feature = "tls")]
-use crate::tls::rustls::{ClientConfig, pki_types::ServerName};
 use crate::{
-    Clock, Error, Secret,
+    Clock, Error,
     protocol::{Operation, Topic},
 };
+pub use builder::ClusterBuilder;
 use driver::Shared;
-use job::{Job, Outcome, Route};
-use layout::Layout;
-use resp::Reply;
-use router::{Config, Router};
-use slots::BUCKETS;
-use stream::Connector;
+use job::Job;
 use watching::Ticket;
 
-/// Buckets whose keys are asked for together.
-const PAGE_BUCKETS: u16 = 16;
-
-/// Keys of a slot that are listed at most. If a slot has more, `Keys` and `GetPrefix` fail.
-const MAX_SLOT_KEYS: usize = 1 << 20;
-
-/// Nobody is to believe that the limit is kept to.
-const NO_MAX_STORE: &str =
-    "max_store is set, and a cluster has no such limit; set maxmemory on its nodes instead";
-
-/// The shortest time that may be set by [`ClusterBuilder::timeout`].
-const MIN_TIMEOUT: Duration = Duration::from_millis(10);
-
-/// The longest one: a day.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Sets up a [`Cluster`]. Made by [`Cluster::builder`].
-#[derive(Clone, Debug)]
-pub struct ClusterBuilder {
-    prefix: Vec<u8>,
-    replicas: usize,
-    timeout: Duration,
-    secret: Option<Secret>,
-    #[cfg(feature = "tls")]
-    tls: Option<Arc<ClientConfig>>,
-    #[cfg(feature = "tls")]
-    tls_name: Option<ServerName<'static>>,
-}
-
-impl ClusterBuilder {
-    /// How the names of all keys in the cluster begin. Services with different prefixes share a cluster. It
-    /// may hold any bytes but `{`. Default: `keywire:`.
-    #[must_use]
-    pub fn prefix(self, prefix: impl AsRef<[u8]>) -> Self {
-        Self {
-            prefix: prefix.as_ref().to_vec(),
-            ..self
-        }
-    }
-
-    /// Replicas that have to have a write before it is answered. If fewer have it within a quarter of the
-    /// [`timeout`](Self::timeout), it is `unconfirmed`. Default: 0.
-    ///
-    /// The node is asked by `WAIT`, once for all writes that were sent together. Until it answers, it
-    /// answers nothing else of this store. So while replicas are missing, a `Get` of a key on that node may
-    /// take a quarter of the timeout longer, and a write half of it. Nodes whose replicas are there are not
-    /// concerned.
-    ///
-    /// A `Get` shows what the master has. Through another server, this may be a write that is not answered
-    /// yet, and through any server one that was `unconfirmed`: such a write may be gone after a failover.
-    #[must_use]
-    pub fn replicas(self, replicas: usize) -> Self {
-        Self { replicas, ..self }
-    }
-
-    /// How long a command waits for its node. Then a command that was not sent fails, and a write that was
-    /// sent is `unconfirmed`. Default: 5 s; minimum: 10 ms; maximum: a day.
-    #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self {
-            timeout: timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT),
-            ..self
-        }
-    }
-
-    /// The password of the nodes (`requirepass`). Default: none.
-    #[must_use]
-    pub fn secret(self, secret: Secret) -> Self {
-        Self {
-            secret: Some(secret),
-            ..self
-        }
-    }
-
-    /// Speaks TLS to all nodes, as this configuration says: one of
-    /// [`client_config`](crate::tls::client_config), or one's own. Default: no TLS.
-    ///
-    /// A node's certificate has to hold its host: the one that was given for the first node, and for the
-    /// others the one that the cluster gives, which is an address unless the nodes are set up to give names
-    /// (`cluster-preferred-endpoint-type hostname`). If the certificates hold another name, see
-    /// [`tls_name`](Self::tls_name).
-    ///
-    /// ```no_run
-    /// use keywire::{store::Cluster, tls};
-    ///
-    /// # futures_lite::future::block_on(async {
-    /// let config = tls::client_config(&tls::Pem::from_file("ca.pem")?, None)?;
-    /// let cluster = Cluster::builder().tls(config).connect(["rediss://10.0.0.1:6379"]).await?;
-    /// # drop(cluster);
-    /// # Ok::<(), keywire::Error>(())
-    /// # }).unwrap();
-    /// ```
-    #[cfg(feature = "tls")]
-    #[must_use]
-    pub fn tls(self, config: Arc<ClientConfig>) -> Self {
-        Self {
-            tls: Some(config),
-            ..self
-        }
-    }
-
-    /// The name that the certificates of all nodes have to hold, for [`tls`](Self::tls). Default: each node's
-    /// host.
-    #[cfg(feature = "tls")]
-    #[must_use]
-    pub fn tls_name(self, name: ServerName<'static>) -> Self {
-        Self {
-            tls_name: Some(name),
-            ..self
-        }
-    }
-
-    fn connector(&self) -> Connector {
-        Connector {
-            #[cfg(feature = "tls")]
-            tls: self.tls.as_ref().map(|config| stream::Tls {
-                connector: config.clone().into(),
-                name: self.tls_name.clone(),
-            }),
-        }
-    }
-
-    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. With
-    /// `redis://` in front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Store`] if no node answers, if the secret is wrong, if the cluster is none, if its user may not
-    /// publish to the prefix's shard channels (`&keywire:*`), if the prefix holds a `{`, or if a node's
-    /// `redis://` or `rediss://` contradicts another's or what was set up.
-    pub async fn connect<A: AsRef<str>>(
-        self,
-        nodes: impl IntoIterator<Item = A>,
-    ) -> Result<Cluster, Error> {
-        if self.prefix.contains(&b'{') {
-            return Err(Error::store("the prefix of a cluster's keys holds a {"));
-        }
-        let auth = self.secret.as_ref().map(|secret| {
-            let mut auth = Vec::new();
-            resp::push_command(&mut auth, &[b"AUTH", secret.expose()]);
-            auth
-        });
-        let mut load = Vec::new();
-        let command: [&[u8]; 3] = [b"SCRIPT", b"LOAD", layout::SCRIPT.as_bytes()];
-        resp::push_command(&mut load, &command);
-        let config = Config {
-            timeout: self.timeout,
-            replicas: self.replicas,
-            auth,
-            load,
-        };
-        let mut publish = Vec::new();
-        let channel = [&self.prefix[..], b"{0}#check"].concat();
-        resp::push_command(&mut publish, &[b"SPUBLISH", &channel, b""]);
-        let nodes = nodes.into_iter().map(|node| node.as_ref().to_owned());
-        let nodes: Vec<String> = nodes.collect();
-        let connector = self.connector();
-        seed::check_schemes(&nodes, &connector).map_err(Error::store)?;
-        let mut reasons = Vec::new();
-        for node in nodes {
-            match seed::ask(&node, &config, &connector, &publish).await {
-                Ok(seed) => {
-                    let now = Instant::now();
-                    let layout = Layout::new(&self.prefix, &seed.script);
-                    let mut router = Router::new(config, now);
-                    router.node(&seed.address, now);
-                    router.on_slots(&seed.slots, now);
-                    return Ok(Cluster {
-                        shared: Arc::new(Shared::new(layout, connector, router)),
-                    });
-                }
-                Err(reason) => reasons.push(format!("{node}: {reason}")),
-            }
-        }
-        match reasons[..] {
-            [] => Err(Error::store("no node of the cluster was named")),
-            _ => Err(Error::store(reasons.join("; "))),
-        }
-    }
-}
+const NO_MAX_STORE: &str = "max_store can't be kept to on a cluster, since no server knows how much the \
+                            others store; set maxmemory on its nodes";
 
 /// A store that keeps its values on a Redis or Valkey Cluster. Any number of servers may use the same one.
 ///
@@ -275,16 +92,7 @@ pub struct Cluster {
 impl Cluster {
     /// Begins to set up a store.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            prefix: b"keywire:".to_vec(),
-            replicas: 0,
-            timeout: Duration::from_secs(5),
-            secret: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-            #[cfg(feature = "tls")]
-            tls_name: None,
-        }
+        ClusterBuilder::new()
     }
 
     /// What the store is doing.
@@ -349,10 +157,6 @@ impl Store for Cluster {
         &mut self,
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
-        if batch.max_store() < u64::MAX {
-            batch.fail(NO_MAX_STORE);
-            return Submission::Done(batch);
-        }
         let max_values = batch.max_values();
         let operations: SmallVec<[Operation<'_>; 16]> = batch.operations().collect();
         let (job, ticket) = {
@@ -402,25 +206,16 @@ impl Store for Cluster {
 
     fn keys(
         &mut self,
-        mut page: KeyPage,
+        page: KeyPage,
     ) -> Submission<KeyPage, impl Future<Output = KeyPage> + Send + 'static> {
-        let shared = self.shared.clone();
-        Submission::Pending(async move {
-            let first = page.cursor().try_into().map_or(0, u16::from_be_bytes);
-            let mut next = first;
-            while next < BUCKETS && !page.is_full() {
-                let buckets = next..(next + PAGE_BUCKETS).min(BUCKETS);
-                next = buckets.end;
-                if let Err(reason) = list_keys(&shared, buckets, &mut page).await {
-                    page.fail(reason);
-                    return page;
-                }
-            }
-            if next < BUCKETS {
-                page.set_next(&next.to_be_bytes());
-            }
-            page
-        })
+        Submission::Pending(walk::fill(self.shared.clone(), page))
+    }
+
+    fn check_limits(&self, max_store: u64, _: usize) -> Result<(), Error> {
+        match max_store {
+            u64::MAX => Ok(()),
+            _ => Err(Error::store(NO_MAX_STORE)),
+        }
     }
 
     fn work(&mut self, clock: Arc<dyn Clock>) -> Option<impl Future<Output = ()> + Send + 'static> {
@@ -434,62 +229,6 @@ impl Store for Cluster {
     fn cluster_stats(&self) -> ClusterStats {
         self.stats()
     }
-}
-
-/// Lists the keys of these buckets: first those that the owners have, then what is on other masters. So a key
-/// that is moved from its owner meanwhile is found at one of both.
-async fn list_keys(
-    shared: &Arc<Shared>,
-    buckets: std::ops::Range<u16>,
-    page: &mut KeyPage,
-) -> Result<(), String> {
-    let mut names: Vec<Vec<Vec<u8>>> = buckets.clone().map(|_| Vec::new()).collect();
-    // As they are at first: the owner may change between the two.
-    let owners: Vec<Option<usize>> = {
-        let state = shared.state();
-        let owners = buckets.clone().map(|bucket| state.router.owner(bucket));
-        owners.collect()
-    };
-    for at_owner in [true, false] {
-        let mut requests = Vec::new();
-        let mut places = Vec::new();
-        {
-            let state = shared.state();
-            for (place, bucket) in buckets.clone().enumerate() {
-                let owner = owners[place];
-                let slot = state.router.slot(bucket);
-                let masters = state.router.masters();
-                for node in masters.filter(|&node| (Some(node) == owner) == at_owner) {
-                    requests.push((Route::Node(node), slot));
-                    places.push((place, bucket));
-                }
-            }
-        }
-        let job = Job::keys(requests.into_iter(), MAX_SLOT_KEYS);
-        let job = Pending::submit(shared, job).finish().await;
-        for (request, (place, bucket)) in job.requests.iter().zip(places) {
-            let reply = match &request.outcome {
-                Outcome::Reply(range) => Reply::parse(&job.replies[range.clone()]),
-                Outcome::Failed(reason) => return Err(reason.to_string()),
-                _ => None,
-            };
-            let Some(Reply::Array(keys)) = reply else {
-                return Err("the cluster did not list its keys".into());
-            };
-            if keys.len() >= MAX_SLOT_KEYS {
-                return Err(format!("a slot has more than {MAX_SLOT_KEYS} keys"));
-            }
-            let keys = keys.values();
-            let keys = keys.filter_map(|name| shared.layout.key(bucket, name));
-            names[place].extend(keys.map(<[u8]>::to_vec));
-        }
-    }
-    for mut keys in names {
-        keys.sort_unstable();
-        keys.dedup();
-        keys.iter().for_each(|key| page.push(key));
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Cluster {

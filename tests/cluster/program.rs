@@ -60,7 +60,7 @@ fn options_that_a_cluster_can_not_keep_are_refused() {
         &["--sync", "1"],
     ] {
         let (code, words) = refused(command(&cluster).args(options));
-        assert!(code > 0 && words.contains(options[0]), "{words}");
+        assert!(code == 2 && words.contains(options[0]), "{code}: {words}");
     }
     // Without a cluster they mean nothing.
     for options in [

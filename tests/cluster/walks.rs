@@ -4,15 +4,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use futures_lite::{StreamExt as _, future};
 use keywire::Client;
 
 use crate::{
+    common::wait_until,
     linear::List,
-    nodes::shared,
-    servers::{bucket, client, two_servers, within},
+    nodes::{Nodes, Setup, exclusive, shared},
+    resharding::Move,
+    servers::{bucket, client, keys_by_master, server_with, slot, two_servers, within},
 };
 
 type Lists = BTreeMap<Vec<u8>, List>;
@@ -168,4 +171,70 @@ fn keys_that_come_and_go_disturb_no_walk() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// A list for each key, as every walk has to give it.
+fn lists_of(groups: &[Vec<String>]) -> Lists {
+    let keys = groups.iter().flatten();
+    keys.map(|key| (key.clone().into_bytes(), vec![b"v".to_vec()]))
+        .collect()
+}
+
+/// A walk asks each master. If one dies, it asks the replica that takes over.
+#[test]
+fn a_walk_goes_on_with_the_replica_of_a_master_that_dies() {
+    let nodes = exclusive(Setup::default());
+    let server = server_with(&nodes, "dies:", |builder| {
+        builder.replicas(1).timeout(Duration::from_secs(30))
+    });
+    let lists = lists_of(&keys_by_master(&nodes, 100));
+    put_all(&client(&server), &lists);
+    for master in 0..2 {
+        nodes.kill(master);
+        assert_eq!(get_prefix(&client(&server), b""), lists);
+        assert_eq!(keys(&client(&server), b"").len(), lists.len());
+    }
+    assert!(nodes.is_master(nodes.replica_of(0)));
+}
+
+/// Takes all slots from a master, and gives them to another.
+fn empty(nodes: &Nodes, from: usize, to: usize) {
+    let slots = |index: usize| 16384 * index / nodes.masters();
+    let first = slots(from).to_string();
+    let last = (slots(from + 1) - 1).to_string();
+    for index in (0..nodes.len()).rev() {
+        nodes.ask(index, ["CLUSTER", "DELSLOTSRANGE", &first, &last]);
+    }
+    wait_until("the slots are given away", || {
+        let words = ["CLUSTER", "ADDSLOTSRANGE", &first, &last];
+        nodes.connect(to).unwrap().ask(words).is_ok()
+    });
+    nodes.wait_ok();
+}
+
+/// Keys that have moved to a node which no server has been told of yet.
+#[test]
+fn a_walk_finds_keys_at_a_node_without_slots() {
+    let nodes = exclusive(Setup {
+        replicas: 0,
+        ..Setup::default()
+    });
+    let lists = lists_of(&keys_by_master(&nodes, 30)[..1]);
+    empty(&nodes, 2, 1);
+    let servers = two_servers(&nodes, "empty:");
+    put_all(&client(&servers[0]), &lists);
+    let slots: BTreeSet<u16> = lists.keys().map(|key| slot(key)).collect();
+    for slot in slots {
+        let slot = Move {
+            nodes: &nodes,
+            slot,
+            from: 0,
+            to: 2,
+        };
+        slot.begin();
+        slot.left().iter().for_each(|name| slot.migrate(name));
+    }
+    for server in &servers {
+        assert_eq!(get_prefix(&client(server), b""), lists);
+    }
 }

@@ -191,24 +191,13 @@ impl Job {
         job
     }
 
-    /// `CLUSTER GETKEYSINSLOT` for each of these.
-    pub(super) fn keys(slots: impl Iterator<Item = (Route, u16)>, max: usize) -> Self {
-        let mut job = Self::default();
-        for (route, slot) in slots {
-            let start = job.bytes.len();
-            let (slot, max) = (slot.to_string(), max.to_string());
-            let command: [&[u8]; 4] = [
-                b"CLUSTER",
-                b"GETKEYSINSLOT",
-                slot.as_bytes(),
-                max.as_bytes(),
-            ];
-            resp::push_command(&mut job.bytes, &command);
-            let request = Request::new(route, false, start..job.bytes.len());
-            job.requests.push(request);
-        }
-        job.unsettled = job.requests.len();
-        job
+    /// Adds a request that changes nothing, to this node.
+    pub(super) fn push(&mut self, node: usize, command: &[&[u8]]) {
+        let start = self.bytes.len();
+        resp::push_command(&mut self.bytes, command);
+        let request = Request::new(Route::Node(node), false, start..self.bytes.len());
+        self.requests.push(request);
+        self.unsettled += 1;
     }
 
     /// The number at which its commands of this bucket took effect, if it is known.

@@ -54,18 +54,24 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// `HOST:PORT`. An empty host, which a node gives that does not know its own, is `default`.
+    /// An empty host, which a node gives that does not know its own, is `default`. So is `?`, which stands for
+    /// a host that the node does not know.
+    fn new(host: &str, port: u16, default: &str) -> Self {
+        let host = match host {
+            "" | "?" => default,
+            host => host,
+        };
+        Self {
+            host: host.to_string(),
+            port,
+        }
+    }
+
+    /// `HOST:PORT`.
     pub(super) fn parse(text: &str, default: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        Some(Self {
-            // The second is a host that the node does not know.
-            host: match host {
-                "" | "?" => default.to_string(),
-                host => host.to_string(),
-            },
-            port: port.parse().ok()?,
-        })
+        Some(Self::new(host, port.parse().ok()?, default))
     }
 }
 
@@ -110,15 +116,7 @@ pub(super) fn parse_slots(reply: &[u8], host: &str) -> Option<Vec<SlotRange>> {
             };
             let name = std::str::from_utf8(node.next()?.bytes().unwrap_or_default()).ok()?;
             let port = node.next()?.integer()?.try_into().ok()?;
-            let name = if name.is_empty() || name == "?" {
-                host
-            } else {
-                name
-            };
-            Some(Address {
-                host: name.to_string(),
-                port,
-            })
+            Some(Address::new(name, port, host))
         });
         Some(SlotRange {
             first,
@@ -128,6 +126,42 @@ pub(super) fn parse_slots(reply: &[u8], host: &str) -> Option<Vec<SlotRange>> {
         })
     })
     .collect()
+}
+
+/// The masters without slots, in the reply to `CLUSTER SHARDS` of a node at this host. A reply that is none
+/// names none: not every service that offers a cluster has the command.
+pub(super) fn masters_without_slots(reply: Reply<'_>, host: &str, is_tls: bool) -> Vec<Address> {
+    let port: &[u8] = if is_tls { b"tls-port" } else { b"port" };
+    let shards = elements(Some(reply));
+    let shards = shards.filter(|shard| elements(field(shard, b"slots")).next().is_none());
+    let nodes = shards.flat_map(|shard| elements(field(&shard, b"nodes")));
+    let address = |node| {
+        let text = |name| std::str::from_utf8(field(&node, name)?.bytes()?).ok();
+        let port = field(&node, port)?.integer()?.try_into().ok()?;
+        let is_up = text(b"role") == Some("master") && text(b"health") == Some("online");
+        is_up.then(|| Address::new(text(b"endpoint").unwrap_or_default(), port, host))
+    };
+    nodes.filter_map(address).collect()
+}
+
+fn elements(reply: Option<Reply<'_>>) -> impl Iterator<Item = Reply<'_>> {
+    let replies = match reply {
+        Some(Reply::Array(replies)) => Some(replies),
+        _ => None,
+    };
+    replies.into_iter().flatten()
+}
+
+/// A value of a map, which is an array of names and values in turns.
+fn field<'a>(map: &Reply<'a>, name: &[u8]) -> Option<Reply<'a>> {
+    let mut elements = elements(Some(map.clone()));
+    while let Some(key) = elements.next() {
+        let value = elements.next();
+        if key.bytes() == Some(name) {
+            return value;
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -161,5 +195,40 @@ mod tests {
         assert_eq!(rows[0].master.to_string(), "seed:7610");
         assert_eq!(rows[0].replicas[0].to_string(), "host:7611");
         assert_eq!(parse_slots(b"-ERR\r\n", "seed"), None);
+    }
+    #[test]
+    fn masters_without_slots_are_read() {
+        let node = |port: u16, role: &str, health: &str| {
+            let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+            let fields = [
+                (text("port"), format!(":{port}\r\n")),
+                (text("endpoint"), text("")),
+                (text("role"), text(role)),
+                (text("health"), text(health)),
+            ];
+            let fields = fields.map(|(name, value)| name + &value).concat();
+            format!("*8\r\n{fields}")
+        };
+        let shard = |slots: &str, nodes: &[String]| {
+            let nodes = format!("*{}\r\n{}", nodes.len(), nodes.concat());
+            format!("*4\r\n$5\r\nslots\r\n{slots}$5\r\nnodes\r\n{nodes}")
+        };
+        let reply = [
+            shard("*2\r\n:0\r\n:16383\r\n", &[node(1, "master", "online")]),
+            shard(
+                "*0\r\n",
+                &[node(2, "master", "online"), node(3, "replica", "online")],
+            ),
+            shard("*0\r\n", &[node(4, "master", "failed")]),
+        ];
+        let reply = format!("*3\r\n{}", reply.concat());
+        let read = |reply: &str, is_tls| {
+            let reply = Reply::parse(reply.as_bytes()).unwrap();
+            let masters = masters_without_slots(reply, "seed", is_tls);
+            masters.iter().map(Address::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(read(&reply, false), ["seed:2"]);
+        assert!(read(&reply, true).is_empty());
+        assert!(read("-ERR unknown subcommand\r\n", false).is_empty());
     }
 }
