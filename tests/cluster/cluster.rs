@@ -6,7 +6,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/mixed.rs"]
+mod mixed;
+#[macro_use]
+#[allow(dead_code)]
+#[path = "../common/executor.rs"]
+mod executor;
 
+mod executors;
 mod failover;
 mod hangs;
 mod layout;

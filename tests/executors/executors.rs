@@ -2,9 +2,12 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/mixed.rs"]
+mod mixed;
 #[path = "../common/pipe.rs"]
 mod pipe;
 #[macro_use]
+#[path = "../common/executor.rs"]
 mod executor;
 
 mod client;

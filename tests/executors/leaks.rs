@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code, unused_macros)]
+#[path = "../common/executor.rs"]
 mod executor;
 
 use std::{fs, thread, time::Duration};

@@ -4,78 +4,15 @@ use std::{thread, time::Duration};
 
 use keywire::Server;
 
-use crate::common::{
-    Client,
-    model::{Model, assert_answers},
+use crate::{
+    common::model::{Model, assert_answers},
+    mixed::{MAX_LINE, Mixed},
 };
 
-const MAX_LINE: usize = 64;
-
-/// A line that a client might send: mostly right, about few keys, sometimes wrong or too long.
-fn random_line(random: &mut fastrand::Rng, prefix: &str) -> Vec<u8> {
-    let key = format!("{prefix}{}", random.u8(..8));
-    let value = ["", "1", "2", "a:b", ":", "a longer value"][random.usize(..6)];
-    let old = ["", "1", "2", "absent"][random.usize(..4)];
-    let end = ["\n", "\n", "\n", "\r\n"][random.usize(..4)];
-    let watched = &key[..random.usize(prefix.len()..=key.len())];
-    let line = match random.u8(..28) {
-        0..=5 => format!("Put:{key}:{value}"),
-        6..=10 => format!("Get:{key}"),
-        11..=15 => format!("Update:{key}:{old}:{value}"),
-        16 => format!("Delete:{key}"),
-        17 => format!("Sync:{value}"),
-        18 => format!("Watch:{key}"),
-        19 => format!("WatchPrefix:{watched}"),
-        20 => format!("Unwatch:{key}"),
-        21 => format!("UnwatchPrefix:{watched}"),
-        22 => [
-            "",
-            "Put:x",
-            "get:x",
-            "Stats",
-            "Get::",
-            "Update:x:y",
-            "Watch:",
-        ][random.usize(..7)]
-        .into(),
-        23 => format!("Set:{key}:{value}"),
-        24 => format!("Remove:{key}:{old}"),
-        25 => format!("GetPrefix:{watched}"),
-        26 => format!("Keys:{watched}"),
-        _ => "x".repeat(random.usize(..2 * MAX_LINE)),
-    };
-    (line + end).into_bytes()
-}
-
-/// Sends lines in pieces of any size, and checks the answers a few hundred lines at a time.
-fn mixed_commands(mut client: Client, seed: u64, prefix: &str) -> Model {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut model = Model::new(MAX_LINE);
-    let mut input = Vec::new();
-    for _ in 0..random.usize(1..=1500) {
-        input.extend(random_line(&mut random, prefix));
-    }
-    let expected = model.converse(&input);
-    thread::scope(|scope| {
-        let sender = client.stream().try_clone().unwrap();
-        scope.spawn(move || {
-            let mut rest = &input[..];
-            while !rest.is_empty() {
-                let (piece, later) = rest.split_at(random.usize(1..=rest.len().min(4000)));
-                std::io::Write::write_all(&mut &sender, piece).unwrap();
-                rest = later;
-            }
-            sender.shutdown(std::net::Shutdown::Write).unwrap();
-        });
-        let mut output = Vec::new();
-        while let Some(line) = client.line() {
-            output.extend(line);
-            output.push(b'\n');
-        }
-        assert_answers(&output, &expected);
-    });
-    model
-}
+const MIXED: Mixed = Mixed {
+    tags: &[""],
+    watches: true,
+};
 
 on_every_executor! {
     fn one_to_ten_clients_agree_with_the_model(executor: Executor) {
@@ -86,7 +23,7 @@ on_every_executor! {
                     .map(|number| {
                         let client = server.connect();
                         scope.spawn(move || {
-                            mixed_commands(client, number, &format!("client{number}."))
+                            MIXED.converse(client, number, &format!("client{number}."))
                         })
                     })
                     .collect();
@@ -124,7 +61,7 @@ on_every_executor! {
             for (client, model, prefix) in &mut clients {
                 let mut input = Vec::new();
                 for _ in 0..random.usize(..40) {
-                    input.extend(random_line(&mut random, prefix));
+                    input.extend(MIXED.line(&mut random, prefix));
                 }
                 input.extend(b"Sync:fence\n");
                 expected.push(model.converse(&input));

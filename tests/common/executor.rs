@@ -1,4 +1,4 @@
-//! The executors, and the number of threads that poll a server there.
+//! The executors, and the number of threads that poll a server there. It wants `async-std` and `tokio`.
 
 use std::thread::{self, JoinHandle};
 
