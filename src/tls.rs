@@ -1,6 +1,6 @@
 //! TLS: a listener around another listener. Needs the feature `tls`.
 //!
-//! [`TlsListener`] takes connections from any [`Listener`] and makes TLS streams of them.
+//! [`TlsListener`] takes connections from any [`Listener`](crate::Listener) and makes TLS streams of them.
 //! [`server_config`] and [`client_config`] make what rustls needs out of [`Pem`] files. The
 //! cryptography is ring's, always: what else the program chose for rustls makes no difference.
 //!
