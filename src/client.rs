@@ -95,7 +95,7 @@ pub use watcher::Watcher;
 /// read of a key. So:
 ///
 /// - A write that returned `Ok` is applied (and on disk, if the store is durable).
-/// - An absent key is an empty list. A reply that the server dropped is [`Error::RepliesDropped`].
+/// - An absent key is an empty list, or `None`. A reply that the server dropped is [`Error::RepliesDropped`].
 /// - An `:error:` of the server is [`Error::Refused`], returned by the very command that was refused.
 ///   It is [`Error::Unconfirmed`] if the server does not know whether it applied the command.
 /// - Keys and values that no line can carry are [`Error::InvalidArgument`], and then nothing was

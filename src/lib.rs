@@ -2,7 +2,8 @@
 //!
 //! A key has a **list** of values. Clients send lines of text (`Put:key:value`, `Get:key`, ...) over
 //! TCP or anything else that carries bytes, and can watch keys: a watcher receives every change as it
-//! is applied. Values are in memory, unless the program brings a [store](store::Store) of its own.
+//! is applied. Values are in memory, unless the program takes another [store]: on a disk, on a cluster, or
+//! one of its own.
 //!
 //! # A server
 //!
@@ -95,7 +96,8 @@
 //!
 //! - `client` and `server`, both on by default: a program that needs one of them builds that one alone,
 //!   by `default-features = false`. The squarer and the stores come with the server. With neither,
-//!   [`protocol`] is left.
+//!   [`protocol`] is left. Built from nothing in release mode, the client alone takes 18 seconds of a
+//!   processor (29 crates), the server alone 24 (33 crates), and both 27 (33 crates).
 //! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
 //! - `cluster`: `store::Cluster`, which keeps the values on a Redis or Valkey Cluster.
 //! - `tls`: the module `tls`, with configurations for server and client, and for a server a listener
@@ -112,7 +114,8 @@
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
-//! - [`guide`]: executors, limits, threats, TLS, the example programs, performance, tests, changes.
+//! - [`guide`]: executors, limits, threats, TLS, the example programs, performance, tests.
+//! - [`guide::changes`]: the changelog. [`guide::versions`]: what may change in which version.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // With one side alone, some links go to items of the other.

@@ -1,4 +1,4 @@
-//! TLS: a listener around another listener. Needs the feature `tls`.
+//! TLS: configurations for both sides, and a listener around another listener.
 //!
 //! [`TlsListener`] takes connections from any [`Listener`](crate::Listener) and makes TLS streams of them.
 //! [`server_config`] and [`client_config`] make what rustls needs out of [`Pem`] files. The
