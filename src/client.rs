@@ -19,6 +19,7 @@
 //! | [`watch`] | changes → events, one bounded queue a watcher | the watchers' queues |
 //! | [`walk_queue`] | keys → one bounded queue a walk | the walks' queues |
 //! | [`snapshot`] | changes → the keys and values that they are applied to | nothing |
+//! | [`outcome`] | a response → what it means to the caller | nothing |
 //! | [`event`] | a change → an event | nothing |
 
 mod call;
@@ -29,6 +30,7 @@ mod driver;
 mod event;
 mod framing;
 mod link;
+mod outcome;
 mod pipeline;
 mod snapshot;
 mod validate;
@@ -47,14 +49,11 @@ use call::{Request, Response};
 use link::ServerLink;
 
 pub use event::Event;
+pub use outcome::Outcome;
 pub use pipeline::Pipeline;
 pub use snapshot::Snapshot;
 pub use walk::Walk;
 pub use watcher::Watcher;
-
-/// The outcome of one command of a [`Pipeline`]: the values that a `get` read, oldest first; an empty
-/// list for a write.
-pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 
 /// A client of one server. It is cheap to clone; all clones share one connection, from any number of
 /// tasks.
@@ -96,7 +95,7 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 /// read of a key. So:
 ///
 /// - A write that returned `Ok` is applied (and on disk, if the store is durable).
-/// - An absent key is an empty list. A reply that the server dropped is [`Error::RepliesDropped`].
+/// - An absent key is an empty list, or `None`. A reply that the server dropped is [`Error::RepliesDropped`].
 /// - An `:error:` of the server is [`Error::Refused`], returned by the very command that was refused.
 ///   It is [`Error::Unconfirmed`] if the server does not know whether it applied the command.
 /// - Keys and values that no line can carry are [`Error::InvalidArgument`], and then nothing was

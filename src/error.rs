@@ -1,6 +1,12 @@
+#[cfg(feature = "client")]
+mod connection;
+
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 use crate::protocol::Code;
+
+#[cfg(feature = "client")]
+pub(crate) use connection::ConnectionError;
 
 /// What can go wrong in this crate.
 ///
@@ -34,6 +40,7 @@ pub enum Error {
     /// A client could not reach its server.
     Connect(io::Error),
     /// A client got an argument that no line can carry. Nothing was sent.
+    #[non_exhaustive]
     InvalidArgument {
         /// The index of the command in the pipeline, from 0; 0 for a call on its own.
         command: usize,
@@ -42,6 +49,7 @@ pub enum Error {
     },
     /// The server refused a client's command, and did not apply it. Or it refused the whole
     /// connection; then every command that waited has this error, and the connection is over.
+    #[non_exhaustive]
     Refused {
         /// What kind of refusal it is.
         code: Code,
@@ -52,6 +60,7 @@ pub enum Error {
     /// be. With [`Code::Unconfirmed`], the store itself does not know, and the connection goes on.
     /// With any other code, the server refused the fence behind the command, as it may at its
     /// shutdown.
+    #[non_exhaustive]
     Unconfirmed {
         /// What kind of refusal it is.
         code: Code,
@@ -61,12 +70,14 @@ pub enum Error {
     /// The server dropped replies to a client that did not read in time, so this read has no
     /// answer. That says nothing of the key. Of a [`Walk`](crate::Walk) that was not polled in time,
     /// the client drops lines too.
+    #[non_exhaustive]
     RepliesDropped {
         /// How many lines were dropped.
         lines: u64,
     },
     /// A snapshot is not the state of the store: changes of its keys were lost, because this
     /// connection did not keep up with them. It has to be read again.
+    #[non_exhaustive]
     ChangesMissed {
         /// How many changes were lost; 0 if that is unknown. If the connection did not keep up, this
         /// counts the changes of everything that it watches.
@@ -89,6 +100,7 @@ pub enum Error {
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    #[non_exhaustive]
     Tls {
         /// Which: the name of its [`Pem`](crate::tls::Pem).
         what: String,
@@ -201,46 +213,6 @@ impl StdError for Error {
             #[cfg(feature = "tls")]
             Error::Tls { source, .. } => source.source(),
             _ => None,
-        }
-    }
-}
-
-/// What ended a client's connection. Every call that waits gets a copy.
-#[derive(Clone, Debug)]
-pub(crate) enum ConnectionError {
-    Refused { code: Code, message: String },
-    Disconnected(Option<Arc<io::Error>>),
-    Protocol(&'static str),
-}
-
-impl ConnectionError {
-    /// For a command that was sent: a refusal is not one of the command itself, but of the fence
-    /// behind it, or of everything that follows.
-    pub(crate) fn unconfirmed(self) -> Error {
-        match self {
-            ConnectionError::Refused { code, message } => Error::Unconfirmed { code, message },
-            other => other.into(),
-        }
-    }
-}
-
-impl From<io::Error> for ConnectionError {
-    fn from(error: io::Error) -> Self {
-        ConnectionError::Disconnected(Some(Arc::new(error)))
-    }
-}
-
-impl From<ConnectionError> for Error {
-    fn from(error: ConnectionError) -> Self {
-        match error {
-            // It says itself that the command may be applied.
-            error @ ConnectionError::Refused {
-                code: Code::Unconfirmed,
-                ..
-            } => error.unconfirmed(),
-            ConnectionError::Refused { code, message } => Error::Refused { code, message },
-            ConnectionError::Disconnected(source) => Error::Disconnected(source),
-            ConnectionError::Protocol(reason) => Error::Protocol(reason),
         }
     }
 }

@@ -21,10 +21,15 @@
 //! - [`trouble`]: what misbehaving clients cost, as measured.
 //! - [`performance`]: throughput, memory, and how to repeat the measurement.
 //!
+//! To go from one version to the next:
+//!
+//! - [`changes`]: what is different.
+//! - [`versions`]: what may change, and in which version.
+//!
 //! To change keywire:
 //!
+//! - [`contributing`]: how a change is made, and how to report a fault that an attacker could use.
 //! - [`simulation`]: how it is tested.
-//! - [`changes`]: what is different from one version to the next.
 
 #[doc = include_str!("guide/changes.md")]
 pub mod changes {}
@@ -42,6 +47,8 @@ pub mod cluster {}
     doc = "Durability: this page comes with the feature `disk`."
 )]
 pub mod durability {}
+#[doc = include_str!("guide/contributing.md")]
+pub mod contributing {}
 // Its code needs tokio and async-std; examples/runtimes compiles it.
 #[cfg_attr(not(doctest), doc = include_str!("guide/embedding.md"))]
 pub mod embedding {}
@@ -64,5 +71,7 @@ pub mod tls {}
 pub mod tools {}
 #[doc = include_str!("guide/trouble.md")]
 pub mod trouble {}
+#[doc = include_str!("guide/versions.md")]
+pub mod versions {}
 #[doc = include_str!("guide/wire.md")]
 pub mod wire {}

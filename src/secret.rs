@@ -1,6 +1,7 @@
-use std::{fmt, fs::File, io::Read as _, path::Path, sync::Arc};
+#[cfg(feature = "server")]
+mod compare;
 
-use subtle::ConstantTimeEq as _;
+use std::{fmt, fs::File, io::Read as _, path::Path, sync::Arc};
 
 use crate::Error;
 
@@ -83,16 +84,6 @@ impl Secret {
             Error::Secret(reason) => named(&reason),
             other => other,
         })
-    }
-
-    /// Whether the guess is the secret. The time that takes depends on nothing of the secret, not even
-    /// its length.
-    pub(crate) fn is(&self, guess: &[u8]) -> bool {
-        let fits = guess.len() <= MAX_BYTES;
-        let guess = &guess[..guess.len().min(MAX_BYTES)];
-        let same = self.padded.ct_eq(&padded(guess));
-        let as_long = (self.len as u64).ct_eq(&(guess.len() as u64));
-        fits & bool::from(same & as_long)
     }
 
     /// The bytes of the secret, for a client of your own to send.

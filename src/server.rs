@@ -6,6 +6,8 @@
 
 mod config;
 mod handle;
+#[cfg(feature = "client")]
+mod in_process;
 
 use std::{fmt, sync::Arc};
 

@@ -43,7 +43,7 @@
 //!                 self.0.insert(key.to_vec(), value.to_vec());
 //!                 answer.done();
 //!             }
-//!             Operation::Write(_) => answer.fail("only Set and Get"),
+//!             _ => answer.fail("only Set and Get"),
 //!         });
 //!         batch.done()
 //!     }
@@ -101,7 +101,7 @@
 //!                         answer.values(values.iter().map(Vec::as_slice));
 //!                     }
 //!                     (Operation::Write(_), Some(_)) => answer.done(),
-//!                     (_, None) => answer.unconfirmed("no answer"),
+//!                     _ => answer.unconfirmed("no answer"),
 //!                 }),
 //!             }
 //!             batch
@@ -204,7 +204,7 @@ pub enum Submission<T, F> {
 ///
 /// The commands of one client are always applied in their order, since a client has at most one batch with
 /// the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
     /// Each batch is done when [`submit`](Store::submit) returns, so all commands have one history. The

@@ -1,12 +1,14 @@
 //! What carries the bytes of servers and clients, and the options of their TCP sockets.
 
+#[cfg(feature = "client")]
+pub(crate) mod connect;
+#[cfg(all(feature = "client", feature = "server"))]
 pub(crate) mod pipe;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use async_net::TcpStream;
 use futures_lite::{AsyncRead, AsyncWrite};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::TcpKeepalive;
 
 /// Anything that carries bytes both ways.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -25,18 +27,4 @@ pub(crate) fn keepalive() -> TcpKeepalive {
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
     keepalive
-}
-
-/// Connects a client.
-pub(crate) async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<Box<dyn Transport>> {
-    if addresses.is_empty() {
-        let message = "there is no address to connect to";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    let stream = TcpStream::connect(addresses).await?;
-    // A command is written whole; holding it back would only delay it.
-    stream.set_nodelay(true)?;
-    // Nothing else shows a client that waits that the server's machine is gone.
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
-    Ok(Box::new(stream))
 }

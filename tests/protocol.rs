@@ -1,8 +1,6 @@
 //! The pure part: parsing, encoding, framing.
 
-use keywire::protocol::{
-    Code, Command, LineDecoder, Operation, ParseError, Reply, ReplyError, Write,
-};
+use keywire::protocol::{Code, Command, LineDecoder, Operation, ParseError, Reply, Write};
 
 fn parse(line: &str) -> Result<Command<'_>, ParseError> {
     Command::parse(line.as_bytes())
@@ -173,7 +171,7 @@ fn codes_have_their_names() {
     for name in names {
         assert_eq!(name.parse::<Code>().unwrap().as_str(), name);
     }
-    assert_eq!("other".parse::<Code>(), Err(ReplyError));
+    assert!("other".parse::<Code>().is_err());
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn what_is_no_reply_is_refused() {
         b":error:x:nonsense:words",
         b":error:\xff:store:words",
     ] {
-        assert_eq!(Reply::parse(line), Err(ReplyError), "{line:?}");
+        assert!(Reply::parse(line).is_err(), "{line:?}");
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
     let sync = match sync {
         Sync::Always => String::new(),
         Sync::Within(time) => format!(", at most {time:?} later"),
+        _ => format!(", by {sync:?}"),
     };
     let took = began.elapsed().as_secs_f64();
     let values = format!("values in {place}{sync} (loaded in {took:.1} s)");

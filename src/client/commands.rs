@@ -1,7 +1,7 @@
 //! The commands: each is one request.
 
 use super::{
-    Client, Outcome,
+    Client,
     call::{Request, Response},
     invalid_argument, validate,
 };
@@ -54,12 +54,38 @@ impl Client {
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Outcome {
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>, Error> {
         let get = validate::get(key.as_ref()).map_err(invalid_argument)?;
         match self.request(get).await? {
             Response::Values(values) => Ok(values),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Reads the key's first value, the oldest; `None` if the key has none.
+    ///
+    /// It is [`get`](Self::get) without the other values: the whole list still goes over the
+    /// connection. So it is for keys that have one value, such as those that are only ever
+    /// [`set`](Self::set).
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::connect(address).await?;
+    /// assert_eq!(client.get_first("user").await?, None);
+    /// client.set("user", "alice").await?;
+    /// assert_eq!(client.get_first("user").await?, Some(b"alice".to_vec()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn get_first(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.get(key).await?.into_iter().next())
     }
 
     /// Removes the key and all its values. `Ok` means that it is applied, also if the key had none.

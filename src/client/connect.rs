@@ -9,7 +9,7 @@ use super::{Client, SharedClient, link::ServerLink, validate};
 use crate::{
     Error, Secret,
     lock::Lock,
-    transport::{Transport, connect_tcp},
+    transport::{Transport, connect::connect_tcp},
 };
 
 /// The connection.

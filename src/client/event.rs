@@ -12,7 +12,7 @@ use crate::protocol::Write;
 /// let event = Event::Put { key: b"user".to_vec(), value: b"secret".to_vec() };
 /// assert_eq!(format!("{event:?}"), "Put { key: [4 bytes], value: [6 bytes] }");
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
     /// A value was appended.

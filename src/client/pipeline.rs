@@ -42,8 +42,12 @@ impl Client {
 ///     .get("user")
 ///     .send()
 ///     .await?;
-/// assert_eq!(outcomes.len(), 3);
-/// assert_eq!(outcomes[2].as_ref().unwrap(), &[b"bob"]);
+/// for outcome in outcomes {
+///     // One command may fail, and the others not. A write has no values.
+///     if let Some(values) = outcome?.into_values() {
+///         assert_eq!(values, [b"bob"]);
+///     }
+/// }
 /// # Ok::<(), Box<dyn std::error::Error>>(()) };
 /// # let server = async { server.run().await; Ok(()) };
 /// # future::block_on(future::or(example, server)).unwrap();
@@ -117,8 +121,7 @@ impl Pipeline<'_> {
         self.requests.is_empty()
     }
 
-    /// Sends the commands, and returns the outcome of each, in order. The outcome of a write that
-    /// was applied is an empty list.
+    /// Sends the commands, and returns the [outcome](Outcome) of each, in order.
     ///
     /// The length is bounded by your memory for the commands and their outcomes: replies are read
     /// while commands are still being sent, and up to 4,096 commands are in flight at a time. Other
@@ -133,7 +136,7 @@ impl Pipeline<'_> {
     /// error that ended the connection, if it had ended before anything was sent. And
     /// [`Error::TimedOut`]. If the connection ends half-way, its error is the outcome of each command
     /// that has no response by then.
-    pub async fn send(self) -> Result<Vec<Outcome>, Error> {
+    pub async fn send(self) -> Result<Vec<Result<Outcome, Error>>, Error> {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
@@ -146,8 +149,8 @@ impl Pipeline<'_> {
         let call = async { self.client.link().call(requests).await };
         let responses = self.client.with_deadline(call).await?;
         let outcomes = responses.into_iter().map(|response| match response? {
-            Response::Values(values) => Ok(values),
-            _ => Ok(Vec::new()),
+            Response::Values(values) => Ok(Outcome::Values(values)),
+            _ => Ok(Outcome::Done),
         });
         let outcomes = outcomes.skip(usize::from(empty));
         Ok(outcomes.collect())

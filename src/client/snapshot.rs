@@ -26,7 +26,7 @@ impl Event {
     /// assert!(snapshot.is_empty());
     ///
     /// let error = Event::Missed(3).apply_to(&mut snapshot).unwrap_err();
-    /// assert!(matches!(error, keywire::Error::ChangesMissed { changes: 3 }));
+    /// assert!(matches!(error, keywire::Error::ChangesMissed { changes: 3, .. }));
     /// # Ok::<(), keywire::Error>(())
     /// ```
     ///

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use crate::shared::{limits::Limits, stats::Stats};
+use crate::{Stats, shared::limits::Limits};
 
 /// Connections that are being rejected, with the reason. Beyond these, in a flood, connections are
 /// just closed.

@@ -7,7 +7,6 @@ use async_channel::{Receiver, Sender};
 use crate::{
     Error,
     connection::{Transport, epoll::Reactor, peer::Peer},
-    transport::pipe::Pipe,
 };
 
 /// Connections that have been accepted and not yet received by the coordinator. Beyond this, they
@@ -36,7 +35,7 @@ impl IncomingSender {
         (Self { sender, reactor }, receiver)
     }
 
-    /// Waits while the queue is full.
+    /// A connection from elsewhere. Waits while the queue is full.
     pub(crate) async fn send<T: Transport + 'static>(
         &self,
         transport: T,
@@ -53,18 +52,8 @@ impl IncomingSender {
         .await
     }
 
-    /// The connection of a client in the process. Waits while the queue is full.
-    pub(crate) async fn send_internal(&self, pipe: Pipe) -> Result<(), Error> {
-        self.enqueue(Incoming {
-            transport: Box::new(pipe),
-            address: None,
-            peer: None,
-            authenticated: true,
-        })
-        .await
-    }
-
-    async fn enqueue(&self, incoming: Incoming) -> Result<(), Error> {
+    /// Waits while the queue is full.
+    pub(crate) async fn enqueue(&self, incoming: Incoming) -> Result<(), Error> {
         let sent = self.sender.send(incoming);
         sent.await.map_err(|_| Error::Closed)
     }

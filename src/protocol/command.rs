@@ -9,7 +9,8 @@ use super::{Code, Field, Redacted, debug_fields, push_fields};
 /// A command of a client, borrowed from its line.
 ///
 /// `Debug` shows lengths, never keys or values.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Command<'a> {
     /// Something for the store to do.
     Operation(Operation<'a>),
@@ -52,6 +53,7 @@ pub enum Command<'a> {
 /// assert_eq!(command, Command::Watch(Topic::Prefix(b"user.")));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Topic<'a> {
     /// One key. Not empty; no `:`.
     Key(&'a [u8]),
@@ -60,6 +62,9 @@ pub enum Topic<'a> {
 }
 
 /// The commands that a store applies.
+///
+/// Later versions may add reads and writes. A store [fails](crate::store::Answer::fail) those that it
+/// does not know.
 ///
 /// `Debug` shows lengths, never keys or values.
 ///
@@ -70,7 +75,8 @@ pub enum Topic<'a> {
 /// assert_eq!(format!("{put:?}"), "Put { key: [4 bytes], value: [6 bytes] }");
 /// assert_eq!(put.key(), Operation::Get { key: b"user" }.key());
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Operation<'a> {
     /// `Get:key` reads the key's list.
     Get {
@@ -93,7 +99,8 @@ pub enum Operation<'a> {
 /// assert_eq!(Reply::parse(b":update:user:alice:bob"), Ok(Reply::Change(write)));
 /// assert_eq!(write.key(), b"user");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Write<'a> {
     /// `Put:key:value` appends value to the key's list.
     Put {
@@ -343,7 +350,7 @@ fn key_and_rest(rest: &[u8]) -> Result<(&[u8], &[u8]), ParseError> {
 /// let error = Command::parse(b"put:a:1").unwrap_err(); // words are case-sensitive
 /// assert_eq!(error.code(), Code::Unknown);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ParseError {
     /// The line begins with no known word.

@@ -249,7 +249,7 @@ impl fmt::Debug for LineBlock {
 /// let block = LineDecoder::new(3).push(b"four\n");
 /// assert_eq!(block.iter().next(), Some(Err(LineTooLong)));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LineTooLong;
 
 impl fmt::Display for LineTooLong {

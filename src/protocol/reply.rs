@@ -95,7 +95,7 @@ impl std::str::FromStr for Code {
 /// Reply::Error { line: 2, code: Code::Unknown, message: b"no such command" }.encode(&mut out);
 /// assert_eq!(out, b":error:2:unknown:no such command\n");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reply<'a> {
     /// `key:value`, one value of a `Get` or a `GetPrefix`; in the reply to `Keys`, the number of the
@@ -376,9 +376,11 @@ impl fmt::Debug for Reply<'_> {
 /// ```
 /// use keywire::protocol::{Reply, ReplyError};
 ///
-/// assert_eq!(Reply::parse(b"no colon in it"), Err(ReplyError));
+/// let error: ReplyError = Reply::parse(b"no colon in it").unwrap_err();
+/// # drop(error);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ReplyError;
 
 impl fmt::Display for ReplyError {

@@ -19,7 +19,8 @@ use crate::Secret;
 /// # drop(server);
 /// assert_eq!(Overflow::default(), Overflow::Drop);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Overflow {
     /// The reply is dropped and counted. The client's next `Sync` says how many lines were dropped.
     #[default]

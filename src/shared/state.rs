@@ -12,8 +12,8 @@ use async_executor::Executor;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
-use super::{limits::Limits, stats::Stats};
-use crate::{Clock, clock, lock::Lock};
+use super::limits::Limits;
+use crate::{Clock, Stats, clock, lock::Lock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
 /// costs as much as a few tasks; with less to do, more threads are slower than one.

@@ -35,7 +35,7 @@ use crate::protocol::{Command, Operation};
 ///                 let length = key.len().to_string();
 ///                 answer.values([length.as_bytes()]);
 ///             }
-///             Operation::Write(_) => answer.fail("this store can't be written"),
+///             _ => answer.fail("this store can't be written"),
 ///         });
 ///         batch.done()
 ///     }

@@ -6,7 +6,7 @@ use super::{Batch, turn::Turn};
 use crate::protocol::{Command, Operation, Write};
 
 /// Which changes a store brings in by [`Store::changes`](super::Store::changes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Changes {
     /// Those that were not made by clients of this server. The server itself tells watchers what its clients

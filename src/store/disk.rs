@@ -43,7 +43,8 @@ use committer::Committer;
 use state::Shared;
 
 /// When a commit is on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Sync {
     /// Before any of its writes is answered.
     #[default]

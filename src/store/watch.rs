@@ -67,7 +67,7 @@ impl Progress {
 ///                         request.fail(error);
 ///                     }
 ///                 }
-///                 Topic::Prefix(_) => request.fail("only keys can be watched"),
+///                 _ => request.fail("only keys can be watched"),
 ///             }
 ///             request
 ///         })

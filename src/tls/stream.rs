@@ -16,7 +16,7 @@ use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
 use futures_rustls::{TlsAcceptor, server};
 
-use super::HandshakePermit;
+use super::listener::HandshakePermit;
 
 /// The most that TLS accepts while the socket takes nothing: one record. The server can't distinguish
 /// these bytes from bytes on their way.

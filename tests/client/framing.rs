@@ -54,7 +54,9 @@ fn what_no_line_can_carry_is_never_sent() {
             .put("", "2")
             .get("\n");
         match pipeline.send().await {
-            Err(Error::InvalidArgument { command: 2, reason }) => {
+            Err(Error::InvalidArgument {
+                command: 2, reason, ..
+            }) => {
                 assert_eq!(reason, "the key is empty")
             }
             other => panic!("{other:?}"),
@@ -70,7 +72,7 @@ fn dropped_replies_are_an_error_and_an_absent_key_is_not() {
     future::block_on(async {
         let (client, _server) = with_fences(":sync:3:TOKEN\n");
         match client.get("k").await {
-            Err(Error::RepliesDropped { lines: 3 }) => {}
+            Err(Error::RepliesDropped { lines: 3, .. }) => {}
             other => panic!("{other:?}"),
         }
         let (client, _server) = with_fences(":sync:0:TOKEN\n");
@@ -98,13 +100,13 @@ fn a_loss_belongs_to_the_read_before_its_fence() {
     let client = Client::from_stream(stream);
     let pipeline = client.pipeline().get("k").put("k", "1").get("k").get("k");
     let outcomes = future::block_on(pipeline.send()).unwrap();
-    assert_eq!(outcomes[0].as_ref().unwrap(), &[b"v"]);
+    assert_eq!(outcomes[0].as_ref().unwrap().values().unwrap(), [b"v"]);
     assert!(outcomes[1].is_ok());
     assert!(matches!(
         outcomes[2],
-        Err(Error::RepliesDropped { lines: 1 })
+        Err(Error::RepliesDropped { lines: 1, .. })
     ));
-    assert_eq!(outcomes[3].as_ref().unwrap(), &[b"v"]);
+    assert_eq!(outcomes[3].as_ref().unwrap().values().unwrap(), [b"v"]);
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn a_pipeline_that_breaks_half_way_keeps_the_outcomes_it_has() {
     let Poll::Ready(Ok(outcomes)) = poll(pipeline.as_mut()) else {
         panic!("no outcomes");
     };
-    assert_eq!(outcomes[0].as_ref().unwrap(), &[b"1"]);
+    assert_eq!(outcomes[0].as_ref().unwrap().values().unwrap(), [b"1"]);
     for outcome in &outcomes[1..] {
         assert!(matches!(outcome, Err(Error::Disconnected(None))));
     }
@@ -247,7 +249,7 @@ fn the_last_refusal_is_why_a_connection_ended() {
         panic!("no outcomes");
     };
     let unauthorized = |error: &Error, sent: bool| match error {
-        Error::Refused { code, message } | Error::Unconfirmed { code, message } => {
+        Error::Refused { code, message, .. } | Error::Unconfirmed { code, message, .. } => {
             assert_eq!(*code, Code::Unauthorized);
             assert_eq!(message, "that is not the secret");
             assert_eq!(matches!(error, Error::Unconfirmed { .. }), sent, "{error}");

@@ -138,10 +138,14 @@ fn what_a_newer_server_says_is_no_fault() {
         Err(Error::Refused {
             code: Code::Other,
             message,
+            ..
         }) => assert_eq!(message, "throttled:wait: a while"),
         outcome => panic!("{outcome:?}"),
     }
-    assert_eq!(outcomes[1].as_ref().unwrap(), &[b"1", b"2"]);
+    assert_eq!(
+        outcomes[1].as_ref().unwrap().values().unwrap(),
+        [b"1", b"2"]
+    );
     // A refused fence, and an error of no line.
     let mut put = Box::pin(client.put("k", "v"));
     assert!(poll(put.as_mut()).is_pending());
@@ -150,7 +154,7 @@ fn what_a_newer_server_says_is_no_fault() {
         panic!("no error");
     };
     assert!(
-        matches!(&error, Error::Unconfirmed { code: Code::Other, message } if message == "later:not now"),
+        matches!(&error, Error::Unconfirmed { code: Code::Other, message, .. } if message == "later:not now"),
         "{error}"
     );
     let mut put = Box::pin(client.put("k", "v"));

@@ -116,7 +116,7 @@ fn a_snapshot_that_missed_changes_is_begun_again() {
     let (client, server) = walking(&["ka:1\n:missed:2\n:missed:3\n"], "");
     let error = future::block_on(client.get_and_watch_prefix("k")).unwrap_err();
     assert!(
-        matches!(error, Error::ChangesMissed { changes: 5 }),
+        matches!(error, Error::ChangesMissed { changes: 5, .. }),
         "{error}"
     );
     assert!(!error.is_disconnected() && !error.may_be_applied());
@@ -147,7 +147,7 @@ fn a_snapshot_with_a_gap_is_an_error() {
         let client = Client::from_stream(stream);
         match future::block_on(client.get_and_watch_prefix("k")) {
             Err(Error::Refused { .. }) if refused => {}
-            Err(Error::RepliesDropped { lines: 3 }) if !refused => {}
+            Err(Error::RepliesDropped { lines: 3, .. }) if !refused => {}
             other => panic!("{other:?}"),
         }
         future::block_on(client.sync()).unwrap();
@@ -204,5 +204,5 @@ fn events_keep_a_snapshot_as_the_server_keeps_its_store() {
         assert_eq!(kept, expected, "{event:?}");
     }
     let error = Event::Missed(2).apply_to(&mut kept).unwrap_err();
-    assert!(matches!(error, Error::ChangesMissed { changes: 2 }));
+    assert!(matches!(error, Error::ChangesMissed { changes: 2, .. }));
 }

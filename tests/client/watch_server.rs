@@ -98,7 +98,7 @@ fn number(value: &[u8]) -> Option<usize> {
 fn whoever_waits_or_is_idle_hears_that_the_server_shut_down() {
     let server = TestServer::start(Server::new());
     let closing = |error: Error| match error {
-        Error::Refused { code, message } => {
+        Error::Refused { code, message, .. } => {
             assert_eq!(
                 (code, &message[..]),
                 (Code::Closing, "the server is shutting down")

@@ -186,7 +186,7 @@ fn a_key_of_another_type_is_an_error_of_its_own() {
             assert!(refused.as_ref().is_err_and(is_store), "{refused:?}");
         }
         assert!(outcomes[1].is_ok(), "{outcomes:?}");
-        assert_eq!(outcomes[3].as_ref().unwrap(), &[b"v"]);
+        assert_eq!(outcomes[3].as_ref().unwrap().values().unwrap(), [b"v"]);
         // A Set makes it a list, or is refused as well; a Delete takes it away.
         client.delete("text").await.unwrap();
         client.put("text", "v").await.unwrap();

@@ -72,17 +72,18 @@ pub(crate) fn call_all(client: &Client, calls: &mut [(String, Op)]) -> Vec<Fate>
         .into_iter()
         .zip(calls)
         .map(|(outcome, (_, op))| match outcome {
-            Ok(values) => {
-                if let Op::Get(list) = op {
-                    *list = values;
+            Ok(outcome) => {
+                match (op, outcome.into_values()) {
+                    (Op::Get(list), Some(values)) => *list = values,
+                    (op, values) => assert!(!matches!(op, Op::Get(_)) && values.is_none()),
                 }
                 Fate::Applied
             }
-            Err(Error::Refused { code, message }) => {
+            Err(Error::Refused { code, message, .. }) => {
                 assert_eq!(code, Code::Store, "{message}");
                 Fate::Refused(message)
             }
-            Err(Error::Unconfirmed { code, message }) => {
+            Err(Error::Unconfirmed { code, message, .. }) => {
                 assert_eq!(code, Code::Unconfirmed, "{message}");
                 Fate::Unconfirmed(message)
             }

@@ -103,8 +103,8 @@ fn values_are_put_and_got_over_tls() {
             pipeline = pipeline.get(key);
         }
         for answer in pipeline.send().await.unwrap() {
-            let values = answer.unwrap();
-            assert_eq!(values, [&b"alice"[..], &long]);
+            let values = answer.unwrap().into_values();
+            assert_eq!(values.unwrap(), [&b"alice"[..], &long]);
         }
         assert_eq!(client.stats().await.unwrap().nodes_up, 3);
     });

@@ -187,7 +187,7 @@ impl<const IMMEDIATE: bool> Store for Costly<IMMEDIATE> {
                 Operation::Get { .. } => {
                     self.updates_before_get = Some(self.updates - Self::ASKS);
                 }
-                Operation::Write(_) => {}
+                _ => {}
             }
             self.memory.apply(operation, answer, limits);
         });

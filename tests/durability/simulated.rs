@@ -102,6 +102,7 @@ fn run(seed: u64, counts: &mut Counts) {
                 FileName::Snapshot(_) => counts.snapshots += 1,
                 FileName::NewSnapshot(_) if length > LONG => counts.long_snapshots_left += 1,
                 FileName::NewSnapshot(_) => counts.snapshots_left += 1,
+                _ => panic!("{file:?} is new"),
             }
         }
         life(&mut rng, &medium, &histories, within, min_log, counts);

@@ -33,8 +33,8 @@ on_every_executor! {
                 assert!(matches!(event, Event::Update { new, .. } if new == value));
             }
             let gets = (0..100).fold(client.pipeline(), |pipeline, _| pipeline.get("k"));
-            for values in gets.send().await.unwrap() {
-                assert_eq!(values.unwrap().len(), 200);
+            for outcome in gets.send().await.unwrap() {
+                assert_eq!(outcome.unwrap().values().unwrap().len(), 200);
             }
         });
         server.await_counts(0, 1);

@@ -140,7 +140,7 @@ impl Store for Log {
         }
         batch.each(|operation, answer| match operation {
             Operation::Get { .. } => answer.values([before.as_bytes()]),
-            Operation::Write(_) => answer.done(),
+            _ => answer.done(),
         });
         log(Change::from(batch));
         Submission::Pending(pending())

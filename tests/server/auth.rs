@@ -341,7 +341,7 @@ fn the_third_wrong_line_is_why_the_connection_ends() {
         errors.push(client.get("k").await.unwrap_err());
         for error in errors {
             match error {
-                Error::Refused { code, message } => {
+                Error::Refused { code, message, .. } => {
                     assert_eq!(
                         (code, &message[..]),
                         (Code::Unauthorized, "that is not the secret")

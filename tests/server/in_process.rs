@@ -3,7 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures_lite::{StreamExt as _, future};
-use keywire::{Client, Error, Event, Secret, Server, protocol::Code, store::Memory};
+use keywire::{Client, Error, Event, Outcome, Secret, Server, protocol::Code, store::Memory};
 
 use crate::common::{TestServer, local::LocalServer, stores::ManualClock};
 
@@ -65,7 +65,10 @@ fn it_reads_and_writes_and_watches() {
         }
         let outcomes = client.pipeline().put("k", "v").get("k").send().await;
         let outcomes: Vec<_> = outcomes.unwrap().into_iter().map(Result::unwrap).collect();
-        assert_eq!(outcomes, [vec![], vec![b"v".to_vec()]]);
+        assert_eq!(
+            outcomes,
+            [Outcome::Done, Outcome::Values(vec![b"v".to_vec()])]
+        );
     });
 }
 

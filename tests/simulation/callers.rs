@@ -30,7 +30,7 @@ struct Call {
     number: Option<usize>,
     asked: Moment,
     /// Absent where nobody waited for it to the end.
-    outcome: Option<(Moment, Outcome)>,
+    outcome: Option<(Moment, Result<Outcome, Error>)>,
     /// When nobody waited for it any more.
     given_up: Option<Moment>,
     /// It was a pipeline that failed as a whole, which then was not sent.
@@ -222,7 +222,7 @@ impl Caller {
         calls.len() - 1
     }
 
-    fn told(&self, call: usize, outcome: Outcome) {
+    fn told(&self, call: usize, outcome: Result<Outcome, Error>) {
         let told = (self.world.moment(), outcome);
         self.log.calls.borrow_mut()[call].outcome = Some(told);
     }
@@ -245,17 +245,17 @@ impl Caller {
             caller: self,
             calls: vec![call],
         };
-        let empty = |result: Result<(), Error>| result.map(|()| Vec::new());
+        let done = |result: Result<(), Error>| result.map(|()| Outcome::Done);
         let outcome = match kind {
-            0..=1 => empty(client.put(tagged, &tag).await),
-            2 => empty(client.put("w", &tag).await),
-            3 => empty(client.update(tagged, "old", &tag).await),
-            4 => empty(client.delete(tagged).await),
-            5..=6 => client.get(tagged).await,
-            14 => empty(client.set(tagged, &tag).await),
-            15 => empty(client.remove(tagged, "old").await),
-            7 => empty(client.sync().await),
-            _ => client.stats().await.map(|_| Vec::new()),
+            0..=1 => done(client.put(tagged, &tag).await),
+            2 => done(client.put("w", &tag).await),
+            3 => done(client.update(tagged, "old", &tag).await),
+            4 => done(client.delete(tagged).await),
+            5..=6 => client.get(tagged).await.map(Outcome::Values),
+            14 => done(client.set(tagged, &tag).await),
+            15 => done(client.remove(tagged, "old").await),
+            7 => done(client.sync().await),
+            _ => client.stats().await.map(|_| Outcome::Done),
         };
         self.told(call, outcome);
     }

@@ -73,6 +73,7 @@ impl Kind {
             Write::Delete { .. } => Kind::Delete,
             Write::Set { .. } => Kind::Set,
             Write::Remove { .. } => Kind::Remove,
+            _ => panic!("{write:?} is new"),
         }
     }
 }
@@ -222,7 +223,7 @@ pub(crate) fn tag_of_write(write: Write<'_>) -> Tag {
         Write::Update { new, .. } => Some(new),
         // What is removed has the tag of the command that brought it. Its own may stand behind.
         Write::Remove { value, .. } => value.rsplit(|&byte| byte == b'~').next(),
-        Write::Delete { .. } => None,
+        _ => None,
     };
     let tag = tag_of(write.key()).or_else(|| value.and_then(tag_of));
     tag.expect("every command has a tag")
@@ -230,8 +231,8 @@ pub(crate) fn tag_of_write(write: Write<'_>) -> Tag {
 
 pub(crate) fn tag(operation: Operation<'_>) -> Tag {
     match operation {
-        Operation::Get { key } => tag_of(key).expect("every command has a tag"),
         Operation::Write(write) => tag_of_write(write),
+        read => tag_of(read.key()).expect("every command has a tag"),
     }
 }
 

@@ -163,6 +163,7 @@ impl<O: KeepsOrder> LateStore<O> {
                 let line = |value: &Vec<u8>| [key, b":", value, b"@", number.as_bytes()].concat();
                 What::Read(values.map(line).collect())
             }
+            _ => panic!("{operation:?} is new"),
         }
     }
 }

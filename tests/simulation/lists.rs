@@ -60,6 +60,7 @@ impl Lists {
                 place.map(|place| values.remove(place));
             }
             Write::Delete { .. } => values.clear(),
+            _ => panic!("{write:?} is new"),
         }
         if !values.is_empty() {
             self.0.insert(key.to_vec(), values);

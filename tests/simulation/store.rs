@@ -43,8 +43,8 @@ impl FaultyStore {
     fn judge(&self, operation: Operation<'_>) -> What {
         match (operation, self.lists.full(operation, self.faults.room)) {
             (_, Some(limit)) => What::Full(limit),
-            (Operation::Get { key }, None) => read(&self.lists, key),
             (Operation::Write(write), None) => What::Written(write.key().to_vec(), line_of(write)),
+            (asked, None) => read(&self.lists, asked.key()),
         }
     }
 
@@ -56,6 +56,7 @@ impl FaultyStore {
             Write::Update { key, old, new } => self.memory.update(key, old, new),
             Write::Set { key, value } => self.memory.set(key, value),
             Write::Remove { key, value } => self.memory.remove(key, value),
+            _ => panic!("{write:?} is new"),
         }
     }
 
@@ -134,8 +135,10 @@ impl FaultyStore {
         by_memory: impl FnOnce(&mut Memory, Operation<'_>),
     ) {
         let inner = match operation {
-            Operation::Get { key } => Operation::Get { key: base(key) },
             Operation::Write(write) => Operation::Write(without_tag(write)),
+            read => Operation::Get {
+                key: base(read.key()),
+            },
         };
         by_memory(&mut self.memory, inner);
         if let (Operation::Write(write), What::Written(..)) = (inner, what) {
@@ -162,6 +165,7 @@ fn without_tag(write: Write<'_>) -> Write<'_> {
         Write::Update { old, new, .. } => Write::Update { key, old, new },
         Write::Set { value, .. } => Write::Set { key, value },
         Write::Remove { value, .. } => Write::Remove { key, value },
+        _ => panic!("{write:?} is new"),
     }
 }
 

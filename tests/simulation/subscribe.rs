@@ -20,6 +20,7 @@ pub(crate) fn owned(topic: Topic<'_>) -> Watched {
     match topic {
         Topic::Key(key) => (key.to_vec(), false),
         Topic::Prefix(prefix) => (prefix.to_vec(), true),
+        _ => panic!("{topic:?} is new"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, future::Future, io};
 
 /// A file of a store. The number is its generation: a snapshot replaces all logs of lower generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum FileName {
     /// Commits.
     Log(u64),

@@ -32,6 +32,7 @@ pub(super) fn perform(memory: &mut Memory, operation: Operation<'_>) -> Answered
         Operation::Write(Write::Update { key, old, new }) => memory.update(key, old, new),
         Operation::Write(Write::Set { key, value }) => memory.set(key, value),
         Operation::Write(Write::Remove { key, value }) => memory.remove(key, value),
+        _ => panic!("{operation:?} is new"),
     }
     Answered::Done
 }

@@ -65,6 +65,7 @@ impl Store for RecordingStore {
                 line.pop();
                 history.push(Entry::Change { key, line });
             }
+            _ => panic!("{operation:?} is new"),
         });
         drop(history);
         batch.done()

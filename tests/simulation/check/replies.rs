@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keywire::{
     Stats,
-    protocol::{Reply, Topic, Write},
+    protocol::{Reply, Write},
 };
 
 use super::{Check, Mark, Seen};
@@ -14,7 +14,7 @@ use crate::{
     limits,
     network::Line,
     sent::Sent,
-    subscribe::Request,
+    subscribe::{Request, owned},
 };
 
 impl Check<'_> {
@@ -70,10 +70,7 @@ impl Check<'_> {
                 self.error(index, code.as_str(), line, &text);
             }
             Reply::Watch(watched) => {
-                let watched = match watched {
-                    Topic::Key(key) => (key.to_vec(), false),
-                    Topic::Prefix(prefix) => (prefix.to_vec(), true),
-                };
+                let watched = owned(watched);
                 let fits = |sent: &Sent| matches!(sent, Sent::Watch(name, prefix) if (name, *prefix) == (&watched.0, watched.1));
                 let index = self.answered(&text, line, fits);
                 self.answers[number] = Some(index);

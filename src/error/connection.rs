@@ -1,0 +1,46 @@
+//! What ends a connection of a client.
+
+use std::{io, sync::Arc};
+
+use super::Error;
+use crate::protocol::Code;
+
+/// What ended a client's connection. Every call that waits gets a copy.
+#[derive(Clone, Debug)]
+pub(crate) enum ConnectionError {
+    Refused { code: Code, message: String },
+    Disconnected(Option<Arc<io::Error>>),
+    Protocol(&'static str),
+}
+
+impl ConnectionError {
+    /// For a command that was sent: a refusal is not one of the command itself, but of the fence
+    /// behind it, or of everything that follows.
+    pub(crate) fn unconfirmed(self) -> Error {
+        match self {
+            ConnectionError::Refused { code, message } => Error::Unconfirmed { code, message },
+            other => other.into(),
+        }
+    }
+}
+
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        ConnectionError::Disconnected(Some(Arc::new(error)))
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            // It says itself that the command may be applied.
+            error @ ConnectionError::Refused {
+                code: Code::Unconfirmed,
+                ..
+            } => error.unconfirmed(),
+            ConnectionError::Refused { code, message } => Error::Refused { code, message },
+            ConnectionError::Disconnected(source) => Error::Disconnected(source),
+            ConnectionError::Protocol(reason) => Error::Protocol(reason),
+        }
+    }
+}
