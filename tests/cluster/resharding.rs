@@ -20,15 +20,20 @@ fn check_all(load: Load, servers: &[ClusterServer], groups: &[Vec<String>]) {
 }
 
 /// So many slots move at a time: the first ones of a master. (Valkey takes 20 ms or more for each.)
-const MOVED: u16 = 200;
+pub(crate) const MOVED: u16 = 200;
+
+/// Exchanges keys of the first master for some whose slots move.
+pub(crate) fn exchange(keys: &mut [String]) {
+    let moving = (0..).map(|number| format!("m{number}"));
+    let moving = moving.filter(|key| slot(key.as_bytes()) < MOVED);
+    keys.iter_mut().zip(moving).for_each(|(key, it)| *key = it);
+}
 
 fn reshard_under_load(depth: usize) {
     let nodes = exclusive(Setup::default());
     let mut groups = keys_by_master(&nodes, 60);
     // Half of the first master's keys are in slots that move, twice.
-    let moving = (0..).map(|number| format!("m{number}"));
-    let moving = moving.filter(|key| slot(key.as_bytes()) < MOVED).take(30);
-    groups[0].splice(..30, moving);
+    exchange(&mut groups[0][..30]);
     let servers = two_servers(&nodes, "reshard:");
     let load = Load::start_deep(&servers, &groups, depth);
     load.await_applied(&[0, 1, 2], 100);

@@ -14,6 +14,7 @@ use crate::{
     common::wait_until,
     load::Load,
     nodes::{Nodes, Setup, exclusive, shared},
+    resharding::{MOVED, exchange},
     servers::{ClusterServer, client, keys_by_master, slot, two_servers, within},
 };
 
@@ -386,12 +387,13 @@ fn watchers_replay_while_a_master_hangs() {
 #[test]
 fn watchers_replay_while_slots_move() {
     let nodes = exclusive(Setup::default());
-    let groups = keys_by_master(&nodes, 20);
+    let mut groups = keys_by_master(&nodes, 20);
+    exchange(&mut groups[0][..10]);
     let servers = two_servers(&nodes, "watchmove:");
     let load = Load::start(&servers, &groups);
     let replicas = Replicas::start(&servers, &groups);
     load.await_applied(&[0, 1, 2], 50);
-    nodes.reshard(0, 1, 1000);
+    nodes.reshard(0, 1, MOVED.into());
     load.await_applied(&[0, 1, 2], 50);
     load.finish();
     let missed = replicas.check(&servers[0], &groups);
