@@ -70,6 +70,7 @@ use keywire::{Client, Error, Event, Secret, Stats, Walk, Watcher};
 use say::say;
 use smol::Unblock;
 use stream::Target;
+use terminal::Completion;
 
 /// Talks to a keywire server: sends one command, or, without a command, the lines of standard input.
 #[derive(Parser)]
@@ -176,8 +177,12 @@ async fn run(options: Options) -> Result<bool, String> {
         let conversation = Conversation {
             address,
             stream,
-            first: secret.map(line).unwrap_or_default(),
+            first: secret.clone().map(line).unwrap_or_default(),
             limit: options.timeout,
+            completion: Completion {
+                target: options.target.clone(),
+                secret,
+            },
         };
         return converse::converse(conversation).await.map(|()| true);
     };

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    io::{self, IsTerminal as _, Read, Write},
+    io::{self, IsTerminal as _},
     time::{Duration, Instant},
 };
 
@@ -10,14 +10,14 @@ use async_signal::Signal;
 use futures_lite::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future, io::split,
 };
-use smol::{Timer, Unblock};
+use smol::Timer;
 
 use crate::{
     leave, on_output,
     replies::Replies,
     say::say,
     stream::Stream,
-    terminal::{self, Input, Restored, Screen},
+    terminal::{Completion, Editing, HistoryFile, Restored, Streams},
 };
 
 /// A connection, and how it is used.
@@ -28,6 +28,8 @@ pub(crate) struct Conversation<'a> {
     pub(crate) first: Vec<u8>,
     /// How long the server may let us wait.
     pub(crate) limit: Option<Duration>,
+    /// Where Tab finds keys.
+    pub(crate) completion: Completion,
 }
 
 /// With editing where a person sits at both ends, plain otherwise.
@@ -40,18 +42,12 @@ pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
         ));
     }
     let restored = Restored::new();
-    let editor = if typed && seen {
-        terminal::editor()
-    } else {
-        None
-    };
-    let edited = editor.is_some();
-    let (input, output): (Box<dyn Read + Send>, Box<dyn Write + Send>) = match editor {
-        Some((typed, screen)) => (Box::new(typed), Box::new(screen)),
-        None if seen => (Box::new(io::stdin()), Box::new(Screen::plain())),
-        None => (Box::new(io::stdin()), Box::new(io::stdout())),
-    };
-    let (input, output) = (Unblock::new(Input::new(input)), Unblock::new(output));
+    let streams = Streams::new(|| Editing {
+        prompt: "> ".into(),
+        history: HistoryFile::from_env(),
+        completion: Some(with.completion.clone()),
+    });
+    let (input, output, edited) = (streams.input, streams.output, streams.edited);
     let conversation = exchange(with, input, output, seen);
     if !edited {
         return conversation.await;

@@ -34,6 +34,7 @@ pub(crate) fn signalled<const N: usize>(
 
 /// Returns when nobody can see standard output any more: its reader or its terminal is gone. If it
 /// is neither a pipe nor a terminal, that may be never.
+#[allow(dead_code, reason = "`chat` writes to it itself")]
 pub(crate) fn await_broken_output() {
     while poll_output(None).is_err() {}
 }

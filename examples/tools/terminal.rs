@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     env::var_os,
-    io::{self, Read, Write},
+    io::{self, IsTerminal as _, Read, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -15,29 +15,91 @@ use rustix::{
     termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use rustyline::{
-    Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
-    ExternalPrinter, Helper, KeyEvent, Movement, RepeatCount, completion::Completer,
-    error::ReadlineError, highlight::Highlighter, hint::Hinter, history::MemHistory,
+    Cmd, ColorMode, ConditionalEventHandler, Config, Context, Editor, Event, EventContext,
+    EventHandler, ExternalPrinter, Helper, KeyEvent, Movement, RepeatCount, completion::Completer,
+    error::ReadlineError, highlight::Highlighter, hint::Hinter, history::FileHistory,
     validate::Validator,
 };
+use smol::Unblock;
 
 use crate::say::shown;
 
+#[path = "completion.rs"]
+#[allow(dead_code, reason = "`chat` completes nothing")]
+mod completion;
+#[path = "history.rs"]
+#[allow(dead_code, reason = "`chat` keeps no history")]
+mod history;
+
+pub(crate) use completion::Completion;
+pub(crate) use history::HistoryFile;
+
+/// What goes with editing.
+pub(crate) struct Editing {
+    pub(crate) prompt: String,
+    pub(crate) history: Option<HistoryFile>,
+    pub(crate) completion: Option<Completion>,
+}
+
+/// Standard input and output, as they are used.
+pub(crate) struct Streams {
+    pub(crate) input: Unblock<Input<Box<dyn Read + Send>>>,
+    pub(crate) output: Unblock<Box<dyn Write + Send>>,
+    pub(crate) edited: bool,
+}
+
+impl Streams {
+    /// With editing where a person sits at both ends, plain otherwise.
+    pub(crate) fn new(editing: impl FnOnce() -> Editing) -> Self {
+        let (typed, seen) = (io::stdin().is_terminal(), io::stdout().is_terminal());
+        let editor = if typed && seen {
+            editor(editing())
+        } else {
+            None
+        };
+        let edited = editor.is_some();
+        let (input, output): (Box<dyn Read + Send>, Box<dyn Write + Send>) = match editor {
+            Some((typed, screen)) => (Box::new(typed), Box::new(screen)),
+            None if seen => (Box::new(io::stdin()), Box::new(Screen::plain())),
+            None => (Box::new(io::stdin()), Box::new(io::stdout())),
+        };
+        Self {
+            input: Unblock::new(Input::new(input)),
+            output: Unblock::new(output),
+            edited,
+        }
+    }
+}
+
 /// Both ends of the terminal; nothing where it can't be edited on, as with TERM=dumb.
-pub(crate) fn editor() -> Option<(Typed, Screen)> {
-    let config = Config::builder().auto_add_history(true).build();
-    let history = MemHistory::with_config(&config);
+fn editor(editing: Editing) -> Option<(Typed, Screen)> {
+    let config = Config::builder()
+        .max_history_size(history::LINES)
+        .ok()?
+        // Else NO_COLOR would keep it from asking for the prompt that we draw.
+        .color_mode(ColorMode::Forced)
+        .build();
+    let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history).ok()?;
     let leave = EventHandler::Conditional(Box::new(ClearOrLeave));
     editor.bind_sequence(KeyEvent::ctrl('c'), leave);
-    editor.bind_sequence(KeyEvent::from('\t'), Cmd::SelfInsert(1, '\t'));
+    let tab = match editing.completion {
+        Some(_) => EventHandler::Conditional(Box::new(CompleteOrInsert)),
+        None => tab().into(),
+    };
+    editor.bind_sequence(KeyEvent::from('\t'), tab);
     // The editor can't tell when a program of several threads has been stopped, and would come back
     // with the terminal in the wrong mode.
     editor.bind_sequence(KeyEvent::ctrl('z'), Cmd::Noop);
     let raw = Raw::new().ok()?;
     let shared = Arc::new(Shared::default());
     let mut printer = editor.create_external_printer().ok()?;
-    editor.set_helper(Some(Prompt(shared.clone())));
+    editor.set_helper(Some(Assistant {
+        shared: shared.clone(),
+        completion: editing.completion,
+    }));
+    let history = editing.history;
+    let history = history.and_then(|file| file.load(editor.history_mut()));
     let waker = shared.clone();
     // A thread of its own, as this print waits while the one before it has not been noticed.
     thread::spawn(move || {
@@ -53,6 +115,8 @@ pub(crate) fn editor() -> Option<(Typed, Screen)> {
     });
     let typed = Typed {
         editor,
+        prompt: editing.prompt,
+        history,
         rest: VecDeque::new(),
         shared,
         raw: Some(raw),
@@ -77,6 +141,8 @@ struct State {
     editing: bool,
     /// What is to be shown above this line.
     pending: String,
+    /// The same, of what the editor itself has found for it.
+    found: String,
 }
 
 impl Shared {
@@ -105,11 +171,12 @@ impl Shared {
     }
 
     fn take_pending(&self) -> String {
-        let text = std::mem::take(&mut self.lock().pending);
+        let mut state = self.lock();
+        let text = std::mem::take(&mut state.pending);
         if !text.is_empty() {
             self.changed.notify_all();
         }
-        text
+        text + &std::mem::take(&mut state.found)
     }
 
     fn begin_line(&self) {
@@ -132,28 +199,48 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// The prompt, which carries what is to be shown above it: the editor draws both in one go, in the
-/// row where its line began.
-struct Prompt(Arc<Shared>);
+/// What the editor asks while it edits a line.
+struct Assistant {
+    shared: Arc<Shared>,
+    completion: Option<Completion>,
+}
 
-impl Highlighter for Prompt {
+/// The prompt carries what is to be shown above it: the editor draws both in one go, in the row
+/// where its line began.
+impl Highlighter for Assistant {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
-        let mut text = self.0.take_pending();
+        let mut text = self.shared.take_pending();
         text.push_str(prompt);
         text.into()
     }
 }
 
-impl Completer for Prompt {
+/// Candidates are shown above the line as all else is. If the editor listed them, it would show
+/// nothing of what comes until the next key.
+impl Completer for Assistant {
     type Candidate = String;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
+        let Some(completion) = &self.completion else {
+            return Ok((position, Vec::new()));
+        };
+        let completed = completion.complete(line, position);
+        self.shared.lock().found = completed.shown;
+        Ok((completed.start, completed.text.into_iter().collect()))
+    }
 }
 
-impl Hinter for Prompt {
+impl Hinter for Assistant {
     type Hint = String;
 }
 
-impl Validator for Prompt {}
-impl Helper for Prompt {}
+impl Validator for Assistant {}
+impl Helper for Assistant {}
 
 /// An input that is not asked again once it has ended: a terminal would go on with the next line.
 pub(crate) struct Input<R> {
@@ -180,7 +267,9 @@ impl<R: Read> Read for Input<R> {
 
 /// What is typed, as bytes. It ends with Ctrl-D, or Ctrl-C, on an empty line.
 pub(crate) struct Typed {
-    editor: Editor<Prompt, MemHistory>,
+    editor: Editor<Assistant, FileHistory>,
+    prompt: String,
+    history: Option<HistoryFile>,
     rest: VecDeque<u8>,
     shared: Arc<Shared>,
     raw: Option<Raw>,
@@ -190,10 +279,11 @@ impl Read for Typed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
             self.shared.begin_line();
-            let line = self.editor.readline("> ");
+            let line = self.editor.readline(&self.prompt);
             self.shared.end_line()?;
             match line {
                 Ok(line) => {
+                    self.remember(&line);
                     self.rest.extend(line.into_bytes());
                     self.rest.push_back(b'\n');
                 }
@@ -209,6 +299,31 @@ impl Read for Typed {
             }
         }
         self.rest.read(buffer)
+    }
+}
+
+impl Typed {
+    fn remember(&mut self, line: &str) {
+        if history::is_kept(line) && matches!(self.editor.add_history_entry(line), Ok(true)) {
+            let history = self.history.take();
+            self.history = history.and_then(|file| file.append(self.editor.history_mut()));
+        }
+    }
+}
+
+/// A tab as it is. (A `SelfInsert` that is bound to a key repeats what was inserted last.)
+fn tab() -> Cmd {
+    Cmd::Insert(1, "\t".into())
+}
+
+struct CompleteOrInsert;
+
+impl ConditionalEventHandler for CompleteOrInsert {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, at: &EventContext<'_>) -> Option<Cmd> {
+        Some(match completion::completes(at.line(), at.pos()) {
+            true => Cmd::Complete,
+            false => tab(),
+        })
     }
 }
 

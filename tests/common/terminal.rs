@@ -51,6 +51,16 @@ struct Screen {
 impl Terminal {
     /// An example program at a terminal. It does not outlive the test.
     pub fn start(has: Has, program: &str, arguments: &[&str]) -> Self {
+        Self::start_with(has, program, arguments, &[])
+    }
+
+    /// The same with these variables. Without one of its own, it keeps no history.
+    pub fn start_with(
+        has: Has,
+        program: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let keys = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keys).unwrap();
         unlockpt(&keys).unwrap();
@@ -73,9 +83,11 @@ impl Terminal {
         let side = || Stdio::from(tty.try_clone().unwrap());
         command.arg(example(program)).args(arguments);
         command.stdin(side()).stdout(side()).stderr(side());
+        command.env("TERM", "xterm").env("KEYWIRE_HISTORY", "");
+        command.envs(variables.iter().copied());
         let keys = File::from(keys);
         Self {
-            child: command.env("TERM", "xterm").spawn().unwrap(),
+            child: command.spawn().unwrap(),
             screen: Screen::of(keys.try_clone().unwrap()),
             keys: Some(keys),
             tty,
