@@ -27,6 +27,9 @@
 //! of one moment: others are served meanwhile. If whoever reads the output pauses for longer than the
 //! server's `--stall-timeout`, the server may drop the rest, and the exit code is 2.
 //!
+//! On a terminal, lines are edited, with a history that is kept in a file (`KEYWIRE_HISTORY` names
+//! another; empty, none). Tab completes commands, and keys that the server has.
+//!
 //! The exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if something went
 //! wrong: bad usage, no server, a server that refused something, dropped a reply or went away, or
 //! replies that are missing.
@@ -78,7 +81,9 @@ use terminal::Completion;
     version,
     after_help = "Options stand before the command, or behind its arguments. The arguments are taken \
     as they are: `put k -h` stores `-h`. Only a PREFIX that begins with - needs a -- before it. \
-    `client help COMMAND` explains a command.\n\nThe exit code is 0 if all is done, 1 if `get` or \
+    `client help COMMAND` explains a command.\n\nLines typed on a terminal are kept for the next \
+    session in KEYWIRE_HISTORY, by default ~/.local/state/keywire/history; if it is empty, nowhere. Tab \
+    completes commands and keys.\n\nThe exit code is 0 if all is done, 1 if `get` or \
     `keys` found nothing, and 2 if something went wrong: for lines of standard input, also if one was \
     refused, or replies were dropped or are missing."
 )]

@@ -15,10 +15,10 @@ use rustix::{
     termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use rustyline::{
-    Cmd, ColorMode, ConditionalEventHandler, Config, Context, Editor, Event, EventContext,
-    EventHandler, ExternalPrinter, Helper, KeyEvent, Movement, RepeatCount, completion::Completer,
-    error::ReadlineError, highlight::Highlighter, hint::Hinter, history::FileHistory,
-    validate::Validator,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Context, Editor, Event,
+    EventContext, EventHandler, ExternalPrinter, Helper, KeyEvent, Movement, RepeatCount,
+    completion::Completer, error::ReadlineError, highlight::Highlighter, hint::Hinter,
+    history::FileHistory, validate::Validator,
 };
 use smol::Unblock;
 
@@ -78,6 +78,8 @@ fn editor(editing: Editing) -> Option<(Typed, Screen)> {
         .ok()?
         // Else NO_COLOR would keep it from asking for the prompt that we draw.
         .color_mode(ColorMode::Forced)
+        // The other types hold back what comes until the next key.
+        .completion_type(CompletionType::List)
         .build();
     let history = FileHistory::with_config(&config);
     let mut editor = Editor::with_history(config, history).ok()?;

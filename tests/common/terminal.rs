@@ -54,12 +54,12 @@ impl Terminal {
         Self::start_with(has, program, arguments, &[])
     }
 
-    /// The same with these variables. Without one of its own, it keeps no history.
+    /// The same with these variables, or without them. If none says otherwise, it keeps no history.
     pub fn start_with(
         has: Has,
         program: &str,
         arguments: &[&str],
-        variables: &[(&str, &str)],
+        variables: &[(&str, Option<&str>)],
     ) -> Self {
         let keys = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keys).unwrap();
@@ -84,7 +84,12 @@ impl Terminal {
         command.arg(example(program)).args(arguments);
         command.stdin(side()).stdout(side()).stderr(side());
         command.env("TERM", "xterm").env("KEYWIRE_HISTORY", "");
-        command.envs(variables.iter().copied());
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         let keys = File::from(keys);
         Self {
             child: command.spawn().unwrap(),

@@ -9,6 +9,8 @@ mod say;
 
 mod arguments;
 mod client;
+mod completion;
+mod history;
 mod lines;
 mod terminal;
 mod walk;

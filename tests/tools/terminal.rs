@@ -103,6 +103,57 @@ fn what_comes_while_a_line_is_typed_is_shown_above_it() {
 }
 
 #[test]
+fn what_comes_is_shown_also_without_colours() {
+    let server = start();
+    let address = server.address.to_string();
+    let variables = [("NO_COLOR", Some("1"))];
+    let arguments = ["--connect", &address];
+    let mut client = Terminal::start_with(Has::All, "client", &arguments, &variables);
+    client.await_shown("> ");
+    client.press("Watch:k\rPut:k:mine");
+    client.await_shown("Put:k:mine");
+    server.connect().end_with("Put:k:other\n");
+    client.await_shown(":put:k:other\r\n> Put:k:mine");
+}
+
+#[test]
+fn what_others_say_appears_above_the_line_that_is_typed() {
+    let server = start();
+    server.connect().end_with("Put:lobby:eve: before\n");
+    let mut ann = tool(&server, Has::All, "chat", &["ann"]);
+    ann.await_shown("eve: before\r\n");
+    ann.press("half a li");
+    ann.await_shown("half a li");
+    server.connect().end_with("Put:lobby:bob: hello\n");
+    ann.await_shown("bob: hello\r\nann: half a li");
+    ann.press("ne\r");
+    wait_until("it is said", || server.handle.stats().values == 3);
+    assert!(!ann.is_cooked());
+    ann.press("\x04");
+    assert_eq!(ann.end(), Some(0));
+    assert!(ann.is_cooked());
+    // What is typed stands there once.
+    assert_eq!(plain(&ann.shown()).matches("half a line\n").count(), 1);
+    let mut other = server.connect();
+    other.send("Get:lobby\n");
+    assert_eq!(other.texts(3)[2], "lobby:ann: half a line");
+}
+
+#[test]
+fn chat_puts_the_terminal_right_when_its_server_goes() {
+    let server = start();
+    let mut ann = tool(&server, Has::All, "chat", &["ann"]);
+    ann.await_shown("ann: ");
+    ann.press("half");
+    ann.await_shown("half");
+    server.stop(std::time::Duration::ZERO);
+    assert_eq!(ann.end(), Some(1));
+    assert!(ann.is_cooked());
+    // On a line of its own.
+    assert!(ann.shown().contains("\nerror: "), "{}", ann.shown());
+}
+
+#[test]
 fn bytes_of_others_do_not_steer_a_terminal() {
     let server = start();
     let steering = "\x1b]52;c;eA==\x07\x1b[2J\u{9b}2J\x7f\u{202e}ä\t.";
@@ -194,7 +245,7 @@ fn every_tool_ends_when_its_terminal_is_gone() {
             ("top", &[][..], "commands/s", &[Some(0)][..]),
             ("client", &[], "> ", &[Some(2)]),
             ("client", &["watch", "k"], "watching", &[Some(0)]),
-            // It leaves SIGHUP to the system. Its input may end or fail first.
+            // If it edits nothing, it leaves SIGHUP to the system. Its input may end or fail first.
             ("chat", &["ann"], "welcome", &[None, Some(0), Some(1)]),
         ] {
             if matches!(has, Has::NoInput) && shows == "> " {
@@ -240,6 +291,7 @@ fn signals_end_a_tool_also_if_its_terminal_takes_nothing() {
         ("top", &[][..], "commands/s", 0),
         ("client", &[], "> ", 2),
         ("client", &["watch", "k"], "watching", 0),
+        ("chat", &["ann"], "ann: ", 1),
     ] {
         let mut tool = tool(&server, Has::All, program, arguments);
         tool.await_shown(shows);
