@@ -1,10 +1,8 @@
-//! A terminal at the client's line mode: editing and history on the way in, and on the way out
-//! what is fit for eyes.
+//! A terminal at which lines are typed while others come: in line mode, and in a chat.
 
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    env::var_os,
     io::{self, IsTerminal as _, Read, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -22,17 +20,18 @@ use rustyline::{
 };
 use smol::Unblock;
 
-use crate::say::shown;
-
 #[path = "completion.rs"]
 #[allow(dead_code, reason = "`chat` completes nothing")]
 mod completion;
 #[path = "history.rs"]
 #[allow(dead_code, reason = "`chat` keeps no history")]
 mod history;
+#[path = "screen.rs"]
+mod screen;
 
 pub(crate) use completion::Completion;
 pub(crate) use history::HistoryFile;
+use screen::{Screen, write};
 
 /// What goes with editing.
 pub(crate) struct Editing {
@@ -195,12 +194,6 @@ impl Shared {
     }
 }
 
-fn write(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
 /// What the editor asks while it edits a line.
 struct Assistant {
     shared: Arc<Shared>,
@@ -337,59 +330,6 @@ impl ConditionalEventHandler for ClearOrLeave {
             "" => Cmd::Interrupt,
             _ => Cmd::Kill(Movement::WholeBuffer),
         })
-    }
-}
-
-/// Shows whole lines: errors in red, and no byte that would be a command to the terminal.
-pub(crate) struct Screen {
-    show: Box<dyn FnMut(String) -> io::Result<()> + Send>,
-    unfinished: Vec<u8>,
-    colour: bool,
-}
-
-impl Screen {
-    /// A terminal on which nothing is edited.
-    pub(crate) fn plain() -> Self {
-        Self::new(|text| write(&text))
-    }
-
-    fn new(show: impl FnMut(String) -> io::Result<()> + Send + 'static) -> Self {
-        Self {
-            show: Box::new(show),
-            unfinished: Vec::new(),
-            colour: var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-                && var_os("TERM").is_some_and(|value| value != "dumb"),
-        }
-    }
-
-    fn push_line(&self, line: &[u8], text: &mut String) {
-        let line_shown = shown(line);
-        match self.colour && line.starts_with(b":error:") {
-            true => text.extend(["\x1b[31m", &line_shown, "\x1b[0m\n"]),
-            false => text.extend([&line_shown, "\n"]),
-        }
-    }
-}
-
-impl Write for Screen {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(end) = bytes.iter().rposition(|&byte| byte == b'\n') else {
-            self.unfinished.extend_from_slice(bytes);
-            return Ok(bytes.len());
-        };
-        self.unfinished.extend_from_slice(&bytes[..end]);
-        let mut text = String::new();
-        for line in self.unfinished.split(|&byte| byte == b'\n') {
-            self.push_line(line, &mut text);
-        }
-        self.unfinished.clear();
-        self.unfinished.extend_from_slice(&bytes[end + 1..]);
-        (self.show)(text)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
