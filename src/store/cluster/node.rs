@@ -14,7 +14,7 @@ pub(super) const NODE_REQUESTS: usize = 4096;
 pub(super) const NODE_BYTES: usize = 1 << 20;
 
 /// The time between two attempts to connect: doubled each time, up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A request of a job.
@@ -74,6 +74,8 @@ pub(super) struct Node {
     pub(super) unreplicated: VecDeque<RequestId>,
     /// Writes pushed since the last `WAIT`.
     pub(super) writes: usize,
+    /// A `SCRIPT LOAD` is under way.
+    pub(super) loads: bool,
     /// A `WAIT` is under way. The next one waits for it, so that no read is behind two.
     pub(super) waits: bool,
     /// Since when it owes an answer and has given none.
@@ -98,6 +100,7 @@ impl Node {
             waiting: VecDeque::new(),
             unreplicated: VecDeque::new(),
             writes: 0,
+            loads: false,
             waits: false,
             silent_since: now,
             closing: false,
@@ -116,6 +119,13 @@ impl Node {
         self.sent.push_back((entry, self.pushed));
         self.pushed += bytes.len() as u64;
         self.out.extend_from_slice(bytes);
+    }
+
+    /// Once, however many requests have missed it.
+    pub(super) fn load_script(&mut self, load: &[u8], now: Instant) {
+        if !std::mem::replace(&mut self.loads, true) {
+            self.push(Entry::Script, load, now);
+        }
     }
 
     /// How long it has owed an answer.
@@ -151,6 +161,7 @@ impl Node {
         self.out.clear();
         self.requests = 0;
         self.writes = 0;
+        self.loads = false;
         self.waits = false;
         let written = self.written;
         (self.pushed, self.written) = (0, 0);

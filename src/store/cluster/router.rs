@@ -6,14 +6,15 @@
 //!              └─┴──── MOVED, ASK, refused, lost <─┘
 //! ```
 //!
-//! - Requests of a bucket are sent in the order submitted, and while any is with one node, none goes to
-//!   another.
-//! - A request that a node has refused is held, in order, until none of its bucket is under way. If a later
+//! - Requests of a key are sent in the order submitted, and while any is with one node, none goes to another.
+//!   (Two `Get`s may.) Requests of a bucket with no key in common may overtake one another.
+//! - A request that a node has refused is held, in order, until none of its keys is under way. If a later
 //!   request of the same client and key was applied by then, it fails: its turn in the order is over. (Each
 //!   client has one job at a time. So requests of different jobs are concurrent while neither is answered,
 //!   and any order of the two is right.)
 //! - A write whose bytes may have been written and that has no reply is never sent again.
 
+mod bucket;
 mod events;
 mod map;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::{
 
 use slab::Slab;
 
+use self::bucket::{Bucket, Places};
 use super::{
     super::ClusterStats,
     job::{Job, Outcome, Route, State},
@@ -53,6 +55,9 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 /// `MOVED` replies that a request follows at once. The next ones wait, like other refusals.
 const FAST_MOVES: u32 = 3;
 
+/// The longest time between two attempts to send a request whose keys are on two nodes.
+const PARTED_BACKOFF: Duration = Duration::from_millis(100);
+
 pub(super) struct Config {
     pub(super) timeout: Duration,
     pub(super) replicas: usize,
@@ -60,17 +65,6 @@ pub(super) struct Config {
     pub(super) auth: Option<Vec<u8>>,
     /// `SCRIPT LOAD`.
     pub(super) load: Vec<u8>,
-}
-
-#[derive(Default)]
-struct Bucket {
-    /// Requests in `waiting` or in `sent` of `node`.
-    active: usize,
-    node: usize,
-    /// Those that can't be sent yet, in the order submitted.
-    held: VecDeque<RequestId>,
-    /// Not before this.
-    retry_at: Option<Instant>,
 }
 
 pub(super) struct Router {
@@ -245,17 +239,42 @@ impl Router {
             return self.leave_queue(id);
         }
         let target = self.target(id);
-        if let Some(number) = self.bucket(id) {
-            let bucket = &self.buckets[usize::from(number)];
-            let is_free = bucket.active == 0 || Some(bucket.node) == target;
-            if !bucket.held.is_empty() || !is_free || target.is_none() {
-                self.refresh |= target.is_none();
-                return self.hold(id, number);
+        self.refresh |= target.is_none();
+        if let Some(number) = self.bucket(id)
+            && !target.is_some_and(|target| self.may_go(id, number, target))
+        {
+            if target.is_some() {
+                let bucket = &self.buckets[usize::from(number)];
+                self.jobs[id.job].requests[id.request].retry_at = bucket.retry_at;
             }
+            return self.hold(id, number);
         }
         if let Some(node) = target {
             self.enqueue(id, node, now);
         }
+    }
+
+    /// Whether no request is held, or on another node, that has to stay before this one.
+    fn may_go(&self, id: RequestId, number: u16, target: usize) -> bool {
+        let bucket = &self.buckets[usize::from(number)];
+        let mut elsewhere = bucket.active().filter(|&&(_, node)| node != target);
+        bucket.is_only_on(target) && bucket.held.is_empty()
+            || !self.is_behind(id, number) && !elsewhere.any(|&(other, _)| self.conflict(id, other))
+    }
+
+    /// Whether an earlier request on one of its keys is held.
+    fn is_behind(&self, id: RequestId, number: u16) -> bool {
+        let held = &self.buckets[usize::from(number)].held;
+        let mut before = held
+            .iter()
+            .take_while(|&&other| self.order(other) < self.order(id));
+        before.any(|&other| self.conflict(id, other))
+    }
+
+    /// Whether the order of the two matters.
+    fn conflict(&self, one: RequestId, other: RequestId) -> bool {
+        let request = |id: RequestId| &self.jobs[id.job].requests[id.request];
+        request(one).conflicts(request(other))
     }
 
     /// Puts it among the held ones of its bucket, in order.
@@ -269,49 +288,63 @@ impl Router {
             .rev()
             .take_while(|&&other| order(other) > order(id));
         let at = bucket.held.len() - behind.count();
+        let request = &mut self.jobs[id.job].requests[id.request];
+        request.state = State::Waiting;
         if bucket.held.is_empty() {
             self.delayed.push(number);
+            bucket.retry_at = request.retry_at;
         }
+        // `None` is the least: at any time.
+        bucket.retry_at = bucket.retry_at.min(request.retry_at);
         bucket.held.insert(at, id);
-        self.jobs[id.job].requests[id.request].state = State::Waiting;
     }
 
-    /// Sends what is held, once nothing of the bucket is under way: to one node, in order.
+    /// Sends what is held and may go, in order.
     fn release(&mut self, number: u16, now: Instant) {
-        let bucket = &self.buckets[usize::from(number)];
-        if bucket.active > 0 || bucket.retry_at.is_some_and(|at| now < at) {
+        let bucket = &mut self.buckets[usize::from(number)];
+        if bucket.retry_at.is_some_and(|at| now < at) {
             return;
         }
-        while let Some(&id) = self.buckets[usize::from(number)].held.front() {
-            let target = match self.is_settled(id) {
-                true => None,
-                false => match self.target(id) {
-                    Some(target) => Some(target),
-                    None => {
-                        self.refresh = true;
-                        return;
-                    }
-                },
-            };
-            let bucket = &mut self.buckets[usize::from(number)];
-            if target.is_some_and(|target| bucket.active > 0 && bucket.node != target) {
-                return;
-            }
-            bucket.held.pop_front();
-            match target {
-                Some(node) => self.enqueue(id, node, now),
-                None => self.leave_queue(id),
-            }
+        let held = std::mem::take(&mut bucket.held);
+        let mut places = Places::default();
+        for &(id, _) in self.buckets[usize::from(number)].active() {
+            places.add(&self.jobs[id.job].requests[id.request], None);
         }
-        self.buckets[usize::from(number)].retry_at = None;
-        self.delayed.retain(|&other| other != number);
+        let mut retry_at = None;
+        let mut has_free = false;
+        for id in held {
+            if self.is_settled(id) {
+                self.leave_queue(id);
+                continue;
+            }
+            let target = self.target(id);
+            self.refresh |= target.is_none();
+            let request = &self.jobs[id.job].requests[id.request];
+            let early = request.retry_at.filter(|&at| now < at);
+            let node = target
+                .filter(|_| early.is_none())
+                .filter(|&node| places.allow(request, node));
+            places.add(request, node);
+            if let Some(node) = node {
+                self.enqueue(id, node, now);
+                continue;
+            }
+            match early {
+                Some(at) => retry_at = Some(retry_at.map_or(at, |other: Instant| other.min(at))),
+                None => has_free = true,
+            }
+            self.buckets[usize::from(number)].held.push_back(id);
+        }
+        let bucket = &mut self.buckets[usize::from(number)];
+        bucket.retry_at = retry_at.filter(|_| !has_free);
+        if bucket.held.is_empty() {
+            self.delayed.retain(|&other| other != number);
+        }
     }
 
     fn enqueue(&mut self, id: RequestId, node: usize, now: Instant) {
         if let Some(bucket) = self.bucket(id) {
-            let bucket = &mut self.buckets[usize::from(bucket)];
-            bucket.active += 1;
-            bucket.node = node;
+            self.buckets[usize::from(bucket)].activate(id, node);
         }
         let it = &mut self.nodes[node];
         if it.link == Link::Up && it.waiting.is_empty() && it.has_room() {
@@ -342,18 +375,13 @@ impl Router {
             let Some(id) = self.nodes[node].waiting.pop_front() else {
                 return;
             };
-            let bucket = self.bucket(id);
-            let is_behind = |bucket: u16| {
-                let first = self.buckets[usize::from(bucket)].held.front();
-                first.is_some_and(|&first| self.order(first) < self.order(id))
-            };
             if self.is_settled(id) {
                 self.leave_active(id, now);
-            } else if let Some(bucket) = bucket.filter(|&bucket| is_behind(bucket)) {
+            } else if let Some(bucket) = self.bucket(id).filter(|&it| self.is_behind(id, it)) {
                 // An earlier one has come back.
                 self.deactivate(id);
                 self.hold(id, bucket);
-                self.release(bucket, now);
+                self.release_if_idle(bucket, now);
             } else {
                 self.send(id, node, now);
             }
@@ -370,13 +398,13 @@ impl Router {
 
     fn deactivate(&mut self, id: RequestId) -> Option<u16> {
         let bucket = self.bucket(id)?;
-        self.buckets[usize::from(bucket)].active -= 1;
+        self.buckets[usize::from(bucket)].deactivate(id);
         Some(bucket)
     }
 
     fn release_if_idle(&mut self, bucket: u16, now: Instant) {
         let it = &self.buckets[usize::from(bucket)];
-        if it.active == 0 && !it.held.is_empty() {
+        if it.is_idle() && !it.held.is_empty() {
             self.release(bucket, now);
         }
     }

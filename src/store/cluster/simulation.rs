@@ -55,7 +55,7 @@ struct Simulation {
     /// Owner by bucket, and the node that it moves to.
     owners: HashMap<u16, (usize, Option<usize>)>,
     /// Keys that have moved there.
-    moved: HashMap<Vec<u8>, bool>,
+    moved: HashSet<Vec<u8>>,
     lists: HashMap<Vec<u8>, Vec<u64>>,
     applied: HashSet<u64>,
     keys: Vec<Vec<u8>>,
@@ -97,6 +97,18 @@ fn address(node: usize) -> Address {
     }
 }
 
+/// Some of one bucket, and some of others.
+fn keys() -> Vec<Vec<u8>> {
+    let name = |number: u32| format!("key{number}").into_bytes();
+    let bucket = slots::bucket(&name(0));
+    let of_bucket = (0..).map(name).filter(|key| slots::bucket(key) == bucket);
+    let others = (1..).map(name).filter(|key| slots::bucket(key) != bucket);
+    of_bucket
+        .take(KEYS / 2)
+        .chain(others.take(KEYS / 2))
+        .collect()
+}
+
 impl Simulation {
     fn new(seed: u64, replicas: usize) -> Self {
         let now = Instant::now();
@@ -121,12 +133,10 @@ impl Simulation {
             layout,
             nodes: (0..NODES).map(|_| FakeNode::default()).collect(),
             owners: HashMap::new(),
-            moved: HashMap::new(),
+            moved: HashSet::new(),
             lists: HashMap::new(),
             applied: HashSet::new(),
-            keys: (0..KEYS)
-                .map(|key| format!("key{key}").into_bytes())
-                .collect(),
+            keys: keys(),
             open: HashMap::new(),
             next_value: 1,
             writes: HashMap::new(),
@@ -290,8 +300,13 @@ impl Simulation {
                 }
             }
             61..=100 => {
+                // One of the bucket's keys, of which one is its number.
                 let key = self.keys[self.random.usize(..KEYS)].clone();
-                self.moved.insert(key, true);
+                let key = match self.random.u8(..4) {
+                    0 => fake_node::number_key(slots::bucket(&key)),
+                    _ => key,
+                };
+                self.moved.insert(key);
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{CONNECT_TIMEOUT, FAST_MOVES, IDLE_TICK, Router, SILENCE, TICK};
+use super::{CONNECT_TIMEOUT, FAST_MOVES, IDLE_TICK, PARTED_BACKOFF, Router, SILENCE, TICK};
 use crate::store::cluster::{
     job::{FEW_REPLICAS, Outcome, Route, State, code},
     node::{Entry, Link, Node, RequestId, backoff},
@@ -21,6 +21,8 @@ enum Refusal {
     Moved(u16, Address),
     Ask(Address),
     NoScript,
+    /// Not all of its keys are there.
+    Parted,
     /// It was not applied, and may be later.
     TryAgain,
 }
@@ -39,7 +41,8 @@ impl Refusal {
             b"MOVED" => redirect().map(|(slot, address)| Self::Moved(slot, address)),
             b"ASK" => redirect().map(|(_, address)| Self::Ask(address)),
             b"NOSCRIPT" => Some(Self::NoScript),
-            b"TRYAGAIN" | b"CLUSTERDOWN" | b"LOADING" | b"READONLY" | b"MASTERDOWN" | b"BUSY" => {
+            b"TRYAGAIN" => Some(Self::Parted),
+            b"CLUSTERDOWN" | b"LOADING" | b"READONLY" | b"MASTERDOWN" | b"BUSY" => {
                 Some(Self::TryAgain)
             }
             _ => None,
@@ -63,7 +66,7 @@ impl Router {
         if let Some(auth) = &config.auth {
             node.push(Entry::Auth, auth, now);
         }
-        node.push(Entry::Script, &config.load, now);
+        node.load_script(&config.load, now);
     }
 
     /// The connection is gone, or could not be made.
@@ -139,6 +142,7 @@ impl Router {
         it.silent_since = now;
         let (entry, _) = it.sent.pop_front().ok_or(resp::Malformed)?;
         let is_error = reply.first() == Some(&b'-');
+        it.loads &= entry != Entry::Script;
         match entry {
             Entry::Request(id) => {
                 it.requests -= 1;
@@ -245,30 +249,30 @@ impl Router {
         let refusals = request.refusals;
         request.refusals += 1;
         request.ask = None;
-        let mut delay = refusals >= FAST_MOVES;
+        let mut delay = None;
         match refusal {
             Refusal::Moved(slot, address) => {
+                delay = (refusals >= FAST_MOVES).then(|| backoff(refusals));
                 let owner = self.node(&address, now);
                 self.on_moved(slot, owner, now);
             }
             Refusal::Ask(address) => {
+                // Whatever that node says, but that it has not the slot, has a delay of its own.
                 let target = self.node(&address, now);
                 self.jobs[id.job].requests[id.request].ask = Some(target);
             }
             Refusal::NoScript => {
                 let Self { config, nodes, .. } = self;
-                nodes[node].push(Entry::Script, &config.load, now);
+                nodes[node].load_script(&config.load, now);
             }
+            // Some of the keys are on another node, until their slot has moved.
+            Refusal::Parted => delay = Some(backoff(refusals).min(PARTED_BACKOFF)),
             Refusal::TryAgain => {
-                delay = true;
+                delay = Some(backoff(refusals));
                 self.refresh = true;
             }
         }
-        if delay {
-            let at = now + backoff(refusals);
-            let bucket = &mut self.buckets[usize::from(bucket)];
-            bucket.retry_at = Some(bucket.retry_at.map_or(at, |other| other.max(at)));
-        }
+        self.jobs[id.job].requests[id.request].retry_at = delay.map(|delay| now + delay);
         self.hold(id, bucket);
     }
 

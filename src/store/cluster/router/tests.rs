@@ -6,10 +6,11 @@ use super::{
     super::{
         job::{Job, Outcome},
         layout::Layout,
+        node::FIRST_BACKOFF,
         resp,
         slots::{self, Address, SLOTS, SlotRange},
     },
-    Config, Router,
+    Config, PARTED_BACKOFF, Router, TICK,
 };
 use crate::protocol::{Operation, Write};
 
@@ -82,6 +83,18 @@ impl Fixture {
             out.drain(..length);
         }
         names
+    }
+
+    /// Lets so much time pass at most, until these are written.
+    fn await_written(&mut self, time: Duration, commands: &[&str]) {
+        let until = self.now + time + TICK;
+        let mut written = Vec::new();
+        while written.is_empty() && self.now < until {
+            self.now += TICK;
+            self.router.on_time(self.now);
+            written = self.written();
+        }
+        assert_eq!(written, commands);
     }
 
     fn outcomes(&mut self, job: usize) -> Vec<Outcome> {
@@ -214,4 +227,56 @@ fn what_waits_for_a_node_that_is_gone_is_kept_no_longer_than_its_time() {
     }
     assert!(fixture.router.jobs.is_empty());
     assert!(fixture.router.nodes[0].waiting.is_empty());
+}
+
+/// While a slot moves, and the bucket's number is on one node and a key on another.
+#[test]
+fn a_key_that_is_apart_holds_up_no_other_key_of_its_bucket() {
+    let mut node = Fixture::new(0);
+    let neighbour = neighbour(b"k");
+    let apart = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"-TRYAGAIN x\r\n");
+    let behind = node.submit(&[put(b"k")]);
+    assert!(node.written().is_empty());
+    let other = node.submit(&[put(&neighbour)]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    let mut last = node.now;
+    for _ in 0..20 {
+        // Others of its bucket are always under way.
+        node.await_written(PARTED_BACKOFF, &["EVALSHA"; 2]);
+        assert!(node.now - last >= FIRST_BACKOFF);
+        last = node.now;
+        node.reply(b"*1\r\n:1\r\n");
+        node.submit(&[put(&neighbour)]);
+        assert_eq!(node.written(), ["EVALSHA"]);
+        node.reply(b"-TRYAGAIN x\r\n");
+        node.reply(b"-TRYAGAIN x\r\n");
+    }
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
+    // It has moved.
+    node.reply(b"*1\r\n:1\r\n");
+    node.await_written(PARTED_BACKOFF, &["EVALSHA"; 2]);
+    node.reply(b"*1\r\n:2\r\n");
+    assert_eq!(node.outcomes(apart), [Outcome::Reply(0..8)]);
+    node.reply(b"*1\r\n:3\r\n");
+    assert_eq!(node.outcomes(behind), [Outcome::Reply(0..8)]);
+}
+
+#[test]
+fn a_script_that_many_requests_have_missed_is_loaded_once() {
+    let mut node = Fixture::new(0);
+    let jobs: Vec<_> = (0..10).map(|_| node.submit(&[put(b"k")])).collect();
+    assert_eq!(node.written().len(), jobs.len());
+    for _ in &jobs {
+        node.reply(b"-NOSCRIPT x\r\n");
+    }
+    let written = node.written();
+    assert_eq!(written[..2], ["SCRIPT", "EVALSHA"]);
+    assert_eq!(written.len(), 1 + jobs.len());
+    node.reply(b"$1\r\nx\r\n");
+    for job in jobs {
+        node.reply(b"*1\r\n:1\r\n");
+        assert_eq!(node.outcomes(job), [Outcome::Reply(0..8)]);
+    }
 }

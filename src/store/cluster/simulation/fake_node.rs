@@ -6,6 +6,11 @@ use crate::store::cluster::{
     slots,
 };
 
+/// The key of a bucket's number.
+pub(super) fn number_key(bucket: u16) -> Vec<u8> {
+    format!("#{bucket}").into_bytes()
+}
+
 impl Simulation {
     pub(super) fn execute(&mut self, node: usize, words: &[Vec<u8>], asking: bool) -> Vec<u8> {
         match &words[0][..] {
@@ -47,20 +52,20 @@ impl Simulation {
             let errors: [&[u8]; 3] = [b"-CLUSTERDOWN x\r\n", b"-TRYAGAIN x\r\n", b"-LOADING x\r\n"];
             return errors[self.random.usize(..3)].to_vec();
         }
-        let has = keys
-            .iter()
-            .filter(|&key| !self.moved.contains_key(key))
-            .count();
+        let number = is_script.then(|| number_key(bucket));
+        let of_request = keys.iter().chain(&number);
+        let count = of_request.clone().count();
+        let has = of_request.filter(|&key| !self.moved.contains(key)).count();
         if owner != node && !(asking && target == Some(node)) {
             return format!("-MOVED {slot} sim:{owner}\r\n").into_bytes();
         }
         if let Some(target) = target.filter(|_| owner == node) {
             match has {
                 0 => return format!("-ASK {slot} sim:{target}\r\n").into_bytes(),
-                _ if has < keys.len() => return b"-TRYAGAIN x\r\n".to_vec(),
+                _ if has < count => return b"-TRYAGAIN x\r\n".to_vec(),
                 _ => {}
             }
-        } else if owner != node && has > 0 {
+        } else if owner != node && has > 0 && count > 1 {
             return b"-TRYAGAIN x\r\n".to_vec();
         }
         if is_script && !self.nodes[node].knows_script {
