@@ -182,7 +182,8 @@ impl ClusterBuilder {
         }
     }
 
-    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. With
+    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do.
+    /// All of them are asked again, their names resolved anew, if later no known node answers. With
     /// `redis://` in front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
     ///
     /// # Errors
@@ -219,13 +220,17 @@ impl ClusterBuilder {
         let connector = self.connector();
         seed::check_schemes(&nodes, &connector).map_err(Error::store)?;
         let mut reasons = Vec::new();
-        for node in nodes {
-            match seed::ask(&node, &config, &connector, &publish).await {
+        for node in &nodes {
+            match seed::ask(node, &config, &connector, &publish).await {
                 Ok(seed) => {
                     let now = Instant::now();
                     let layout = Layout::new(&self.prefix, &seed.script);
                     let mut router = Router::new(config, now);
                     router.node(&seed.address, now);
+                    router.seeds = nodes
+                        .iter()
+                        .filter_map(|node| seed::address(node))
+                        .collect();
                     router.on_slots(&seed.slots, now);
                     return Ok(Cluster {
                         shared: Arc::new(Shared::new(layout, connector, router)),

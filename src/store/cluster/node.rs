@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::slots::Address;
+use super::slots::{Address, Epochs};
 
 /// Requests under way on a node. More wait here until some are answered.
 pub(super) const NODE_REQUESTS: usize = 4096;
@@ -16,6 +16,9 @@ pub(super) const NODE_BYTES: usize = 1 << 20;
 /// The time between two attempts to connect: doubled each time, up to the longest.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Attempts to connect that have to fail before a node may lose its slots to one with an earlier epoch.
+const GIVEN_UP: u32 = 8;
 
 /// A request of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub(super) enum Entry {
     Asking,
     /// `WAIT`, for all of [`Node::unreplicated`].
     Wait,
+    /// `CLUSTER NODES`, for the `CLUSTER SLOTS` behind it.
+    Epochs,
     Slots,
 }
 
@@ -78,6 +83,8 @@ pub(super) struct Node {
     pub(super) loads: bool,
     /// A `WAIT` is under way. The next one waits for it, so that no read is behind two.
     pub(super) waits: bool,
+    /// What it has given last, until its slots come.
+    pub(super) epochs: Epochs,
     /// Since when it owes an answer and has given none.
     pub(super) silent_since: Instant,
     pub(super) closing: bool,
@@ -102,6 +109,7 @@ impl Node {
             writes: 0,
             loads: false,
             waits: false,
+            epochs: Epochs::new(),
             silent_since: now,
             closing: false,
             closed: 0,
@@ -143,6 +151,16 @@ impl Node {
             Link::Backoff { until } if now >= until => self.link = Link::Wanted,
             _ => {}
         }
+    }
+
+    /// Its connection is gone, or could not be made.
+    pub(super) fn has_failed(&self) -> bool {
+        self.attempts > 0
+    }
+
+    /// It could not be connected to for some seconds.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.attempts >= GIVEN_UP
     }
 
     pub(super) fn on_up(&mut self) {

@@ -72,6 +72,8 @@ pub(super) struct Router {
     pub(super) nodes: Vec<Node>,
     slots: Vec<u16>,
     owners: Vec<Option<usize>>,
+    /// Their epochs, as [`map`] counts them.
+    epochs: Vec<u64>,
     buckets: Vec<Bucket>,
     pub(super) jobs: Slab<Job>,
     next_number: u64,
@@ -82,6 +84,8 @@ pub(super) struct Router {
     refresh: bool,
     next_refresh: Instant,
     next_asked: usize,
+    /// What the user has named. They are asked if no other node answers.
+    pub(super) seeds: Vec<Address>,
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
 }
@@ -93,6 +97,7 @@ impl Router {
             nodes: Vec::new(),
             slots: (0..BUCKETS).map(slots::slot).collect(),
             owners: vec![None; BUCKETS.into()],
+            epochs: vec![0; BUCKETS.into()],
             buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
             jobs: Slab::new(),
             next_number: 0,
@@ -101,6 +106,7 @@ impl Router {
             refresh: false,
             next_refresh: now,
             next_asked: 0,
+            seeds: Vec::new(),
             wakers: Vec::new(),
             stats: ClusterStats::default(),
         }

@@ -43,6 +43,10 @@ struct FakeNode {
     hangs: bool,
     is_down: bool,
     knows_script: bool,
+    /// The later epoch wins.
+    epoch: u64,
+    /// It has heard nothing since the map was this.
+    old_rows: Option<Vec<SlotRange>>,
 }
 
 struct Simulation {
@@ -131,7 +135,12 @@ impl Simulation {
             steps: 0,
             router,
             layout,
-            nodes: (0..NODES).map(|_| FakeNode::default()).collect(),
+            nodes: (1..=NODES)
+                .map(|epoch| FakeNode {
+                    epoch: epoch.into(),
+                    ..FakeNode::default()
+                })
+                .collect(),
             owners: HashMap::new(),
             moved: HashSet::new(),
             lists: HashMap::new(),
@@ -164,6 +173,7 @@ impl Simulation {
             last: slots::slot(bucket),
             master: address(owner),
             replicas: Vec::new(),
+            epoch: Some(self.nodes[owner].epoch),
         };
         let mut rows: Vec<_> = self.owners.iter().map(row).collect();
         rows.sort_unstable_by_key(|row| row.first);
@@ -297,6 +307,10 @@ impl Simulation {
                 }
                 if next.1.is_none() {
                     self.moved.clear();
+                    let latest = self.nodes.iter().map(|node| node.epoch).max();
+                    let it = &mut self.nodes[next.0];
+                    it.epoch = latest.unwrap_or(0) + 1;
+                    it.old_rows = None;
                 }
             }
             61..=100 => {
@@ -308,6 +322,11 @@ impl Simulation {
                 };
                 self.moved.insert(key);
             }
+            101..=103 => {
+                let rows = self.rows();
+                self.nodes[node].old_rows.get_or_insert(rows);
+            }
+            104..=110 => self.nodes[node].old_rows = None,
             _ => {}
         }
     }

@@ -154,9 +154,10 @@ impl Router {
                 let is_enough = usize::try_from(count).is_ok_and(|it| it >= self.config.replicas);
                 self.on_replicas(node, is_enough);
             }
+            Entry::Epochs => it.epochs = slots::parse_epochs(reply),
             Entry::Slots => {
-                let host = self.nodes[node].address.host.clone();
-                if let Some(rows) = slots::parse_slots(reply, &host) {
+                let epochs = std::mem::take(&mut it.epochs);
+                if let Some(rows) = slots::parse_slots(reply, &it.address.host, &epochs) {
                     self.on_slots(&rows, now);
                 }
             }
@@ -254,7 +255,7 @@ impl Router {
             Refusal::Moved(slot, address) => {
                 delay = (refusals >= FAST_MOVES).then(|| backoff(refusals));
                 let owner = self.node(&address, now);
-                self.on_moved(slot, owner, now);
+                self.on_moved(slot, node, owner, now);
             }
             Refusal::Ask(address) => {
                 // Whatever that node says, but that it has not the slot, has a delay of its own.
