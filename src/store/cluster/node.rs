@@ -65,6 +65,10 @@ pub(super) struct Node {
     attempts: u32,
     /// Whether it has slots.
     pub(super) is_master: bool,
+    /// Whether the last map names it, as a master or as a replica.
+    pub(super) is_named: bool,
+    /// When it was last of use.
+    pub(super) used_at: Instant,
     /// Bytes to be written.
     pub(super) out: Vec<u8>,
     /// Bytes put in `out` and bytes written, on this connection.
@@ -99,6 +103,8 @@ impl Node {
             link: Link::Idle,
             attempts: 0,
             is_master: false,
+            is_named: false,
+            used_at: now,
             out: Vec::new(),
             pushed: 0,
             written: 0,
@@ -151,6 +157,14 @@ impl Node {
             Link::Backoff { until } if now >= until => self.link = Link::Wanted,
             _ => {}
         }
+    }
+
+    /// Whether anything is under way there, or may be.
+    pub(super) fn is_used(&self) -> bool {
+        let is_opening = matches!(self.link, Link::Wanted | Link::Connecting | Link::Handshake);
+        let queues = [&self.waiting, &self.unreplicated];
+        let is_idle = self.sent.is_empty() && queues.iter().all(|it| it.is_empty());
+        self.is_named || self.is_master || is_opening || !is_idle
     }
 
     /// Its connection is gone, or could not be made.

@@ -52,6 +52,9 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// The same while none is and a master is not connected.
 const IDLE_TICK: Duration = Duration::from_millis(500);
 
+/// The time after which a node that no map names is forgotten. Longer than a subscription stays there.
+const FORGET_TIME: Duration = Duration::from_secs(10);
+
 /// `MOVED` replies that a request follows at once. The next ones wait, like other refusals.
 const FAST_MOVES: u32 = 3;
 
@@ -114,11 +117,30 @@ impl Router {
 
     /// The node at this address.
     pub(super) fn node(&mut self, address: &Address, now: Instant) -> usize {
-        let known = self.nodes.iter().position(|node| node.address == *address);
-        known.unwrap_or_else(|| {
+        let known = self.nodes.iter().position(|it| it.address == *address);
+        let node = known.or_else(|| {
+            // The place of one that nobody can have in mind any more.
+            let node = self
+                .nodes
+                .iter()
+                .position(|it| self.is_forgotten(it, now))?;
+            let closed = self.nodes[node].closed + 1;
+            self.nodes[node] = Node::new(address.clone(), now);
+            self.nodes[node].closed = closed;
+            Some(node)
+        });
+        let node = node.unwrap_or_else(|| {
             self.nodes.push(Node::new(address.clone(), now));
             self.nodes.len() - 1
-        })
+        });
+        self.nodes[node].used_at = now;
+        node
+    }
+
+    /// It was of no use for longer than any request lasts.
+    fn is_forgotten(&self, node: &Node, now: Instant) -> bool {
+        let time = now.saturating_duration_since(node.used_at);
+        !node.is_used() && time >= self.config.timeout + FORGET_TIME
     }
 
     pub(super) fn owner(&self, bucket: u16) -> Option<usize> {

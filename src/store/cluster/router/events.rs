@@ -334,7 +334,13 @@ impl Router {
         self.release_all(now);
         self.refresh_slots(now);
         for node in 0..self.nodes.len() {
+            if self.nodes[node].link == Link::Up && self.is_forgotten(&self.nodes[node], now) {
+                self.on_closed(node, now);
+            }
             let it = &mut self.nodes[node];
+            if it.is_used() {
+                it.used_at = now;
+            }
             if it.is_master || !it.waiting.is_empty() {
                 it.want(now);
             }

@@ -15,11 +15,17 @@ impl Router {
     /// A node has given the whole map. It may be old: of each slot the owner with the latest epoch counts.
     pub(in super::super) fn on_slots(&mut self, rows: &[SlotRange], now: Instant) {
         self.refresh = false;
+        for node in self.nodes.iter_mut().filter(|node| node.is_used()) {
+            node.used_at = now;
+            node.is_named = false;
+        }
         let mut by_slot = vec![None; SLOTS.into()];
         for row in rows {
             let master = self.node(&row.master, now);
+            self.nodes[master].is_named = true;
             for replica in &row.replicas {
-                self.node(replica, now);
+                let replica = self.node(replica, now);
+                self.nodes[replica].is_named = true;
             }
             if let Some(slots) = by_slot.get_mut(row.first.into()..=row.last.into()) {
                 slots.fill(Some((master, row.epoch)));
@@ -76,7 +82,8 @@ impl Router {
     }
 
     fn on_owners(&mut self, now: Instant) {
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| node.is_master) {
+            node.used_at = now;
             node.is_master = false;
         }
         for owner in self.owners.iter().flatten() {

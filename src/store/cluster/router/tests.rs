@@ -386,3 +386,25 @@ fn what_the_user_has_named_is_asked_if_no_other_node_answers() {
     fixture.router.on_reply(seed, rows, fixture.now).unwrap();
     assert_owner(&fixture.router, 9);
 }
+
+#[test]
+fn nodes_that_no_map_names_are_forgotten() {
+    let mut fixture = Fixture::new(0);
+    for port in 2..200 {
+        let mut row = row(1, Some(port.into()));
+        row.replicas.push(address(port));
+        fixture.router.on_slots(&[row], fixture.now);
+        // One that a node has named, and that is connected.
+        let stray = fixture.router.node(&address(1000 + port), fixture.now);
+        fixture.router.nodes[stray].want(fixture.now);
+        while let Some((node, _)) = fixture.router.next_connect() {
+            fixture.router.on_connected(node, fixture.now);
+            let loaded = b"$1\r\nx\r\n";
+            fixture.router.on_reply(node, loaded, fixture.now).unwrap();
+        }
+        fixture.now += TIMEOUT;
+        fixture.router.on_time(fixture.now);
+    }
+    assert!(fixture.router.nodes.len() < 15);
+    assert_owner(&fixture.router, 1);
+}

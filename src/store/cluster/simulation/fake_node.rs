@@ -84,7 +84,7 @@ impl Simulation {
             return reply;
         }
         push_array(&mut reply, keys.len());
-        let mut arguments = words[3 + 1 + keys.len() + 2..].iter();
+        let mut arguments = words[3 + 1 + keys.len() + 1..].iter();
         for key in keys {
             match &arguments.next().unwrap()[..] {
                 b"G" => {
