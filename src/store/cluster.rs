@@ -17,6 +17,7 @@
 
 mod driver;
 mod feed;
+mod input;
 mod job;
 mod layout;
 mod node;

@@ -383,6 +383,7 @@ impl Simulation {
             let Some(reply) = wire.replies.pop_front() else {
                 return;
             };
+            self.router.on_read(node, self.now);
             if self.router.on_reply(node, &reply, self.now).is_err() {
                 self.nodes[node].wire = None;
                 self.router.on_closed(node, self.now);

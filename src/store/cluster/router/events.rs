@@ -139,7 +139,6 @@ impl Router {
         now: Instant,
     ) -> Result<(), resp::Malformed> {
         let it = &mut self.nodes[node];
-        it.silent_since = now;
         let (entry, _) = it.sent.pop_front().ok_or(resp::Malformed)?;
         let is_error = reply.first() == Some(&b'-');
         it.loads &= entry != Entry::Script;
@@ -277,18 +276,26 @@ impl Router {
         self.hold(id, bucket);
     }
 
-    /// The node's next reply is longer than what is read. It would be so again: the request fails. The
-    /// connection is to be closed.
-    pub(in super::super) fn on_long_reply(&mut self, node: usize) {
-        let Some(&(Entry::Request(id), _)) = self.nodes[node].sent.front() else {
-            return;
-        };
-        let request = self.jobs[id.job].requests.get(id.request);
-        let outcome = match request.is_some_and(|request| request.is_write) {
-            true => Outcome::Unconfirmed(TOO_LONG.into()),
-            false => Outcome::Failed(TOO_LONG.into()),
-        };
-        self.settle(id, outcome);
+    /// Part of a reply has come.
+    pub(in super::super) fn on_read(&mut self, node: usize, now: Instant) {
+        self.nodes[node].silent_since = now;
+    }
+
+    /// The node's next reply was longer than what is read. It would be so again: the request fails.
+    pub(in super::super) fn on_long_reply(
+        &mut self,
+        node: usize,
+        now: Instant,
+    ) -> Result<(), resp::Malformed> {
+        if let Some(&(Entry::Request(id), _)) = self.nodes[node].sent.front() {
+            let request = self.jobs[id.job].requests.get(id.request);
+            let outcome = match request.is_some_and(|request| request.is_write) {
+                true => Outcome::Unconfirmed(TOO_LONG.into()),
+                false => Outcome::Failed(TOO_LONG.into()),
+            };
+            self.settle(id, outcome);
+        }
+        self.on_reply(node, b"-TOOLONG\r\n", now)
     }
 
     /// This request was applied, or may be: earlier ones of the same client and key that were refused are too
