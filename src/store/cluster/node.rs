@@ -63,8 +63,12 @@ pub(super) struct Node {
     pub(super) link: Link,
     /// Attempts to connect that have failed, since the last that did not.
     attempts: u32,
-    /// Whether it has slots.
+    /// Whether it has slots, or reads for one that has.
     pub(super) is_master: bool,
+    /// The node that is the same by another connection, for what does not write: it need not wait for `WAIT`.
+    pub(super) reader: Option<usize>,
+    /// The node of which it is the reader.
+    pub(super) reads_for: Option<usize>,
     /// Whether the last map names it, as a master or as a replica.
     pub(super) is_named: bool,
     /// When it was last of use.
@@ -103,6 +107,8 @@ impl Node {
             link: Link::Idle,
             attempts: 0,
             is_master: false,
+            reader: None,
+            reads_for: None,
             is_named: false,
             used_at: now,
             out: Vec::new(),

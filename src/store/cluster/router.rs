@@ -117,24 +117,41 @@ impl Router {
 
     /// The node at this address.
     pub(super) fn node(&mut self, address: &Address, now: Instant) -> usize {
-        let known = self.nodes.iter().position(|it| it.address == *address);
-        let node = known.or_else(|| {
-            // The place of one that nobody can have in mind any more.
-            let node = self
-                .nodes
-                .iter()
-                .position(|it| self.is_forgotten(it, now))?;
-            let closed = self.nodes[node].closed + 1;
-            self.nodes[node] = Node::new(address.clone(), now);
-            self.nodes[node].closed = closed;
-            Some(node)
-        });
-        let node = node.unwrap_or_else(|| {
-            self.nodes.push(Node::new(address.clone(), now));
-            self.nodes.len() - 1
-        });
-        self.nodes[node].used_at = now;
-        node
+        let is_known = |it: &Node| it.address == *address && it.reads_for.is_none();
+        match self.nodes.iter().position(is_known) {
+            Some(node) => {
+                self.nodes[node].used_at = now;
+                node
+            }
+            None => self.insert(Node::new(address.clone(), now), now),
+        }
+    }
+
+    fn insert(&mut self, mut node: Node, now: Instant) -> usize {
+        // The place of one that nobody can have in mind any more.
+        let forgotten = self.nodes.iter().position(|it| self.is_forgotten(it, now));
+        if let Some(place) = forgotten {
+            // The driver closes its connection.
+            node.closed = self.nodes[place].closed + 1;
+            self.nodes[place] = node;
+            return place;
+        }
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// Sees to it that a node has a reader, which it needs if its own connection waits for replicas.
+    fn reader(&mut self, node: usize, now: Instant) -> Option<usize> {
+        let known = self.nodes[node].reader;
+        let known = known.filter(|&reader| self.nodes[reader].reads_for == Some(node));
+        if known.is_some() || self.config.replicas == 0 {
+            return known;
+        }
+        let mut reader = Node::new(self.nodes[node].address.clone(), now);
+        reader.reads_for = Some(node);
+        let reader = self.insert(reader, now);
+        self.nodes[node].reader = Some(reader);
+        Some(reader)
     }
 
     /// It was of no use for longer than any request lasts.
@@ -148,7 +165,8 @@ impl Router {
     }
 
     pub(super) fn masters(&self) -> impl Iterator<Item = usize> {
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_master)
+        let is_master = |node: &Node| node.is_master && node.reads_for.is_none();
+        (0..self.nodes.len()).filter(move |&node| is_master(&self.nodes[node]))
     }
 
     pub(super) fn slot(&self, bucket: u16) -> u16 {
@@ -266,7 +284,7 @@ impl Router {
         if self.is_settled(id) {
             return self.leave_queue(id);
         }
-        let target = self.target(id);
+        let target = self.target(id).map(|node| self.connection(id, node));
         self.refresh |= target.is_none();
         if let Some(number) = self.bucket(id)
             && !target.is_some_and(|target| self.may_go(id, number, target))
@@ -282,12 +300,37 @@ impl Router {
         }
     }
 
+    /// The node or its reader. A client's `Get` behind its own write goes the same way.
+    fn connection(&self, id: RequestId, node: usize) -> usize {
+        let request = &self.jobs[id.job].requests[id.request];
+        let is_there = |&reader: &usize| {
+            let reader = &self.nodes[reader];
+            reader.reads_for == Some(node) && reader.link == Link::Up && reader.has_room()
+        };
+        let reader = self.nodes[node].reader.filter(is_there);
+        let reader = reader.filter(|_| !request.is_write && request.ask.is_none());
+        let has_own_write = || {
+            let bucket = self
+                .bucket(id)
+                .map(|bucket| &self.buckets[usize::from(bucket)]);
+            let mut active = bucket.into_iter().flat_map(Bucket::active);
+            active.any(|&(other, _)| other.job == id.job && self.conflict(id, other))
+        };
+        reader.filter(|_| !has_own_write()).unwrap_or(node)
+    }
+
     /// Whether no request is held, or on another node, that has to stay before this one.
     fn may_go(&self, id: RequestId, number: u16, target: usize) -> bool {
         let bucket = &self.buckets[usize::from(number)];
         let mut elsewhere = bucket.active().filter(|&&(_, node)| node != target);
+        // A reader's requests and writes of other clients may change places: neither is answered.
+        let is_before = |other: RequestId| {
+            let is_write = |id: RequestId| self.jobs[id.job].requests[id.request].is_write;
+            let is_ordered = other.job == id.job || is_write(id) && is_write(other);
+            is_ordered && self.conflict(id, other)
+        };
         bucket.is_only_on(target) && bucket.held.is_empty()
-            || !self.is_behind(id, number) && !elsewhere.any(|&(other, _)| self.conflict(id, other))
+            || !self.is_behind(id, number) && !elsewhere.any(|&(other, _)| is_before(other))
     }
 
     /// Whether an earlier request on one of its keys is held.
@@ -349,9 +392,11 @@ impl Router {
             self.refresh |= target.is_none();
             let request = &self.jobs[id.job].requests[id.request];
             let early = request.retry_at.filter(|&at| now < at);
-            let node = target
-                .filter(|_| early.is_none())
-                .filter(|&node| places.allow(request, node));
+            let target = target.filter(|_| early.is_none());
+            let mut nodes = target
+                .into_iter()
+                .flat_map(|node| [self.connection(id, node), node]);
+            let node = nodes.find(|&node| places.allow(request, node));
             places.add(request, node);
             if let Some(node) = node {
                 self.enqueue(id, node, now);

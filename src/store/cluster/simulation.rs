@@ -33,8 +33,11 @@ struct Wire {
     requests: Vec<u8>,
     replies: VecDeque<Vec<u8>>,
     asking: bool,
+    /// Steps for which a `WAIT` goes on.
+    waits: u32,
 }
 
+/// A node, or the reader of one, which has only the wires.
 #[derive(Default)]
 struct FakeNode {
     wire: Option<Wire>,
@@ -127,6 +130,7 @@ impl Simulation {
         };
         let mut router = Router::new(config, now);
         for node in 0..NODES {
+            // The first ones of the router.
             router.node(&address(node.into()), now);
         }
         let mut simulation = Self {
@@ -180,8 +184,15 @@ impl Simulation {
         rows
     }
 
+    /// The node that one of the router's nodes is.
+    fn place(&self, node: usize) -> usize {
+        self.router.nodes[node].address.port.into()
+    }
+
     fn step(&mut self, faults: bool) {
         self.now += STEP;
+        let nodes = self.router.nodes.len();
+        self.nodes.resize_with(nodes, FakeNode::default);
         for _ in 0..self.random.usize(0..3) {
             if self.open.len() < 40 && self.next_value < LAST_VALUE {
                 self.submit();
@@ -191,7 +202,7 @@ impl Simulation {
             self.fault();
         }
         while let Some((node, _)) = self.router.next_connect() {
-            if self.nodes[node].is_down || self.random.u8(..) < 20 {
+            if self.nodes[self.place(node)].is_down || self.random.u8(..) < 20 {
                 self.router.on_closed(node, self.now);
             } else {
                 self.router.on_connected(node, self.now);
@@ -276,7 +287,8 @@ impl Simulation {
     }
 
     fn fault(&mut self) {
-        let node = self.random.usize(..self.nodes.len());
+        let wire = self.random.usize(..self.nodes.len());
+        let node = self.place(wire);
         match self.random.u32(..400) {
             0 => self.nodes[node].hangs = true,
             1..=8 => self.nodes[node].hangs = false,
@@ -285,11 +297,11 @@ impl Simulation {
             31..=33 => self.nodes[node].knows_script = false,
             34..=39 => {
                 // The connection breaks: what was not handled is lost, or is handled later.
-                if let Some(wire) = self.nodes[node].wire.take() {
+                if let Some(it) = self.nodes[wire].wire.take() {
                     if self.random.bool() {
-                        self.nodes[node].old.push(wire);
+                        self.nodes[wire].old.push(it);
                     }
-                    self.router.on_closed(node, self.now);
+                    self.router.on_closed(wire, self.now);
                 }
             }
             40..=60 => {
@@ -349,7 +361,8 @@ impl Simulation {
 
     /// The node handles some of the commands of a connection.
     fn serve(&mut self, node: usize, wire: usize) {
-        if self.nodes[node].hangs || self.nodes[node].is_down {
+        let place = self.place(node);
+        if self.nodes[place].hangs || self.nodes[place].is_down {
             return;
         }
         for _ in 0..self.random.usize(..12) {
@@ -357,6 +370,10 @@ impl Simulation {
             let Some(it) = fake.old.iter_mut().chain(&mut fake.wire).nth(wire) else {
                 return;
             };
+            it.waits = it.waits.saturating_sub(1);
+            if it.waits > 0 {
+                return;
+            }
             let Ok(Some(length)) = Scanner::default().scan(&it.requests) else {
                 return;
             };
@@ -366,10 +383,15 @@ impl Simulation {
                 panic!("no command");
             };
             let words: Vec<Vec<u8>> = words.values().map(<[u8]>::to_vec).collect();
-            let reply = self.execute(node, &words, asking);
+            let reply = self.execute(place, &words, asking);
+            let waits = match words[0] == b"WAIT" {
+                true => self.random.u32(..80),
+                false => 0,
+            };
             let fake = &mut self.nodes[node];
             if let Some(it) = fake.old.iter_mut().chain(&mut fake.wire).nth(wire) {
                 it.asking = words[0] == b"ASKING";
+                it.waits = waits;
                 it.replies.push_back(reply);
             }
         }

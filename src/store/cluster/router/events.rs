@@ -71,9 +71,9 @@ impl Router {
 
     /// The connection is gone, or could not be made.
     pub(in super::super) fn on_closed(&mut self, node: usize, now: Instant) {
-        if self.nodes[node].link == Link::Up {
-            self.stats.nodes_up -= 1;
-        }
+        let it = &self.nodes[node];
+        let counts = it.link == Link::Up && it.reads_for.is_none();
+        self.stats.nodes_up -= u64::from(counts);
         self.refresh = true;
         self.on_replicas(node, false);
         for (entry, may_be_written) in self.nodes[node].on_closed(now) {
@@ -98,7 +98,9 @@ impl Router {
                     Some(bucket) => self.hold(id, bucket),
                     None => {
                         self.jobs[id.job].requests[id.request].state = State::Waiting;
+                        let node = self.nodes[node].reads_for.unwrap_or(node);
                         self.nodes[node].waiting.push_back(id);
+                        self.nodes[node].want(now);
                     }
                 }
             }
@@ -166,7 +168,7 @@ impl Router {
             }
             Entry::Script if it.link == Link::Handshake => {
                 it.on_up();
-                self.stats.nodes_up += 1;
+                self.stats.nodes_up += u64::from(it.reads_for.is_none());
                 self.pump(node, now);
             }
             Entry::Auth | Entry::Script | Entry::Asking => {}
@@ -254,6 +256,7 @@ impl Router {
             Refusal::Moved(slot, address) => {
                 delay = (refusals >= FAST_MOVES).then(|| backoff(refusals));
                 let owner = self.node(&address, now);
+                let node = self.nodes[node].reads_for.unwrap_or(node);
                 self.on_moved(slot, node, owner, now);
             }
             Refusal::Ask(address) => {

@@ -89,6 +89,11 @@ impl Router {
         for owner in self.owners.iter().flatten() {
             self.nodes[*owner].is_master = true;
         }
+        for node in self.masters().collect::<Vec<_>>() {
+            if let Some(reader) = self.reader(node, now) {
+                self.nodes[reader].is_master = true;
+            }
+        }
         for node in &mut self.nodes {
             if node.is_master {
                 node.want(now);
