@@ -105,12 +105,12 @@ impl ClusterBuilder {
     /// [`timeout`](Self::timeout), it is `unconfirmed`. Default: 0.
     ///
     /// The node is asked by `WAIT`, once for all writes that were sent together. Until it answers, it
-    /// answers nothing else of this store. So while replicas are missing, a `Get` of a key on that node may
-    /// take a quarter of the timeout longer, and a write half of it. Nodes whose replicas are there are not
-    /// concerned.
+    /// answers nothing else on that connection. So while replicas are missing, a write on that node may take
+    /// half of the timeout. Nodes whose replicas are there are not concerned, and reads have a second
+    /// connection.
     ///
-    /// A `Get` shows what the master has. Through another server, this may be a write that is not answered
-    /// yet, and through any server one that was `unconfirmed`: such a write may be gone after a failover.
+    /// A `Get` shows what the master has. This may be another client's write that is not answered yet, or one
+    /// that was `unconfirmed`: such a write may be gone after a failover.
     #[must_use]
     pub fn replicas(self, replicas: usize) -> Self {
         Self { replicas, ..self }
@@ -272,8 +272,8 @@ impl ClusterBuilder {
 /// of changes missed is not known, so it is 0. A command on what is watched here waits up to a second for
 /// changes before it.
 ///
-/// The store has one connection to each master, and one more for subscriptions while anything is watched. All
-/// of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
+/// The store has one connection to each master, one more for reads if replicas are asked for, and one more for
+/// subscriptions while anything is watched. All of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
 pub struct Cluster {
     shared: Arc<Shared>,
 }
