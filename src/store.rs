@@ -214,8 +214,10 @@ pub enum Order {
     Immediate,
     /// The store keeps no order. So the server never gives it two batches at a time that share a key.
     None,
-    /// The commands of one key take effect in the order submitted, also if their batches complete in
-    /// another. The server releases the answers of each key in that order.
+    /// The commands of one client on one key take effect in the order of its batches and in them. So do those of
+    /// two clients, unless both batches are with the store at the same time: neither is answered then, and any
+    /// order of the two is right. There is no common order of several keys. Batches may complete in any order;
+    /// the server releases the answers of each key in the order submitted.
     PerKey,
     /// All commands take effect in the order submitted: there is one history. Watchers get the changes in
     /// that order.

@@ -18,6 +18,7 @@
 mod builder;
 mod driver;
 mod feed;
+mod input;
 mod job;
 mod layout;
 mod node;
@@ -83,8 +84,8 @@ const NO_MAX_STORE: &str = "max_store can't be kept to on a cluster, since no se
 /// of changes missed is not known, so it is 0. A command on what is watched here waits up to a second for
 /// changes before it.
 ///
-/// The store has one connection to each master, and one more for subscriptions while anything is watched. All
-/// of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
+/// The store has one connection to each master, one more for reads if replicas are asked for, and one more for
+/// subscriptions while anything is watched. All of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
 pub struct Cluster {
     shared: Arc<Shared>,
 }

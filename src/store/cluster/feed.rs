@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    job::code,
     layout::Layout,
     resp::{self, Malformed, Reply, Scanner},
 };
@@ -31,6 +32,8 @@ enum Entry {
 pub(super) enum Event<'a> {
     None,
     Subscribed(u16),
+    /// The number has gone before its slot, which is moving. The subscription stays until the slot has moved.
+    Away(u16),
     /// The node has ended the subscription, or can't subscribe to it or give its number.
     Lost(u16),
     Number(u16, u64),
@@ -166,6 +169,7 @@ impl Feed {
                     Some(number) => Event::Number(bucket, number),
                     None => Event::Lost(bucket),
                 },
+                Some(Reply::Error(error)) if code(error) == b"ASK" => Event::Away(bucket),
                 _ => Event::Lost(bucket),
             },
             Entry::Auth | Entry::Hello | Entry::Unsubscribe(_) => Event::None,
@@ -173,11 +177,10 @@ impl Feed {
     }
 }
 
-/// `NUMBER SERVER LINE`.
+/// `NUMBER LINE`.
 fn parse_payload(payload: &[u8]) -> Option<(u64, &[u8])> {
-    let mut parts = payload.splitn(3, |&byte| byte == b' ');
+    let mut parts = payload.splitn(2, |&byte| byte == b' ');
     let number = parse_number(parts.next()?)?;
-    parts.next()?;
     Some((number, parts.next()?))
 }
 
@@ -223,7 +226,7 @@ mod tests {
             &push("ssubscribe", channel, ":1\r\n"),
             Ok(Event::Subscribed(7)),
         );
-        let change = push("smessage", channel, "$13\r\n5 id Put:a: b\r\n");
+        let change = push("smessage", channel, "$10\r\n5 Put:a: b\r\n");
         hear(&change, Ok(Event::Change(7, 5, b"Put:a: b")));
         hear("$1\r\n5\r\n", Ok(Event::Number(7, 5)));
         // The slot moves.
@@ -247,11 +250,13 @@ mod tests {
         feed.subscribe(7, &layout, now);
         feed.unsubscribe(8, &layout, now);
         feed.ask_number(9, &layout, now);
+        feed.ask_number(9, &layout, now);
         let moved = b"-MOVED 1 :7\r\n";
         let mut hear = |message| feed.on_message(message, &layout, now);
         assert_eq!(hear(moved), Ok(Event::Lost(7)));
         assert_eq!(hear(moved), Ok(Event::Lost(7)));
         assert_eq!(hear(moved), Ok(Event::None));
+        assert_eq!(hear(b"-ASK 1 :7\r\n"), Ok(Event::Away(9)));
         // No write yet.
         assert_eq!(hear(b"_\r\n"), Ok(Event::Number(9, 0)));
     }

@@ -1,6 +1,6 @@
 //! A batch → requests: what goes to the nodes for it, and what came back.
 
-use std::{ops::Range, sync::Arc, task::Waker};
+use std::{ops::Range, sync::Arc, task::Waker, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -77,6 +77,8 @@ pub(super) struct Request {
     pub(super) ask: Option<usize>,
     /// Times that it was refused.
     pub(super) refusals: u32,
+    /// It is not sent again before this.
+    pub(super) retry_at: Option<Instant>,
     /// Keys of its commands, as hashes: two requests with none in common may change places.
     pub(super) keys: SmallVec<[u64; 1]>,
 }
@@ -113,6 +115,7 @@ impl Request {
             outcome: Outcome::None,
             ask: None,
             refusals: 0,
+            retry_at: None,
             keys: SmallVec::new(),
         }
     }

@@ -301,6 +301,7 @@ impl Subscriptions {
                 Event::None => continue,
                 Event::Subscribed(bucket)
                 | Event::Lost(bucket)
+                | Event::Away(bucket)
                 | Event::Number(bucket, _)
                 | Event::Change(bucket, ..) => bucket,
             };
@@ -313,7 +314,8 @@ impl Subscriptions {
             match event {
                 Event::None => {}
                 Event::Subscribed(_) => *place = Place::Confirmed(number),
-                Event::Lost(_) => {
+                Event::Away(_) if matches!(place, Place::Live(_)) => {}
+                Event::Lost(_) | Event::Away(_) => {
                     *place = Place::None(Some(now + RETRY_TIME));
                     sequencer.on_lost(bucket);
                     is_lost = true;
