@@ -144,7 +144,8 @@ impl ClusterBuilder {
     }
 
     /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. All of
-    /// them are asked again, their names resolved anew, if later no known node answers. With `redis://` in front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
+    /// them are asked again, their names resolved anew, if later no known node answers. With `redis://` in
+    /// front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
     ///
     /// # Errors
     ///
