@@ -22,6 +22,7 @@ mod program;
 mod resharding;
 mod resp;
 mod servers;
+mod subscriptions;
 mod tls;
 mod walks;
 mod watchers;

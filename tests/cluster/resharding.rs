@@ -51,11 +51,11 @@ fn pipelined_commands_keep_their_order_while_slots_move() {
 
 /// The steps of a slot's move, each with time for many calls: keys that moved are redirected with
 /// ASK, those that did not are served, and a command on keys of both kinds is told to try again.
-struct Move<'a> {
-    nodes: &'a Nodes,
-    slot: u16,
-    from: usize,
-    to: usize,
+pub(crate) struct Move<'a> {
+    pub(crate) nodes: &'a Nodes,
+    pub(crate) slot: u16,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
 }
 
 impl Move<'_> {
@@ -65,7 +65,7 @@ impl Move<'_> {
             .ask(index, ["CLUSTER", "SETSLOT", &slot, what, id]);
     }
 
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.set(self.to, "IMPORTING", &self.nodes.id(self.from));
         self.set(self.from, "MIGRATING", &self.nodes.id(self.to));
     }
@@ -80,7 +80,7 @@ impl Move<'_> {
             .collect()
     }
 
-    fn migrate(&self, name: &[u8]) {
+    pub(crate) fn migrate(&self, name: &[u8]) {
         let port = self.nodes.port(self.to).to_string();
         let words = [
             b"MIGRATE",
@@ -93,7 +93,7 @@ impl Move<'_> {
         self.nodes.ask(self.from, words);
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         let id = self.nodes.id(self.to);
         for index in [self.to, self.from] {
             self.set(index, "NODE", &id);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{
     layout::Layout,
     resp,
+    sequence::Numbers,
     slots::{self, BUCKETS},
 };
 use crate::{
@@ -15,6 +16,10 @@ use crate::{
 };
 
 /// Commands in one script. A node serves nobody else while it runs one.
+///
+/// Of a client that watches, all `Get`s of a bucket are in one script, which may be longer for that. There are
+/// at most 128 `Get`s in a batch, and in a batch of such a client no write is behind one, so it is bounded as
+/// well.
 const SCRIPT_COMMANDS: usize = 64;
 
 /// Bytes of a command as it is sent, for most.
@@ -67,6 +72,7 @@ pub(super) enum Outcome {
 pub(super) struct Request {
     pub(super) route: Route,
     pub(super) is_write: bool,
+    has_get: bool,
     /// Otherwise an `LRANGE`.
     pub(super) is_script: bool,
     /// Its bytes in [`Job::bytes`].
@@ -107,6 +113,7 @@ impl Request {
         Self {
             route,
             is_write,
+            has_get: false,
             is_script: false,
             bytes,
             state: State::Waiting,
@@ -129,7 +136,8 @@ impl Job {
     /// A `Get` is an `LRANGE`. Other commands are a script; if one batch has several commands of a bucket,
     /// among them a write, they are in one script, so that nothing can come between them.
     ///
-    /// All commands of a bucket that is watched are in one script, so that they have a number.
+    /// Of a bucket that is watched by the client, all commands are in scripts, so that they have numbers, and
+    /// all `Get`s in the same one, so that they have the same.
     pub(super) fn new(
         operations: &[Operation<'_>],
         layout: &Layout,
@@ -149,7 +157,10 @@ impl Job {
             let last = &mut last[usize::from(bucket)];
             let may_join = job.requests.get(*last as usize).is_some_and(|request| {
                 let is_short = request.keys.len() < SCRIPT_COMMANDS;
-                is_short && (is_write || request.is_write) || is_watched(bucket)
+                match is_watched(bucket) {
+                    true => is_short || request.has_get,
+                    false => is_short && (is_write || request.is_write),
+                }
             });
             if !may_join {
                 *last = job.requests.len() as u32;
@@ -158,6 +169,7 @@ impl Job {
             }
             let request = &mut job.requests[*last as usize];
             request.is_write |= is_write;
+            request.has_get |= !is_write;
             request.keys.push(layout.hash(operation.key()));
             job.commands.push(*last);
         }
@@ -211,31 +223,36 @@ impl Job {
         job
     }
 
-    /// The number at which its commands of this bucket took effect, if it is known.
-    pub(super) fn number(&self, bucket: u16) -> Option<u64> {
+    /// The numbers at which its commands of this bucket took effect, if they are known.
+    pub(super) fn numbers(&self, bucket: u16) -> Option<Numbers> {
         let of_bucket = |it: &&Request| it.is_script && it.route == Route::Bucket(bucket);
-        let numbers = self
-            .requests
-            .iter()
-            .filter(of_bucket)
-            .filter_map(|request| {
-                let (Outcome::Reply(range) | Outcome::Unreplicated(range)) = &request.outcome
-                else {
-                    return None;
+        let (mut last, mut shown) = (None, None);
+        for request in self.requests.iter().filter(of_bucket) {
+            let (Outcome::Reply(range) | Outcome::Unreplicated(range)) = &request.outcome else {
+                continue;
+            };
+            let Some(resp::Reply::Array(parts)) = resp::Reply::parse(&self.replies[range.clone()])
+            else {
+                continue;
+            };
+            for part in parts {
+                let (number, is_get) = match part {
+                    resp::Reply::Integer(number) => (Some(number), false),
+                    resp::Reply::Array(mut pair) => (pair.next().and_then(|it| it.integer()), true),
+                    _ => (None, false),
                 };
-                let Some(resp::Reply::Array(parts)) =
-                    resp::Reply::parse(&self.replies[range.clone()])
-                else {
-                    return None;
-                };
-                let number = |part| match part {
-                    resp::Reply::Integer(number) => Some(number),
-                    resp::Reply::Array(mut pair) => pair.next()?.integer(),
-                    _ => None,
-                };
-                parts.filter_map(number).max()
-            });
-        u64::try_from(numbers.max()?).ok()
+                let number = number.and_then(|number| u64::try_from(number).ok());
+                last = last.max(number);
+                if is_get {
+                    shown = number;
+                }
+            }
+        }
+        let last = last?;
+        Some(Numbers {
+            last,
+            shown: shown.unwrap_or(last),
+        })
     }
 
     /// Answers each command of the batch.

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{HOLD_TIME, Output, Sequencer};
+use super::{HOLD_TIME, MAX_KEPT, Numbers, Output, Sequencer};
+use crate::store::OwnChanges;
 
 const BUCKETS: u16 = 3;
 
@@ -27,7 +28,8 @@ struct UnderWay {
     batch: Batch,
     /// Bucket, and whether it is a `Get`, of what is still to be done.
     rest: VecDeque<(u16, bool)>,
-    numbers: Vec<(u16, u64)>,
+    /// The last number of each command, and whether it was a `Get`.
+    numbers: Vec<(u16, bool, u64)>,
 }
 
 enum Message {
@@ -57,6 +59,12 @@ struct Watcher {
     epoch: u32,
 }
 
+fn parse(line: &[u8]) -> (usize, u32) {
+    let line = str::from_utf8(line).unwrap();
+    let (bucket, write) = line.split_once(' ').unwrap();
+    (bucket.parse().unwrap(), write.parse().unwrap())
+}
+
 struct Simulation {
     random: fastrand::Rng,
     now: Instant,
@@ -73,6 +81,7 @@ struct Simulation {
     changes: usize,
     compared: usize,
     missed: usize,
+    kept: usize,
 }
 
 impl Simulation {
@@ -94,6 +103,7 @@ impl Simulation {
             changes: 0,
             compared: 0,
             missed: 0,
+            kept: 0,
         }
     }
 
@@ -148,7 +158,7 @@ impl Simulation {
             return;
         }
         self.is_busy[client] = true;
-        let ticket = self.sequencer.begin(rest.iter().copied(), self.now);
+        let ticket = self.sequencer.begin(client, rest.iter().copied());
         self.begun += 1;
         self.under_way.push(UnderWay {
             ticket,
@@ -171,7 +181,7 @@ impl Simulation {
             let write = (!is_get).then(|| self.write(bucket, faults));
             let node = &self.nodes[usize::from(bucket)];
             let it = &mut self.under_way[index];
-            it.numbers.push((bucket, node.history.len() as u64));
+            it.numbers.push((bucket, is_get, node.history.len() as u64));
             match write {
                 Some(write) => it.batch.writes.push((bucket, write)),
                 None => it
@@ -184,11 +194,14 @@ impl Simulation {
             let Some(ticket) = it.ticket else {
                 panic!("all buckets are watched");
             };
-            let number = |bucket| {
-                let of_bucket = it.numbers.iter().filter(|(it, _)| *it == bucket);
-                of_bucket.map(|&(_, number)| number).next_back()
+            let numbers = |bucket| {
+                let mut of_bucket = it.numbers.iter().filter(|it| it.0 == bucket).rev();
+                let &(_, _, last) = of_bucket.clone().next()?;
+                let shown = of_bucket.find_map(|&(_, is_get, number)| is_get.then_some(number));
+                let shown = shown.unwrap_or(last);
+                Some(Numbers { last, shown })
             };
-            self.sequencer.answer(ticket, it.batch, number);
+            self.sequencer.answer(ticket, it.batch, numbers, self.now);
         }
     }
 
@@ -205,32 +218,46 @@ impl Simulation {
         }
     }
 
+    fn tell(&mut self, client: usize, line: &[u8]) {
+        let (bucket, write) = parse(line);
+        if let Some(known) = &mut self.watchers[client][bucket].known {
+            known.push(write);
+        }
+    }
+
+    /// The client is told that it missed some.
+    fn miss(&mut self, client: usize, bucket: u16) {
+        self.watchers[client][usize::from(bucket)] = Watcher {
+            epoch: self.nodes[usize::from(bucket)].epoch,
+            ..Watcher::default()
+        };
+    }
+
     fn check(&mut self) {
         while let Some(output) = self.sequencer.out.pop_front() {
             match output {
-                Output::Change(line) => {
-                    let line = String::from_utf8(line).unwrap();
-                    let (bucket, write) = line.split_once(' ').unwrap();
-                    let (bucket, write): (usize, u32) =
-                        (bucket.parse().unwrap(), write.parse().unwrap());
+                Output::Change { line, except } => {
+                    let (_, write) = parse(&line);
                     assert!(self.told.insert(write), "{write} is told twice");
                     self.changes += 1;
-                    for watchers in &mut self.watchers {
-                        if let Some(known) = &mut watchers[bucket].known {
-                            known.push(write);
-                        }
+                    for client in (0..CLIENTS).filter(|client| !except.contains(client)) {
+                        self.tell(client, &line);
                     }
                 }
                 Output::Missed(bucket) => {
-                    for watchers in &mut self.watchers {
-                        watchers[usize::from(bucket)] = Watcher {
-                            epoch: self.nodes[usize::from(bucket)].epoch,
-                            ..Watcher::default()
-                        };
-                    }
+                    (0..CLIENTS).for_each(|client| self.miss(client, bucket));
                     self.missed += 1;
                 }
-                Output::Batch(batch) => self.check_batch(batch),
+                Output::Batch(batch, changes) => {
+                    let client = batch.client;
+                    changes.before.iter().for_each(|it| self.tell(client, it));
+                    self.kept += changes.before.len() + changes.behind.len();
+                    self.check_batch(batch);
+                    changes.behind.iter().for_each(|it| self.tell(client, it));
+                    if changes.has_missed {
+                        (0..BUCKETS).for_each(|bucket| self.miss(client, bucket));
+                    }
+                }
             }
         }
     }
@@ -343,91 +370,141 @@ fn watchers_know_the_history_or_that_they_missed_some() {
         }
         Err(_) => 0..100,
     };
-    let (mut changes, mut compared, mut missed) = (0, 0, 0);
+    let (mut changes, mut compared, mut missed, mut kept) = (0, 0, 0, 0);
     for seed in seeds {
         eprintln!("KEYWIRE_SEED={seed}");
         let done = Simulation::new(seed).run();
         changes += done.changes;
         compared += done.compared;
         missed += done.missed;
+        kept += done.kept;
     }
-    eprintln!("{changes} changes, {compared} histories compared, {missed} times missed");
-    assert!(changes > 10_000 && compared > 1000 && missed > 100);
+    eprintln!(
+        "{changes} changes, {kept} kept for a batch, {compared} histories compared, {missed} times missed"
+    );
+    assert!(changes > 10_000 && kept > 1000 && compared > 1000 && missed > 100);
 }
 
-/// A change that comes before the reply to a `Get` that does not show it waits for that.
+fn at(number: u64) -> Option<Numbers> {
+    Some(Numbers {
+        last: number,
+        shown: number,
+    })
+}
+
+fn change(line: &[u8], except: &[usize]) -> Output<&'static str> {
+    Output::Change {
+        line: line.into(),
+        except: except.into(),
+    }
+}
+
+fn own_changes(before: &[&[u8]], behind: &[&[u8]], has_missed: bool) -> OwnChanges {
+    let lines = |lines: &[&[u8]]| lines.iter().map(|&line| line.into()).collect();
+    OwnChanges {
+        before: lines(before),
+        behind: lines(behind),
+        has_missed,
+    }
+}
+
+fn batch(name: &'static str) -> Output<&'static str> {
+    Output::Batch(name, OwnChanges::default())
+}
+
+fn live(buckets: u16) -> Sequencer<&'static str> {
+    let mut sequencer = Sequencer::new(buckets);
+    for bucket in 0..buckets {
+        sequencer.watch(bucket);
+        sequencer.on_number(bucket, 0, false);
+    }
+    sequencer
+}
+
+/// A change that comes before the reply to a `Get` is told at once, but to the client of the `Get`: what the
+/// `Get` shows before it, and the rest behind it.
 #[test]
-fn a_change_waits_for_earlier_gets() {
+fn a_change_waits_for_nobody_but_a_client_that_reads() {
     let now = Instant::now();
-    let mut sequencer = Sequencer::new(1);
-    sequencer.watch(0);
-    sequencer.on_number(0, 4, false);
-    let get = sequencer.begin([(0, true)].into_iter(), now).unwrap();
-    let put = sequencer.begin([(0, false)].into_iter(), now).unwrap();
-    sequencer.answer(put, "put", |_| Some(6));
-    sequencer.on_change(0, 5, b"5");
-    sequencer.on_change(0, 6, b"6");
-    assert!(sequencer.out.is_empty());
-    sequencer.answer(get, "get", |_| Some(5));
+    let mut sequencer = live(2);
+    let get = sequencer
+        .begin(7, [(0, true), (1, true)].into_iter())
+        .unwrap();
+    let put = sequencer.begin(8, [(0, false)].into_iter()).unwrap();
+    sequencer.answer(put, "put", |_| at(2), now);
+    sequencer.on_change(0, 1, b"1");
+    sequencer.on_change(0, 2, b"2");
+    let expected = [change(b"1", &[7]), change(b"2", &[7]), batch("put")];
+    assert_eq!(sequencer.out.make_contiguous(), expected);
+    sequencer.out.clear();
+    // Its other bucket's change has not come: what does meanwhile is kept as well.
+    sequencer.answer(get, "get", |_| at(1), now);
+    sequencer.on_change(0, 3, b"3");
+    sequencer.on_change(1, 1, b"one");
+    let own = own_changes(&[b"1", b"one"], &[b"2", b"3"], false);
     let expected = [
-        Output::Change(b"5".to_vec()),
-        Output::Batch("get"),
-        Output::Change(b"6".to_vec()),
-        Output::Batch("put"),
+        change(b"3", &[7]),
+        change(b"one", &[7]),
+        Output::Batch("get", own),
     ];
     assert_eq!(sequencer.out.make_contiguous(), expected);
+    sequencer.out.clear();
+    sequencer.on_change(0, 4, b"4");
+    assert_eq!(sequencer.out, [change(b"4", &[])]);
 }
 
-/// Nothing waits for ever: neither a batch for changes that are lost, nor changes for a batch.
+/// Nothing waits for ever for changes that are lost. A batch that is not answered holds up nobody.
 #[test]
 fn what_does_not_come_is_missed() {
     let now = Instant::now();
-    let mut sequencer = Sequencer::new(2);
-    (0..2).for_each(|bucket| {
-        sequencer.watch(bucket);
-        sequencer.on_number(bucket, 0, false);
-    });
-    let late = sequencer.begin([(0, true), (1, true)].into_iter(), now);
-    let put = sequencer.begin([(0, false)].into_iter(), now).unwrap();
-    sequencer.on_change(1, 1, b"1");
-    sequencer.answer(put, "put", |_| Some(1));
+    let mut sequencer = live(2);
+    let late = sequencer
+        .begin(7, [(0, true), (1, true)].into_iter())
+        .unwrap();
+    let put = sequencer.begin(8, [(0, false)].into_iter()).unwrap();
+    sequencer.answer(put, "put", |_| at(1), now);
     assert_eq!(sequencer.deadline(), Some(now + HOLD_TIME));
     assert_eq!(sequencer.on_time(now + HOLD_TIME / 2), []);
     assert!(sequencer.out.is_empty());
     assert_eq!(sequencer.on_time(now + HOLD_TIME), [0]);
-    let out: Vec<_> = sequencer.out.drain(..).collect();
-    assert!(out.contains(&Output::Missed(1)) && out.contains(&Output::Batch("put")));
-    let missed = out.iter().position(|it| *it == Output::Missed(0)).unwrap();
-    let put = out
-        .iter()
-        .position(|it| *it == Output::Batch("put"))
-        .unwrap();
-    assert!(missed < put);
-    // Behind the Gets, since they may show what was before.
-    sequencer.answer(late.unwrap(), "late", |_| Some(0));
-    let out: Vec<_> = sequencer.out.drain(..).collect();
-    assert_eq!(
-        out,
-        [Output::Batch("late"), Output::Missed(0), Output::Missed(1)]
-    );
+    assert_eq!(sequencer.out, [Output::Missed(0), batch("put")]);
+    sequencer.out.clear();
     assert_eq!(sequencer.deadline(), None);
+    sequencer.on_change(1, 1, b"1");
+    assert_eq!(sequencer.on_time(now + 10 * HOLD_TIME), []);
+    assert_eq!(sequencer.out, [change(b"1", &[7])]);
+    sequencer.out.clear();
+    // Behind the Gets, since they may show what was before.
+    sequencer.answer(late, "late", |_| at(0), now);
+    let own = own_changes(&[], &[b"1"], true);
+    assert_eq!(sequencer.out, [Output::Batch("late", own)]);
 }
 
-/// Many batches that wait for one another are let go without a call in a call.
+/// What is kept for a client has a bound. Beyond that, it alone has missed something, of that bucket.
 #[test]
-fn a_long_chain_is_let_go() {
-    let now = Instant::now();
-    let mut sequencer = Sequencer::new(1);
-    sequencer.watch(0);
-    sequencer.on_number(0, 0, false);
-    let first = sequencer.begin([(0, true)].into_iter(), now).unwrap();
-    const BATCHES: u64 = 100_000;
-    for number in 1..=BATCHES {
-        let batch = sequencer.begin([(0, true)].into_iter(), now).unwrap();
-        sequencer.answer(batch, number, |_| Some(number));
-        sequencer.on_change(0, number, b"");
-    }
-    assert!(sequencer.out.is_empty());
-    sequencer.answer(first, 0, |_| Some(0));
-    assert_eq!(sequencer.out.len() as u64, 2 * BATCHES + 1);
+fn too_much_is_not_kept() {
+    let mut sequencer = live(2);
+    let get = sequencer
+        .begin(7, [(0, true), (1, true)].into_iter())
+        .unwrap();
+    sequencer.on_change(0, 1, b"1");
+    let line = vec![b'x'; MAX_KEPT / 4];
+    (1..9).for_each(|number| sequencer.on_change(1, number, &line));
+    sequencer.answer(get, "get", |_| at(0), Instant::now());
+    let is_missed = sequencer.out.contains(&Output::Missed(1));
+    let own = own_changes(&[], &[b"1"], true);
+    assert_eq!(sequencer.out.pop_back(), Some(Output::Batch("get", own)));
+    assert!(!is_missed && sequencer.out.len() == 9);
+}
+
+/// A batch that is not answered at all has kept changes for its client.
+#[test]
+fn a_batch_that_is_lost_has_missed_what_was_kept_for_it() {
+    let mut sequencer = live(1);
+    let get = sequencer.begin(7, [(0, true)].into_iter()).unwrap();
+    sequencer.on_change(0, 1, b"1");
+    sequencer.cancel(get);
+    sequencer.on_change(0, 2, b"2");
+    let expected = [change(b"1", &[7]), Output::Missed(0), change(b"2", &[])];
+    assert_eq!(sequencer.out, expected);
 }
