@@ -373,3 +373,27 @@ const _: () = assert!(
     BUCKETS <= 10_000,
     "a bucket's number has at most four digits"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many commands of one key a client that watches it sends at a time, no script has many. All its
+    /// `Get`s show the same moment.
+    #[test]
+    fn scripts_on_what_is_watched_are_bounded() {
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let (key, value) = (&b"k"[..], &b"v"[..]);
+        let put = Operation::Write(Write::Put { key, value });
+        let mut operations = vec![put; 4000];
+        operations.extend([Operation::Get { key }; 128]);
+        let job = Job::new(&operations, &layout, usize::MAX, |_| true);
+        let gets = |request: &&Request| request.has_get;
+        assert_eq!(job.requests.iter().filter(gets).count(), 1);
+        assert!(job.requests.iter().all(|request| request.is_script));
+        let lengths = job.requests.iter().map(|request| request.keys.len());
+        assert_eq!(lengths.clone().sum::<usize>(), operations.len());
+        let longest = lengths.max();
+        assert!(longest < Some(SCRIPT_COMMANDS + 128), "{longest:?}");
+    }
+}

@@ -12,6 +12,9 @@
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
+mod ticket;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,16 +26,11 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::store::OwnChanges;
+pub(super) use ticket::Numbers;
+use ticket::{Part, Ticket};
 
 /// A batch that is answered waits no longer for the changes before it.
 pub(super) const HOLD_TIME: Duration = Duration::from_secs(1);
-
-/// Bytes of changes that are kept for a client until its batch comes back. If there are more, they count as
-/// missed by that client.
-const MAX_KEPT: usize = 1 << 20;
-
-/// What a change takes that is kept, beside its line, which those for whom it is kept share.
-const KEPT_BYTES: usize = 64;
 
 /// What comes out, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,85 +65,6 @@ struct Bucket {
     readers: BTreeMap<usize, usize>,
     /// Batches that are answered, by the number up to which they wait.
     answered: BTreeSet<(u64, usize)>,
-}
-
-/// Where a batch took effect in a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
-    /// The number of its last command.
-    pub(super) last: u64,
-    /// What its `Get`s show is what was at this number.
-    pub(super) shown: u64,
-}
-
-/// What a batch has to do with a bucket.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    bucket: u16,
-    has_get: bool,
-    /// There when it is answered, if it is known.
-    numbers: Option<Numbers>,
-    /// Changes were missed since it was submitted, or too many were kept for it.
-    is_stale: bool,
-}
-
-struct Ticket<B> {
-    client: usize,
-    /// There when it is answered.
-    batch: Option<B>,
-    parts: SmallVec<[Part; 2]>,
-    /// Parts that wait for changes.
-    unready: usize,
-    /// Changes of buckets of which it is a reader, with their numbers.
-    kept: Vec<(u16, u64, Arc<[u8]>)>,
-    kept_bytes: usize,
-    answered_at: Option<Instant>,
-}
-
-impl<B> Ticket<B> {
-    fn part(&mut self, bucket: u16) -> Option<&mut Part> {
-        self.parts.iter_mut().find(|part| part.bucket == bucket)
-    }
-
-    fn keep(&mut self, bucket: u16, number: u64, line: &Arc<[u8]>) {
-        let is_full = self.kept_bytes + KEPT_BYTES + line.len() > MAX_KEPT;
-        match self.part(bucket) {
-            Some(part) if !part.is_stale && !is_full => {
-                self.kept.push((bucket, number, line.clone()));
-                self.kept_bytes += KEPT_BYTES + line.len();
-            }
-            Some(_) => self.miss(bucket),
-            None => {}
-        }
-    }
-
-    /// Its client has to be told behind it that it missed changes of the bucket.
-    fn miss(&mut self, bucket: u16) {
-        if let Some(part) = self.part(bucket) {
-            part.is_stale = true;
-        }
-        self.forget(bucket);
-    }
-
-    fn forget(&mut self, bucket: u16) {
-        self.kept.retain(|&(other, ..)| other != bucket);
-        let bytes = self.kept.iter().map(|(.., line)| KEPT_BYTES + line.len());
-        self.kept_bytes = bytes.sum();
-    }
-
-    /// What its client is told around it.
-    fn take_changes(&mut self) -> OwnChanges {
-        let mut changes = OwnChanges::default();
-        for (bucket, number, line) in std::mem::take(&mut self.kept) {
-            let numbers = self.part(bucket).and_then(|part| part.numbers);
-            match numbers.is_none_or(|numbers| number <= numbers.shown) {
-                true => changes.before.push(line),
-                false => changes.behind.push(line),
-            }
-        }
-        changes.has_missed = self.parts.iter().any(|part| part.has_get && part.is_stale);
-        changes
-    }
 }
 
 pub(super) struct Sequencer<B> {

@@ -284,3 +284,49 @@ impl Stream for Changes {
         Poll::Ready(Some(change))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::StreamExt as _;
+
+    use super::*;
+    use crate::protocol::Write;
+
+    /// A server that takes no changes misses some, and is told so once, before those that come later.
+    #[test]
+    fn a_full_queue_of_changes_is_missed() {
+        let shared = SharedWatching::new();
+        let mut changes = Changes(shared.clone());
+        let change = |number: u64, line: &[u8]| {
+            let mut watching = shared.lock();
+            watching.sequencer.on_change(0, number, line);
+            watching.flush();
+        };
+        shared.lock().want(0..1);
+        shared.lock().sequencer.on_number(0, 0, false);
+        let long = [b"Put:k:", &[b'x'; 1 << 20][..]].concat();
+        for number in 1..=100 {
+            change(number, &long);
+            let watching = shared.lock();
+            assert!(watching.queue_bytes <= MAX_QUEUE && watching.queue.len() <= 64);
+        }
+        change(101, b"Put:k:last");
+        let mut next = || future::block_on(future::poll_once(changes.next())).flatten();
+        assert!(next().unwrap().write().is_none(), "some were missed");
+        let last = Write::Put {
+            key: b"k",
+            value: b"last",
+        };
+        let mut told = 0;
+        while let Some(change) = next() {
+            assert!(change.write().is_some(), "it is told once");
+            told += 1;
+            if change.write() == Some(last) {
+                assert!(next().is_none() && told < 65);
+                assert_eq!(shared.lock().queue_bytes, 0);
+                return;
+            }
+        }
+        panic!("the last change is not told");
+    }
+}
