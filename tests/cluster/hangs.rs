@@ -72,8 +72,8 @@ fn a_master_that_hangs_holds_up_only_its_own_keys() {
 /// too. Those who watch keys of other nodes are told of their changes at once, and miss none.
 #[test]
 fn watchers_of_other_nodes_are_told_at_once_while_a_master_hangs() {
-    /// A change takes a few milliseconds. Much less than any time after which something is given up.
-    const AT_ONCE: Duration = Duration::from_millis(400);
+    /// A change takes a few milliseconds, or more on a busy machine. Less than what is waited for anything.
+    const AT_ONCE: Duration = Duration::from_millis(700);
     const WRITES: usize = 30;
     let nodes = exclusive(patient());
     let groups = keys_by_master(&nodes, 1);

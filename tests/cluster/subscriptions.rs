@@ -1,6 +1,14 @@
 //! Subscriptions: which there are, and what becomes of them when they are lost, when their slot moves, and
 //! when the nodes want a secret.
 
+use std::{
+    io::Read as _,
+    net::{Ipv4Addr, TcpListener},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
 use futures_lite::{StreamExt as _, future};
 use keywire::{Event, Secret};
 
@@ -8,7 +16,7 @@ use crate::{
     common::wait_until,
     nodes::{Nodes, Setup, exclusive, shared},
     resharding::Move,
-    servers::{ClusterServer, bucket, client, list_name, server_with, slot, two_servers, within},
+    servers::{bucket, client, list_name, server_with, slot, two_servers, within},
     watchers::{Replica, stored},
 };
 
@@ -125,14 +133,46 @@ fn nodes_with_a_secret_are_subscribed_to() {
     });
 }
 
-/// A slot stays half moved: of one bucket everything is at its new node, of another nothing. The changes of
-/// both are told, once and in order.
+/// Whatever listens in the place of a node and does not speak as one is connected to less and less often.
 #[test]
-fn changes_on_both_sides_of_a_half_moved_slot_are_told() {
+fn a_node_that_closes_subscriptions_is_tried_less_and_less_often() {
+    let nodes = exclusive(Setup::durable());
+    let server = server_with(&nodes, "backoff:", |store| store);
+    let client = client(&server);
+    let _watcher = future::block_on(client.watch("k")).unwrap();
+    let owner = nodes.owner(slot(b"k"));
+    nodes.kill(owner);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, nodes.port(owner))).unwrap();
+    let (sender, attempts) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut bytes = [0; 64];
+            let length = stream.and_then(|mut stream| stream.read(&mut bytes));
+            // Commands go on connections of their own.
+            let hello = |bytes: &[u8]| bytes.windows(5).any(|it| it == b"HELLO");
+            if length.is_ok_and(|length| hello(&bytes[..length])) {
+                let _ = sender.send(Instant::now());
+            }
+        }
+    });
+    let next = || attempts.recv_timeout(Duration::from_secs(10)).unwrap();
+    let times: Vec<Instant> = (0..9).map(|_| next()).collect();
+    let last = times[8] - times[7];
+    assert!(last > Duration::from_millis(450), "{last:?}");
+}
+
+/// A slot stays half moved: the bucket's number and one of its keys are at the new node, another key is not.
+/// Changes of the one key are told meanwhile, which are made there; the other can't be written until it has
+/// moved. All are told once and in order, those from before the move included.
+#[test]
+fn changes_of_a_half_moved_slot_are_told() {
     let nodes = exclusive(Setup::default());
     let servers = two_servers(&nodes, "half:");
-    let [moves, stays] = two_buckets_of_a_slot();
-    let groups = [vec![moves.clone()], vec![stays.clone()]];
+    let mut keys = (0..).map(|number| format!("k{number}"));
+    let moves = keys.next().unwrap();
+    let stays = keys
+        .find(|key| bucket(key.as_bytes()) == bucket(moves.as_bytes()))
+        .unwrap();
     let from = nodes.owner(slot(moves.as_bytes()));
     let slot = Move {
         nodes: &nodes,
@@ -141,63 +181,61 @@ fn changes_on_both_sides_of_a_half_moved_slot_are_told() {
         to: (from + 1) % nodes.masters(),
     };
     let writer = client(&servers[1]);
-    let write = |first: usize| {
+    let put = |key: &str, first: usize| {
         for number in first..first + 20 {
-            for key in [&moves, &stays] {
-                future::block_on(writer.put(key, number.to_string())).unwrap();
-            }
+            future::block_on(writer.put(key, number.to_string())).unwrap();
         }
     };
-    write(0);
-    let replicas: Vec<Replica> = servers
-        .iter()
-        .flat_map(|server| {
-            [("", true), (&moves, false)]
-                .map(|(name, is_prefix)| Replica::start(server, name, is_prefix))
-        })
-        .collect();
-    let await_equal = |server: &ClusterServer| {
-        let all = stored(server, &groups);
-        for (number, replica) in replicas.iter().enumerate() {
-            let mut expected = all.clone();
-            expected.retain(|name, _| number % 2 == 0 || name == moves.as_bytes());
-            replica.await_equal(&expected);
-        }
-    };
-    await_equal(&servers[0]);
+    let expect = |key: &str| stored(&servers[0], &[vec![key.to_owned()]]);
+    for key in [&moves, &stays] {
+        put(key, 0);
+    }
+    let [of_moves, of_stays] = [&moves, &stays].map(|key| {
+        servers
+            .each_ref()
+            .map(|server| Replica::start(server, key, false))
+    });
     slot.begin();
-    write(20);
-    await_equal(&servers[0]);
+    for key in [&moves, &stays] {
+        put(key, 20);
+    }
+    for (key, replicas) in [(&moves, &of_moves), (&stays, &of_stays)] {
+        for replica in replicas {
+            assert_eq!(replica.await_equal(&expect(key)), 0);
+        }
+    }
     let number = format!("half:{{{}}}#seq", bucket(moves.as_bytes()));
     slot.migrate(number.as_bytes());
     slot.migrate(&list_name("half:", moves.as_bytes()));
+    let pattern = format!("half:{{{}}}#ch", bucket(moves.as_bytes()));
+    wait_until("the new node is subscribed to", || {
+        let count = nodes.ask(slot.to, ["PUBSUB", "SHARDNUMSUB", &pattern]);
+        count.array()[1].integer() == 2
+    });
     for first in [40, 60, 80] {
-        write(first);
-        await_equal(&servers[1]);
-    }
-    let missed = |replica: &Replica| replica.missed();
-    let before: Vec<_> = replicas.iter().map(missed).collect();
-    // They are subscribed at both nodes by now.
-    write(100);
-    await_equal(&servers[0]);
-    assert_eq!(replicas.iter().map(missed).collect::<Vec<_>>(), before);
-    let number = format!("half:{{{}}}#seq", bucket(stays.as_bytes()));
-    slot.migrate(number.as_bytes());
-    slot.migrate(&list_name("half:", stays.as_bytes()));
-    slot.end();
-    write(120);
-    await_equal(&servers[1]);
-}
-
-/// Two keys of different buckets.
-fn two_buckets_of_a_slot() -> [String; 2] {
-    let keys: Vec<String> = (0..4000).map(|number| format!("k{number}")).collect();
-    let of = |key: &String| (slot(key.as_bytes()), bucket(key.as_bytes()));
-    for key in &keys {
-        let is_other = |other: &&String| of(other).0 == of(key).0 && of(other).1 != of(key).1;
-        if let Some(other) = keys.iter().find(is_other) {
-            return [key.clone(), other.clone()];
+        put(&moves, first);
+        for replica in &of_moves {
+            assert_eq!(replica.await_equal(&expect(&moves)), 0);
         }
     }
-    panic!("no slot has two buckets");
+    thread::scope(|scope| {
+        let late = scope.spawn(|| put(&stays, 40));
+        wait_until("it is refused", || {
+            let errors = |node: usize| nodes.ask(node, ["INFO", "errorstats"]).text();
+            [slot.from, slot.to]
+                .into_iter()
+                .any(|node| errors(node).contains("TRYAGAIN"))
+        });
+        slot.migrate(&list_name("half:", stays.as_bytes()));
+        late.join().unwrap();
+    });
+    slot.end();
+    for key in [&moves, &stays] {
+        put(key, 100);
+    }
+    for (key, replicas) in [(&moves, &of_moves), (&stays, &of_stays)] {
+        for replica in replicas {
+            assert_eq!(replica.await_equal(&expect(key)), 0);
+        }
+    }
 }

@@ -98,11 +98,6 @@ impl Replica {
             let state = self.state.lock().unwrap();
             state.is_read && state.snapshot == *expected
         });
-        self.missed()
-    }
-
-    /// How often it had to begin anew.
-    pub(crate) fn missed(&self) -> usize {
         self.state.lock().unwrap().missed
     }
 }
