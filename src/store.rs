@@ -169,7 +169,7 @@ use std::{
 use futures_lite::{Stream, stream};
 
 pub(crate) use batch::{FromStore, TurnGuard};
-pub(crate) use change::KeyFilter;
+pub(crate) use change::{KeyFilter, OwnChanges, parse_write};
 #[cfg(feature = "cluster")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
 pub use cluster::{Cluster, ClusterBuilder};

@@ -229,7 +229,7 @@ impl Coordinator {
                 true => replies,
                 false => reply_bytes(turns, turn),
             };
-            let (look_ups, events) = watches.publish(write, offset, stats);
+            let (look_ups, events) = watches.publish(write, &[], offset, stats);
             timer.add(look_ups + events / EVENTS_PER_WORK);
         });
     }
@@ -305,6 +305,11 @@ impl Coordinator {
             }
         };
         let awaits_capacity = client.outbox.try_send(chunks, usage, then);
+        // Behind all that the turn has shown.
+        let has_missed = std::mem::take(&mut turn.own_changes.has_missed);
+        if let Some(watcher) = progress.watcher.filter(|_| has_missed) {
+            self.watches.miss_by(watcher);
+        }
         if progress
             .watcher
             .is_some_and(|id| self.watches.has_missed(id))

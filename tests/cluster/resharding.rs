@@ -113,7 +113,7 @@ impl Move<'_> {
         self.nodes.ask(self.from, words);
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         let id = self.nodes.id(self.to);
         for index in [self.to, self.from] {
             self.set(index, "NODE", &id);
