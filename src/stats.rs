@@ -15,8 +15,9 @@ macro_rules! counters {
         /// ```
         /// use keywire::Stats;
         ///
-        /// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9").unwrap();
+        /// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9")?;
         /// assert_eq!((stats.active, stats.dropped, stats.commands), (2, 1, 7));
+        /// # Ok::<(), keywire::protocol::ReplyError>(())
         /// ```
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]

@@ -81,7 +81,8 @@ impl Handle {
     /// };
     /// // The server is dropped as soon as the client is done.
     /// let server = async { server.run().await; Ok(()) };
-    /// future::block_on(future::or(client, server)).unwrap();
+    /// future::block_on(future::or(client, server))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// Cancel safety: if it is dropped before it is ready, the client was not attached.
