@@ -96,6 +96,8 @@
 //! No feature is on by default.
 //!
 //! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
+//! - `metrics`: [`Handle`] gives its counters and histograms as OpenMetrics text, and is a collector for a
+//!   registry of the crate `prometheus-client`. See [`guide::metrics`].
 //! - `tls`: the module `tls`, with a listener that speaks TLS around any other listener, and
 //!   configurations for server and client. It uses rustls and ring.
 //! - `tracing`: the server emits events of the crate `tracing`, with the target `keywire`: connections
@@ -126,6 +128,9 @@ mod error;
 pub mod guide;
 mod listen;
 mod lock;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 pub mod protocol;
 mod secret;
 mod server;
@@ -159,5 +164,9 @@ pub use error::Error;
 pub use listen::{Listener, tcp::bind};
 pub use secret::Secret;
 pub use server::{Builder, Handle, Server};
-pub use shared::{limits::Overflow, stats::Stats};
+pub use shared::{
+    histogram::{Histogram, Histograms},
+    limits::Overflow,
+    stats::Stats,
+};
 pub use squarer::Squarer;

@@ -180,12 +180,14 @@ pub use {
     batch::Batch,
     change::{Change, Changes},
     memory::{Memory, MemoryLimits, Values},
-    size::{ClusterStats, DiskStats, StoreSize},
+    size::{ClusterStats, DiskStats, Kind, StoreSize},
     walk::KeyPage,
     watch::WatchRequest,
 };
 
-use crate::{Clock, protocol::Topic};
+#[cfg(doc)]
+use crate::Histograms;
+use crate::{Clock, Histogram, protocol::Topic};
 
 /// What a store returns: the answer, or a future of it.
 #[derive(Debug)]
@@ -316,6 +318,9 @@ pub trait Store: Send + 'static {
     /// Which changes [`changes`](Self::changes) brings. Default: [`Changes::Elsewhere`].
     const CHANGES: Changes = Changes::Elsewhere;
 
+    /// What keeps the values, for the server's counters. Default: [`Kind::Other`].
+    const KIND: Kind = Kind::Other;
+
     /// Takes the commands of a client; see the contract above.
     fn submit(
         &mut self,
@@ -392,6 +397,18 @@ pub trait Store: Send + 'static {
     /// often as [`size`](Store::size).
     fn disk_stats(&self) -> DiskStats {
         DiskStats::default()
+    }
+
+    /// How long the commits of a store on a disk took, for [`Histograms::commit`]. It is asked as often as
+    /// [`size`](Store::size). By default there are none.
+    fn commit_times(&self) -> Option<Histogram> {
+        None
+    }
+
+    /// How long the nodes of a store on a cluster took to answer, for [`Histograms::node_answer`]. It is asked
+    /// as often as [`size`](Store::size). By default there are none.
+    fn answer_times(&self) -> Option<Histogram> {
+        None
     }
 
     /// Counters of a store on a cluster, for the server's counters. It is asked as often as

@@ -1,6 +1,9 @@
 use std::{io::Write as _, time::Duration};
 
-use crate::protocol::{Command, Operation, ReplyError, Write};
+use crate::{
+    protocol::{Command, Operation, ReplyError, Write},
+    store::Kind,
+};
 
 /// Makes the struct, and its way onto the wire and back, of one list of counters.
 macro_rules! counters {
@@ -172,6 +175,9 @@ counters! {
     retries,
     /// Commands that failed, or are unconfirmed, because of a node.
     failures,
+    /// What keeps the values: 1 is memory, 2 a disk, 3 a cluster, and 0 something else. See
+    /// [`store_kind`](Stats::store_kind).
+    store,
 }
 
 /// Makes the part of the counters that a turn counts by itself.
@@ -241,6 +247,23 @@ impl TurnStats {
 }
 
 impl Stats {
+    /// What keeps the server's values.
+    ///
+    /// ```
+    /// use keywire::{Stats, store::Kind};
+    ///
+    /// assert_eq!(Stats::parse(b"active=1 store=2").unwrap().store_kind(), Kind::Disk);
+    /// ```
+    #[must_use]
+    pub fn store_kind(&self) -> Kind {
+        match self.store {
+            1 => Kind::Memory,
+            2 => Kind::Disk,
+            3 => Kind::Cluster,
+            _ => Kind::Other,
+        }
+    }
+
     /// Appends the whole control line.
     pub(crate) fn push(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b":stats:");

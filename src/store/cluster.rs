@@ -43,12 +43,12 @@ use futures_lite::{Stream, future};
 use smallvec::SmallVec;
 
 use super::{
-    Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
+    Batch, Change, Changes, ClusterStats, KeyPage, Kind, Order, Store, Submission, WatchRequest,
 };
 #[cfg(feature = "tls")]
 use crate::tls::rustls::{ClientConfig, pki_types::ServerName};
 use crate::{
-    Clock, Error, Secret,
+    Clock, Error, Histogram, Secret,
     protocol::{Operation, Topic},
 };
 use driver::Shared;
@@ -343,6 +343,7 @@ impl Drop for Pending {
 
 impl Store for Cluster {
     const ORDER: Order = Order::PerKey;
+    const KIND: Kind = Kind::Cluster;
     const CHANGES: Changes = Changes::All;
 
     fn submit(
@@ -433,6 +434,10 @@ impl Store for Cluster {
 
     fn cluster_stats(&self) -> ClusterStats {
         self.stats()
+    }
+
+    fn answer_times(&self) -> Option<Histogram> {
+        Some(self.shared.state().router.answer_times)
     }
 }
 

@@ -37,8 +37,8 @@ use std::{fmt, future::Future, io, path::Path, sync::Arc, time::Duration};
 pub use directory::Directory;
 pub use storage::{FileName, Storage};
 
-use super::{Batch, DiskStats, KeyPage, Memory, Order, Store, StoreSize, Submission};
-use crate::{Clock, Error};
+use super::{Batch, DiskStats, KeyPage, Kind, Memory, Order, Store, StoreSize, Submission};
+use crate::{Clock, Error, Histogram};
 use committer::Committer;
 use state::Shared;
 
@@ -220,6 +220,7 @@ impl<S> Disk<S> {
 
 impl<S: Storage> Store for Disk<S> {
     const ORDER: Order = Order::Sequential;
+    const KIND: Kind = Kind::Disk;
 
     fn submit(
         &mut self,
@@ -256,6 +257,10 @@ impl<S: Storage> Store for Disk<S> {
 
     fn disk_stats(&self) -> DiskStats {
         self.shared.state().stats
+    }
+
+    fn commit_times(&self) -> Option<Histogram> {
+        Some(self.shared.state().commit_times)
     }
 
     fn size(&self) -> StoreSize {

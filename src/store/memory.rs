@@ -16,7 +16,9 @@ use std::{
 pub use list::Values;
 use memchr::memchr;
 
-use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission, lookahead::Apply as _};
+use super::{
+    Answer, Batch, KeyPage, Kind, Order, Store, StoreSize, Submission, lookahead::Apply as _,
+};
 use crate::protocol::{Operation, Write};
 use apply::Limited;
 use list::List;
@@ -336,6 +338,7 @@ impl MemoryLimits {
 
 impl Store for Memory {
     const ORDER: Order = Order::Immediate;
+    const KIND: Kind = Kind::Memory;
 
     fn submit(
         &mut self,

@@ -42,6 +42,35 @@ impl StoreSize {
     }
 }
 
+/// What keeps the values of a store. See [`Store::KIND`](super::Store::KIND) and
+/// [`Stats::store_kind`](crate::Stats::store_kind).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Something else, or it is not known.
+    #[default]
+    Other,
+    /// The memory of the server.
+    Memory,
+    /// A disk of the server.
+    Disk,
+    /// A Redis or Valkey Cluster.
+    Cluster,
+}
+
+impl Kind {
+    /// Its name in the metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Other => "other",
+            Kind::Memory => "memory",
+            Kind::Disk => "disk",
+            Kind::Cluster => "cluster",
+        }
+    }
+}
+
 /// The counters of a store on a disk. See [`Store::disk_stats`](super::Store::disk_stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -33,6 +33,7 @@ use super::{
     node::{Entry, Link, Node, RequestId},
     slots::{self, Address, BUCKETS},
 };
+use crate::Histogram;
 
 /// The time between two attempts to learn which node has which slots, while that is wanted.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
@@ -90,6 +91,7 @@ pub(super) struct Router {
     next_asked: usize,
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
+    pub(super) answer_times: Histogram,
 }
 
 impl Router {
@@ -109,6 +111,7 @@ impl Router {
             next_asked: 0,
             wakers: Vec::new(),
             stats: ClusterStats::default(),
+            answer_times: Histogram::of_times(),
         }
     }
 

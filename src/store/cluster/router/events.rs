@@ -138,6 +138,9 @@ impl Router {
         let it = &mut self.nodes[node];
         it.silent_since = now;
         let (entry, _) = it.sent.pop_front().ok_or(resp::Malformed)?;
+        if let Some(time) = it.timed_answer(now) {
+            self.answer_times.record_time(time);
+        }
         let is_error = reply.first() == Some(&b'-');
         match entry {
             Entry::Request(id) => {
