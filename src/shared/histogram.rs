@@ -14,9 +14,9 @@ const TIMES: [f64; 24] = {
     bounds
 };
 
-/// Upper bounds of shares of a limit. What may go over the limit has the last bucket.
-const SHARES: [f64; 13] = [
-    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
+/// Upper bounds of shares of a limit, over which a single reply may go.
+const SHARES: [f64; 16] = [
+    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 5.0, 10.0,
 ];
 
 /// Values, counted by fixed buckets, with their number and their sum.
@@ -53,7 +53,7 @@ impl Histogram {
     }
 
     /// An empty one of shares, of which 1 is the whole. Its buckets are up to 0.01, 0.02, 0.05, 0.1, 0.2 and so
-    /// on, up to 1, and one for what is more.
+    /// on, up to 1, then up to 2, 5 and 10, and one for what is more.
     #[must_use]
     pub fn of_shares() -> Self {
         Self::new(&SHARES)
@@ -135,7 +135,7 @@ pub struct Histograms {
     pub round: Histogram,
     /// The fullest outbox of those that a round has put replies or events into, right after it, as a share of
     /// [`outbox_lines`](crate::Builder::outbox_lines) or [`outbox_bytes`](crate::Builder::outbox_bytes),
-    /// whichever is fuller.
+    /// whichever is fuller. It may be more than 1, since the replies to one command are queued as a whole.
     pub outbox_fill: Histogram,
     /// How long the commits of the store took, in seconds, if it keeps its values on a disk.
     pub commit: Option<Histogram>,
@@ -192,7 +192,7 @@ mod tests {
         for _ in 0..98 {
             shares.record(0.25);
         }
-        shares.record(7.0);
+        shares.record(77.0);
         assert_eq!(shares.quantile(0.5), Some(0.3));
         assert_eq!(shares.quantile(0.99), Some(0.3));
         assert_eq!(shares.quantile(1.0), Some(f64::INFINITY));
