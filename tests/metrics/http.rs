@@ -6,6 +6,8 @@ use std::{
     net::Shutdown,
     os::unix::fs::PermissionsExt as _,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -180,4 +182,43 @@ fn an_address_in_use_is_an_error() {
     let (code, words) = refused(&mut command);
     assert_eq!(code, 1);
     assert!(words.contains("--metrics"), "{words}");
+}
+
+#[test]
+fn a_body_is_taken_though_the_answer_is_there() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    let head = b"POST /metrics HTTP/1.1\r\nContent-Length: 2000\r\n\r\n";
+    stream.write_all(head).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+    // A socket that is closed refuses the first by a reset, and the second fails.
+    stream.write_all(&[b'x'; 1_000]).unwrap();
+    stream.write_all(&[b'x'; 1_000]).unwrap();
+}
+
+#[test]
+fn a_busy_server_answers() {
+    let server = Server::start(&[]);
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let mut client = server.process.connect();
+            let enough = &enough;
+            scope.spawn(move || {
+                while !enough.load(Ordering::Relaxed) {
+                    client.send("Put:k:1\nGet:k\nDelete:k\n".repeat(1_000));
+                    client.sync();
+                }
+            });
+        }
+        for _ in 0..20 {
+            let start = Instant::now();
+            assert_eq!(server.get("/healthz").body, "serving\n");
+            assert!(server.get("/metrics").body.ends_with("# EOF\n"));
+            assert!(start.elapsed() < TIME, "{:?}", start.elapsed());
+        }
+        enough.store(true, Ordering::Relaxed);
+    });
 }
