@@ -75,10 +75,9 @@ impl Response {
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let values = self.headers.iter().filter_map(|line| {
+        self.headers.iter().find_map(|line| {
             let (of, value) = line.split_once(": ")?;
             (of == name).then_some(value)
-        });
-        values.last()
+        })
     }
 }

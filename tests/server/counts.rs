@@ -68,11 +68,7 @@ fn rounds_and_the_fullest_outbox_of_each_are_sampled() {
     let rounds = |fill: f64| {
         let buckets = handle.histograms().outbox_fill;
         let buckets: Vec<_> = buckets.buckets().collect();
-        buckets
-            .iter()
-            .find(|&&(bound, _)| bound == fill)
-            .unwrap()
-            .1
+        buckets.iter().find(|&&(bound, _)| bound == fill).unwrap().1
     };
     // A line of ten.
     client.sync();
