@@ -43,19 +43,19 @@ impl StoreSize {
 }
 
 /// What keeps the values of a store. See [`Store::KIND`](super::Store::KIND) and
-/// [`Stats::store_kind`](crate::Stats::store_kind).
+/// [`Stats::store_kind`](crate::Stats::store_kind). The numbers are those on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
     /// Something else, or it is not known.
     #[default]
-    Other,
+    Other = 0,
     /// The memory of the server.
-    Memory,
+    Memory = 1,
     /// A disk of the server.
-    Disk,
+    Disk = 2,
     /// A Redis or Valkey Cluster.
-    Cluster,
+    Cluster = 3,
 }
 
 impl Kind {

@@ -6,7 +6,11 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use crate::common::{example, server_process::ServerProcess, wait_until};
+use crate::common::{
+    example,
+    server_process::{ServerProcess, refused},
+    wait_until,
+};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
     client_with(address, &[], input)
@@ -261,6 +265,17 @@ fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("--features tls"), "{errors}");
+}
+
+/// With it, the tests of `tests/metrics` have the word.
+#[cfg(not(feature = "metrics"))]
+#[test]
+fn without_metrics_the_option_for_them_tells_how_to_build_with_them() {
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    let (code, words) = refused(command);
+    assert_eq!(code, 1);
+    assert!(words.contains("--features metrics"), "{words}");
 }
 
 #[test]
