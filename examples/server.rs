@@ -7,6 +7,7 @@
 //! cargo run --release --features disk --example server -- --data DIR
 //! cargo run --release --features cluster --example server -- --cluster HOST:PORT
 //! cargo run --release --features cluster,tls --example server -- --cluster rediss://HOST:PORT --cluster-ca ca.pem
+//! cargo run --release --features metrics --example server -- --metrics 127.0.0.1:9998
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! ```
 
@@ -24,6 +25,8 @@ mod data;
 mod descriptors;
 #[path = "server/listen.rs"]
 mod listen;
+#[path = "server/metrics.rs"]
+mod metrics;
 #[path = "server/options.rs"]
 mod options;
 #[path = "server/output.rs"]
@@ -79,7 +82,9 @@ fn serve<S: Store>(
     store: S,
     values: String,
 ) -> Result<(), Box<dyn Error>> {
-    descriptors::check(options.listen.len())?;
+    // That of the metrics has connections of its own, one at least.
+    let metrics = 2 * usize::from(options.metrics.is_some());
+    descriptors::check(options.listen.len() + metrics)?;
     let secret = match &options.secret_file {
         Some(file) => Some(read_secret(file, &output.err)?),
         None => None,
@@ -121,10 +126,14 @@ fn serve<S: Store>(
                 )
             })?;
     }
+    let metrics = metrics::start(options, &handle)?;
     let addresses = addresses.join(" and ");
     output
         .out
         .line(format_args!("keywire listens on {addresses},{heading}"));
+    if let Some(metrics) = metrics {
+        output.out.line(format_args!("metrics at {metrics}"));
+    }
 
     // Tasks, since these are polled only when they are woken: to poll for signals is a system call.
     let others = smol::LocalExecutor::new();

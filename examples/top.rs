@@ -26,6 +26,7 @@ mod say;
 mod stream;
 
 use std::{
+    env,
     error::Error,
     io::{self, IsTerminal as _},
     mem::ManuallyDrop,
@@ -89,6 +90,9 @@ fn main() -> ExitCode {
 fn run(target: Target) -> Result<(), Box<dyn Error>> {
     if !io::stdout().is_terminal() {
         return Err("standard output is no terminal; `client stats` prints the counters".into());
+    }
+    if env::var_os("TERM").is_some_and(|terminal| terminal == "dumb") {
+        return Err("this terminal can't be drawn on; `client stats` prints the counters".into());
     }
     let signals = [Signal::Term, Signal::Int, Signal::Hup];
     let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;

@@ -100,6 +100,8 @@
 //!   processor (29 crates), the server alone 24 (33 crates), and both 27 (33 crates).
 //! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
 //! - `cluster`: `store::Cluster`, which keeps the values on a Redis or Valkey Cluster.
+//! - `metrics`: [`Handle`] gives its counters and histograms as OpenMetrics text, and is a collector for a
+//!   registry of the crate `prometheus-client`. See [`guide::metrics`].
 //! - `tls`: the module `tls`, with configurations for server and client, and for a server a listener
 //!   that speaks TLS around any other listener. It uses rustls and ring.
 //! - `tracing`: the server emits events of the crate `tracing`, with the target `keywire`: connections
@@ -156,6 +158,9 @@ mod connection;
 mod coordinator;
 #[cfg(feature = "server")]
 mod listen;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -187,12 +192,15 @@ pub use async_net;
 pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
 pub use error::Error;
 pub use secret::Secret;
-pub use stats::Stats;
+pub use stats::{Stats, StoreKind};
 #[cfg(feature = "server")]
 pub use {
     clock::Clock,
     listen::{Listener, tcp::bind},
     server::{Builder, Handle, Server},
-    shared::limits::Overflow,
+    shared::{
+        histogram::{Histogram, Histograms},
+        limits::Overflow,
+    },
     squarer::Squarer,
 };

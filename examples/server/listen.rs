@@ -48,12 +48,12 @@ impl Address {
     }
 }
 
-fn is_this_machine(address: &SocketAddr) -> bool {
+pub(crate) fn is_this_machine(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 /// All addresses of a name, each once. The system knows what stands behind a `%`.
-fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
     let Some(host) = host else {
         // The first serves both families, so the second is for machines that have only IPv4.
         let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];

@@ -113,9 +113,13 @@ pub(crate) struct Options {
     /// A file with the secret that clients have to say, Auth:SECRET, before anything else
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// Listen beyond this machine although there is no secret
+    /// Listen beyond this machine although there is no secret, for clients and for --metrics
     #[arg(long)]
     pub(crate) open: bool,
+    /// Where to answer GET /metrics, as OpenMetrics text for Prometheus, and GET /healthz: on this machine only,
+    /// unless --open is given
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<Address>,
     /// Print clients and rates every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) stats: Option<Duration>,

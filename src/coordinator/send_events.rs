@@ -27,7 +27,8 @@ impl Coordinator {
             Ok(chunks) => (chunks, Next::Continue),
             Err(MustDisconnect) => (Chunks::new(), Next::Abort),
         };
-        client.outbox.try_send(chunks, usage, then);
+        let sent = client.outbox.try_send(chunks, usage, then);
+        self.fullest = self.fullest.max(sent.size);
         if self.watches.has_missed(watcher) {
             client.outbox.request_capacity();
         }

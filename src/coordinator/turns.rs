@@ -106,9 +106,7 @@ impl Coordinator {
         for &watcher in &notified {
             self.send_events(watcher, &events);
         }
-        if !notified.is_empty() {
-            self.publish();
-        }
+        self.publish_round(store, began);
         self.server.wake_workers(finished + notified.len());
     }
 
@@ -304,7 +302,8 @@ impl Coordinator {
                 })
             }
         };
-        let awaits_capacity = client.outbox.try_send(chunks, usage, then);
+        let sent = client.outbox.try_send(chunks, usage, then);
+        self.fullest = self.fullest.max(sent.size);
         // Behind all that the turn has shown.
         let has_missed = std::mem::take(&mut turn.own_changes.has_missed);
         if let Some(watcher) = progress.watcher.filter(|_| has_missed) {
@@ -327,7 +326,7 @@ impl Coordinator {
                 rejecting: turn.progress.rejecting,
                 walk,
             });
-            if !awaits_capacity {
+            if !sent.awaits_capacity {
                 self.enqueue(key);
             }
         } else {

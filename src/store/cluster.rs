@@ -48,7 +48,7 @@ use super::{
     Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
 };
 use crate::{
-    Clock, Error,
+    Clock, Error, Histogram, StoreKind,
     protocol::{Operation, Topic},
 };
 pub use builder::ClusterBuilder;
@@ -152,6 +152,7 @@ impl Drop for Pending {
 
 impl Store for Cluster {
     const ORDER: Order = Order::PerKey;
+    const KIND: StoreKind = StoreKind::Cluster;
     const CHANGES: Changes = Changes::All;
 
     fn submit(
@@ -232,6 +233,10 @@ impl Store for Cluster {
 
     fn cluster_stats(&self) -> ClusterStats {
         self.stats()
+    }
+
+    fn answer_times(&self) -> Option<Histogram> {
+        Some(self.shared.state().router.answer_times)
     }
 }
 

@@ -179,6 +179,10 @@ fn the_counters_show_a_node_that_is_gone() {
         put(group).unwrap();
     }
     assert_eq!((stats().nodes_up, stats().failures), (3, 0));
+    // Each node was asked once, and nothing else was under way there.
+    let answers = || server.handle.histograms().node_answer.unwrap();
+    let timed = answers().count();
+    assert!(timed >= 3, "{:?}", answers());
     nodes.kill(1);
     wait_until("a node is missed", || stats().nodes_up == 2);
     put(1).unwrap_err();
@@ -187,4 +191,7 @@ fn the_counters_show_a_node_that_is_gone() {
     nodes.wait_ok();
     put(1).unwrap();
     assert_eq!((stats().nodes_up, stats().under_way), (3, 0));
+    // An answer that did not come has no time.
+    let slow = answers().quantile(1.0).unwrap();
+    assert!(answers().count() > timed && slow < 4.0, "{:?}", answers());
 }

@@ -263,6 +263,17 @@ fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
     assert!(errors.contains("--features tls"), "{errors}");
 }
 
+/// With it, the tests of `tests/metrics` have the word.
+#[cfg(not(feature = "metrics"))]
+#[test]
+fn without_metrics_the_option_for_them_tells_how_to_build_with_them() {
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    let (code, words) = refused(command);
+    assert_eq!(code, 1);
+    assert!(words.contains("--features metrics"), "{words}");
+}
+
 #[test]
 fn stats_are_printed_while_it_runs() {
     let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--stats", "0.05"]);

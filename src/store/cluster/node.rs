@@ -95,6 +95,8 @@ pub(super) struct Node {
     pub(super) epochs: Epochs,
     /// Since when it owes an answer and has given none.
     pub(super) silent_since: Instant,
+    /// The request whose answer is timed: how many answers come up to it, and when it was pushed.
+    timed: Option<(usize, Instant)>,
     pub(super) closing: bool,
     /// Connections that were closed. The driver closes its own when this changes.
     pub(super) closed: u64,
@@ -123,6 +125,7 @@ impl Node {
             waits: false,
             epochs: Epochs::new(),
             silent_since: now,
+            timed: None,
             closing: false,
             closed: 0,
         }
@@ -136,7 +139,11 @@ impl Node {
         if self.sent.is_empty() {
             self.silent_since = now;
         }
+        let is_request = matches!(entry, Entry::Request(_));
         self.sent.push_back((entry, self.pushed));
+        if is_request && self.timed.is_none() {
+            self.timed = Some((self.sent.len(), now));
+        }
         self.pushed += bytes.len() as u64;
         self.out.extend_from_slice(bytes);
     }
@@ -146,6 +153,18 @@ impl Node {
         if !std::mem::replace(&mut self.loads, true) {
             self.push(Entry::Script, load, now);
         }
+    }
+
+    /// An answer has come. Says how long it took, if it was the one that is timed.
+    pub(super) fn timed_answer(&mut self, now: Instant) -> Option<Duration> {
+        let (answers, since) = self.timed.as_mut()?;
+        *answers -= 1;
+        if *answers > 0 {
+            return None;
+        }
+        let time = now.saturating_duration_since(*since);
+        self.timed = None;
+        Some(time)
     }
 
     /// How long it has owed an answer.
@@ -201,6 +220,7 @@ impl Node {
         self.writes = 0;
         self.loads = false;
         self.waits = false;
+        self.timed = None;
         let written = self.written;
         (self.pushed, self.written) = (0, 0);
         let sent = self.sent.drain(..);

@@ -38,6 +38,7 @@ use super::{
     node::{Entry, Link, Node, RequestId},
     slots::{self, Address, BUCKETS},
 };
+use crate::Histogram;
 
 /// The time between two attempts to learn which node has which slots, while that is wanted.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
@@ -94,6 +95,7 @@ pub(super) struct Router {
     pub(super) seeds: Vec<Address>,
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
+    pub(super) answer_times: Histogram,
 }
 
 impl Router {
@@ -115,6 +117,7 @@ impl Router {
             seeds: Vec::new(),
             wakers: Vec::new(),
             stats: ClusterStats::default(),
+            answer_times: Histogram::of_times(),
         }
     }
 

@@ -166,8 +166,10 @@ impl<S: Storage> Committer<S> {
             let unknown = undone.is_err().then_some(commit.number);
             return Err(Fault { error, unknown });
         }
-        let took = micros(clock.now() - began);
+        let time = clock.now() - began;
+        let took = micros(time);
         self.log.commits += 1;
+        self.shared.state().commit_times.record_time(time);
         self.count(|stats| {
             stats.commits += 1;
             stats.writes += commit.writes;

@@ -107,6 +107,9 @@ impl Router {
     ) -> Result<(), resp::Malformed> {
         let it = &mut self.nodes[node];
         let (entry, _) = it.sent.pop_front().ok_or(resp::Malformed)?;
+        if let Some(time) = it.timed_answer(now) {
+            self.answer_times.record_time(time);
+        }
         let is_error = reply.first() == Some(&b'-');
         it.loads &= entry != Entry::Script;
         match entry {
