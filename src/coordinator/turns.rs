@@ -304,6 +304,9 @@ impl Coordinator {
                 })
             }
         };
+        if matches!(then, Next::Abort) {
+            self.log.cut_off(client.id);
+        }
         let awaits_capacity = client.outbox.try_send(chunks, usage, then);
         if progress
             .watcher

@@ -135,6 +135,11 @@ impl Node {
         }
     }
 
+    /// Attempts to connect that have failed since it was connected.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
     pub(super) fn on_up(&mut self) {
         self.link = Link::Up;
         self.attempts = 0;

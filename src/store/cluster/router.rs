@@ -27,6 +27,8 @@ use std::{
 
 use slab::Slab;
 
+use crate::shared::log::StoreLog;
+
 use super::{
     super::ClusterStats,
     job::{Job, Outcome, Route, State},
@@ -90,6 +92,7 @@ pub(super) struct Router {
     next_asked: usize,
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
+    log: StoreLog,
 }
 
 impl Router {
@@ -109,6 +112,7 @@ impl Router {
             next_asked: 0,
             wakers: Vec::new(),
             stats: ClusterStats::default(),
+            log: StoreLog::default(),
         }
     }
 

@@ -68,8 +68,12 @@ impl Router {
 
     /// The connection is gone, or could not be made.
     pub(in super::super) fn on_closed(&mut self, node: usize, now: Instant) {
-        if self.nodes[node].link == Link::Up {
+        let it = &self.nodes[node];
+        if it.link == Link::Up {
             self.stats.nodes_up -= 1;
+            self.log.node_lost(&it.address, now);
+        } else if it.attempts() == 0 {
+            self.log.node_absent(&it.address, now);
         }
         self.refresh = true;
         self.on_replicas(node, false);
@@ -162,6 +166,7 @@ impl Router {
             }
             Entry::Script if it.link == Link::Handshake => {
                 it.on_up();
+                self.log.node_up(&it.address, now);
                 self.stats.nodes_up += 1;
                 self.pump(node, now);
             }
