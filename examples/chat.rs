@@ -22,6 +22,8 @@
 
 #[path = "common/address.rs"]
 mod address;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/say.rs"]
 mod say;
 
@@ -40,7 +42,6 @@ use smol::net::unix::UnixStream;
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
-#[command(version)]
 struct Options {
     /// Who is talking
     name: String,
@@ -53,7 +54,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options: Options = program::parse();
     match smol::block_on(chat(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -45,6 +45,8 @@ mod converse;
 mod leave;
 #[path = "tools/load.rs"]
 mod load;
+#[path = "common/program.rs"]
+mod program;
 #[path = "tools/replies.rs"]
 mod replies;
 #[path = "common/say.rs"]
@@ -64,6 +66,7 @@ use std::{
 
 use async_signal::Signal;
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use converse::Conversation;
 use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
 use keywire::{Client, Error, Event, Secret, Stats, Walk, Watcher};
@@ -74,7 +77,6 @@ use stream::Target;
 /// Talks to a keywire server: sends one command, or, without a command, the lines of standard input.
 #[derive(Parser)]
 #[command(
-    version,
     after_help = "Options stand before the command, or behind its arguments. The arguments are taken \
     as they are: `put k -h` stores `-h`. Only a PREFIX that begins with - needs a -- before it. \
     `client help COMMAND` explains a command.\n\nThe exit code is 0 if all is done, 1 if `get` or \
@@ -145,6 +147,8 @@ enum Command {
     },
     /// Print the server's counters
     Stats,
+    /// Print a script by which a shell completes commands and options
+    Completions { shell: Shell },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -156,7 +160,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    match smol::block_on(run(arguments::parse())) {
+    let options: Options = arguments::parse();
+    if let Some(Command::Completions { shell }) = options.command {
+        return program::complete::<Options>(shell);
+    }
+    match smol::block_on(run(options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -227,6 +235,8 @@ async fn run(options: Options) -> Result<bool, String> {
             // A server that holds nothing is dumped, too.
             return print_walk(entries, lines, failed).await.map(|_| true);
         }
+        // It needs no server, and was obeyed before.
+        Command::Completions { .. } => return Ok(true),
         Command::Load => return load::load(&client, failed).await,
         Command::Set { key, value } => client.set(key.as_bytes(), value.as_bytes()).await,
         Command::Remove { key, value } => client.remove(key.as_bytes(), value.as_bytes()).await,

@@ -20,6 +20,8 @@ mod arguments;
 mod leave;
 #[path = "tools/panel.rs"]
 mod panel;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/say.rs"]
 mod say;
 #[path = "tools/stream.rs"]
@@ -39,6 +41,7 @@ use std::{
 
 use async_signal::Signal;
 use clap::Parser;
+use clap_complete::Shell;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Stats};
 use panel::Panel;
@@ -63,10 +66,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Shows what a keywire server does: clients, rates, losses, sizes. `q` leaves.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    after_help = "The exit code is 0 if it was left, and 2 if something went wrong: wrong options, or a \
+    standard output that is no terminal."
+)]
 struct Options {
     #[command(flatten)]
     target: Target,
+    /// Print a script by which a shell completes these options
+    #[arg(long, value_name = "SHELL")]
+    completions: Option<Shell>,
 }
 
 enum News {
@@ -78,6 +87,9 @@ enum News {
 
 fn main() -> ExitCode {
     let options: Options = arguments::parse();
+    if let Some(shell) = options.completions {
+        return program::complete::<Options>(shell);
+    }
     match run(options.target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

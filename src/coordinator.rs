@@ -296,9 +296,6 @@ impl Coordinator {
         stats.commit_longest_us = disk.longest_commit;
         stats.disk_bytes = disk.bytes;
         stats.log_commits = disk.log_commits;
-        if disk.refusing > stats.refusing {
-            log::disk_failed();
-        }
         stats.refusing = disk.refusing;
         stats.store = S::KIND as u64;
         let cluster = store.cluster_stats();

@@ -13,6 +13,7 @@
 //! To run a server:
 //!
 //! - [`tools`]: the example programs, their options and exit codes.
+//! - [`operations`]: in service: the log, the environment, exit codes, a unit for systemd.
 //! - [`limits`]: each limit, its default, and what happens at it.
 //! - [`durability`]: values on a disk: what survives, how it is kept, what happens when the disk fails.
 //! - [`cluster`]: several servers on a Redis or Valkey Cluster: what is promised there, what a failover loses.
@@ -62,6 +63,8 @@ pub mod limits {}
     doc = "Metrics: this page comes with the feature `metrics`."
 )]
 pub mod metrics {}
+#[doc = include_str!("guide/operations.md")]
+pub mod operations {}
 #[doc = include_str!("guide/performance.md")]
 #[doc = "\n# The tables as a chart\n"]
 #[doc = "<style>.docblock svg { max-width: 100%; height: auto; }</style>\n"]

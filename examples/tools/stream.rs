@@ -62,10 +62,21 @@ pub(crate) struct Target {
     #[arg(long, value_name = "NAME", global = true)]
     tls_name: Option<String>,
     /// The certificate to show to the server, a PEM file
-    #[arg(long, value_name = "FILE", global = true)]
+    // A server's own certificate is in the variable that the name would give.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KEYWIRE_CLIENT_TLS_CERT",
+        global = true
+    )]
     tls_cert: Option<PathBuf>,
     /// The key that belongs to this certificate, a PEM file
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KEYWIRE_CLIENT_TLS_KEY",
+        global = true
+    )]
     tls_key: Option<PathBuf>,
     /// A file with the secret that the server requires
     #[arg(long, value_name = "FILE", global = true)]

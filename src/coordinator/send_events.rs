@@ -25,7 +25,10 @@ impl Coordinator {
             .events_missed(client.id, self.stats.missed - missed);
         let (chunks, then) = match interleaved {
             Ok(chunks) => (chunks, Next::Continue),
-            Err(MustDisconnect) => (Chunks::new(), Next::Abort),
+            Err(MustDisconnect) => {
+                self.log.cut_off(client.id);
+                (Chunks::new(), Next::Abort)
+            }
         };
         let sent = client.outbox.try_send(chunks, usage, then);
         self.fullest = self.fullest.max(sent.size);

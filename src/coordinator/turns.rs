@@ -302,6 +302,9 @@ impl Coordinator {
                 })
             }
         };
+        if matches!(then, Next::Abort) {
+            self.log.cut_off(client.id);
+        }
         let sent = client.outbox.try_send(chunks, usage, then);
         self.fullest = self.fullest.max(sent.size);
         // Behind all that the turn has shown.

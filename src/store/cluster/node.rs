@@ -202,6 +202,11 @@ impl Node {
         self.attempts >= GIVEN_UP
     }
 
+    /// Attempts to connect that have failed since it was connected.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
     pub(super) fn on_up(&mut self) {
         self.link = Link::Up;
         self.attempts = 0;

@@ -38,7 +38,7 @@ use super::{
     node::{Entry, Link, Node, RequestId},
     slots::{self, Address, BUCKETS},
 };
-use crate::Histogram;
+use crate::{Histogram, shared::log::StoreLog};
 
 /// The time between two attempts to learn which node has which slots, while that is wanted.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
@@ -96,6 +96,7 @@ pub(super) struct Router {
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
     pub(super) answer_times: Histogram,
+    log: StoreLog,
 }
 
 impl Router {
@@ -118,6 +119,7 @@ impl Router {
             wakers: Vec::new(),
             stats: ClusterStats::default(),
             answer_times: Histogram::of_times(),
+            log: StoreLog::default(),
         }
     }
 

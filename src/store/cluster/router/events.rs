@@ -37,8 +37,15 @@ impl Router {
     /// The connection is gone, or could not be made.
     pub(in super::super) fn on_closed(&mut self, node: usize, now: Instant) {
         let it = &self.nodes[node];
-        let counts = it.link == Link::Up && it.reads_for.is_none();
-        self.stats.nodes_up -= u64::from(counts);
+        // A second connection comes and goes with the first one.
+        if it.reads_for.is_none() {
+            if it.link == Link::Up {
+                self.stats.nodes_up -= 1;
+                self.log.node_lost(&it.address, now);
+            } else if it.attempts() == 0 {
+                self.log.node_absent(&it.address, now);
+            }
+        }
         self.refresh = true;
         self.on_replicas(node, false);
         for (entry, may_be_written) in self.nodes[node].on_closed(now) {
@@ -136,7 +143,10 @@ impl Router {
             }
             Entry::Script if it.link == Link::Handshake => {
                 it.on_up();
-                self.stats.nodes_up += u64::from(it.reads_for.is_none());
+                if it.reads_for.is_none() {
+                    self.log.node_up(&it.address, now);
+                    self.stats.nodes_up += 1;
+                }
                 self.pump(node, now);
             }
             Entry::Auth | Entry::Script | Entry::Asking => {}

@@ -362,3 +362,58 @@ fn a_script_that_many_requests_have_missed_is_loaded_once() {
         assert_eq!(node.outcomes(job), [Outcome::Reply(0..8)]);
     }
 }
+
+/// However long it is away, and however often it is tried meanwhile.
+#[cfg(feature = "tracing")]
+#[test]
+fn a_node_that_goes_and_comes_back_is_logged_once_each_time() {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let written = Written::default();
+    let writer = written.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let log = log.with_ansi(false).without_time().finish();
+    // With one subscriber only, `tracing` takes that of the thread that comes to an event first for all: other
+    // tests have none.
+    let none = tracing::subscriber::NoSubscriber::default();
+    let _second = tracing::Dispatch::new(none);
+    tracing::subscriber::with_default(log, || {
+        let mut fixture = Fixture::new(0);
+        fixture.router.on_closed(0, fixture.now);
+        for _ in 0..3 {
+            fixture.now += TIMEOUT;
+            fixture.router.on_time(fixture.now);
+            let (node, _) = fixture.router.next_connect().unwrap();
+            fixture.router.on_closed(node, fixture.now);
+        }
+        fixture.now += TIMEOUT;
+        fixture.router.on_time(fixture.now);
+        let (node, _) = fixture.router.next_connect().unwrap();
+        fixture.router.on_connected(node, fixture.now);
+        assert_eq!(fixture.written(), ["SCRIPT"]);
+        fixture.reply(b"$1\r\nx\r\n");
+    });
+    let written = written.0.lock().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&written),
+        " INFO keywire: connected to a node of the cluster node=node:1\n \
+         WARN keywire: the connection to a node of the cluster is lost node=node:1\n \
+         INFO keywire: connected to a node of the cluster node=node:1\n"
+    );
+}
