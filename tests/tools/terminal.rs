@@ -169,6 +169,17 @@ fn the_words_of_a_refusal_do_not_steer_a_terminal() {
 }
 
 #[test]
+fn top_shows_what_keeps_the_values() {
+    let server = start();
+    server.connect().end_with("Set:k:v\nRemove:k:v\n");
+    let mut top = tool(&server, Has::All, "top", &[]);
+    top.await_shown("memory");
+    top.await_shown("remove");
+    top.signal("-TERM");
+    assert_eq!(top.end(), Some(0));
+}
+
+#[test]
 fn top_ends_on_every_signal_and_puts_the_terminal_right() {
     let server = start();
     for has in [Has::All, Has::NoInput, Has::NoControl] {
