@@ -77,14 +77,20 @@ pub enum Error {
         /// The transport's own error, if there was one.
         Option<Arc<io::Error>>,
     ),
+    /// A client's call failed before anything of it was sent, for this reason. It is not applied, and
+    /// may be repeated. (A refusal says by itself that a command is not applied, and stands alone.)
+    NotSent(
+        /// Why it was not sent.
+        Box<Error>,
+    ),
     /// The server sent a line that no keywire server sends here. The connection is over: the lines
     /// that follow can't be matched to commands any more.
     Protocol(
         /// The kind of line.
         &'static str,
     ),
-    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be
-    /// applied.
+    /// A client's call took longer than its [time limit](crate::Client::with_timeout). It may or may not
+    /// be applied.
     TimedOut,
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]
@@ -112,7 +118,8 @@ impl Error {
     }
 
     /// Whether the connection of the client is over, or about to be because the server is shutting
-    /// down. Every later call on this client fails as well, so it takes a new one.
+    /// down. Every later call on this client fails as well, so it takes a new one; unless the client
+    /// [comes back](crate::ClientBuilder#a-client-that-comes-back) by itself.
     ///
     /// `false` is no promise. A server may also end a connection with another refusal, such as the third
     /// wrong secret; the next call on that client fails with the same refusal.
@@ -126,6 +133,7 @@ impl Error {
         match self {
             Error::Disconnected(_) | Error::Protocol(_) => true,
             Error::Refused { code, .. } | Error::Unconfirmed { code, .. } => *code == Code::Closing,
+            Error::NotSent(reason) => reason.is_disconnected(),
             _ => false,
         }
     }
@@ -135,7 +143,8 @@ impl Error {
     ///
     /// ```
     /// assert!(keywire::Error::TimedOut.may_be_applied());
-    /// assert!(!keywire::Error::Closed.may_be_applied());
+    /// let never = keywire::Error::NotSent(keywire::Error::TimedOut.into());
+    /// assert!(!never.may_be_applied());
     /// ```
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
@@ -146,6 +155,16 @@ impl Error {
             | Error::TimedOut => true,
             Error::Refused { code, .. } => *code == Code::Unconfirmed,
             _ => false,
+        }
+    }
+}
+
+impl Error {
+    /// The reason why something was never sent.
+    pub(crate) fn not_sent(self) -> Self {
+        match self {
+            reason if reason.may_be_applied() => Error::NotSent(reason.into()),
+            reason => reason,
         }
     }
 }
@@ -183,6 +202,7 @@ impl fmt::Display for Error {
             }
             Error::Disconnected(None) => f.write_str("the connection is over"),
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
+            Error::NotSent(reason) => write!(f, "nothing was sent: {reason}"),
             Error::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
             Error::TimedOut => f.write_str("the time limit is over"),
             #[cfg(feature = "tls")]
@@ -198,6 +218,7 @@ impl StdError for Error {
             Error::Listen(cause) | Error::Connect(cause) => cause.source(),
             Error::Store(cause) => cause.source(),
             Error::Disconnected(Some(cause)) => cause.source(),
+            Error::NotSent(reason) => reason.source(),
             #[cfg(feature = "tls")]
             Error::Tls { source, .. } => source.source(),
             _ => None,
@@ -208,7 +229,12 @@ impl StdError for Error {
 /// What ended a client's connection. Every call that waits gets a copy.
 #[derive(Clone, Debug)]
 pub(crate) enum ConnectionError {
-    Refused { code: Code, message: String },
+    /// No connection could be made.
+    Connect(Arc<io::Error>),
+    Refused {
+        code: Code,
+        message: String,
+    },
     Disconnected(Option<Arc<io::Error>>),
     Protocol(&'static str),
 }
@@ -239,6 +265,10 @@ impl From<ConnectionError> for Error {
                 ..
             } => error.unconfirmed(),
             ConnectionError::Refused { code, message } => Error::Refused { code, message },
+            ConnectionError::Connect(source) => Error::Connect(match source.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(source.kind(), source),
+            }),
             ConnectionError::Disconnected(source) => Error::Disconnected(source),
             ConnectionError::Protocol(reason) => Error::Protocol(reason),
         }

@@ -132,6 +132,7 @@ mod server;
 mod shared;
 pub mod squarer;
 pub mod store;
+mod timer;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
@@ -153,7 +154,10 @@ mod watch;
 /// # Ok::<(), keywire::Error>(()) }).unwrap();
 /// ```
 pub use async_net;
-pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
+pub use client::{
+    Client, ClientBuilder, ConnectionState, Event, Mirror, Outcome, Pipeline, Snapshot, Walk,
+    Watcher,
+};
 pub use clock::Clock;
 pub use error::Error;
 pub use listen::{Listener, tcp::bind};

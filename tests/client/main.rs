@@ -4,6 +4,7 @@
 mod common;
 
 mod calls;
+mod comes_back;
 mod connection;
 mod framing;
 mod prefix;

@@ -9,6 +9,7 @@ pub mod late_store;
 pub mod local;
 pub mod model;
 pub mod numbered;
+pub mod proxy;
 pub mod script;
 pub mod scripted;
 #[cfg(target_os = "linux")]
