@@ -17,7 +17,12 @@ use keywire::{
     Client, ClientBuilder, ConnectionState, Error, Event, Secret, Server, protocol::Code,
 };
 
-use crate::common::{DEADLINE, TestServer, proxy::Proxy, wait_until};
+use crate::common::{
+    DEADLINE, TestServer,
+    proxy::Proxy,
+    scripted::{self, answers},
+    wait_until,
+};
 
 /// With short waits.
 fn builder(proxy: &Proxy) -> ClientBuilder {
@@ -233,6 +238,39 @@ fn a_snapshot_under_way_is_read_again() {
             let event = watcher.next().await.unwrap().unwrap();
             assert_eq!(event, Event::Delete { key: key.clone() });
         }
+    });
+}
+
+/// What came before its watch was confirmed to the end is not told: a gap would follow, and no word of it.
+#[test]
+fn events_of_a_watch_that_was_not_confirmed_are_not_told() {
+    let (first, broken) = scripted::pair(|line, out| match line {
+        "Watch:k" => *out += ":watch:k\n:put:k:1\n",
+        "Sync:1" => *out += ":sync:0:1\n",
+        // The fence of the watch has no answer.
+        _ => {}
+    });
+    let (second, server) = scripted::pair(answers());
+    let streams = Arc::new(Mutex::new(vec![second, first]));
+    let connect = move || future::ready(Ok(streams.lock().unwrap().pop().unwrap()));
+    let client = Client::builder()
+        .connector(connect)
+        .reconnect_delays(Duration::ZERO, Duration::ZERO)
+        .build();
+    future::block_on(async {
+        let mut watch = Box::pin(client.watch("k"));
+        poll_until(watch.as_mut(), || {
+            broken.commands() == ["Watch:k"] && broken.unread() == 0
+        })
+        .await;
+        broken.close();
+        let mut watcher = watch.await.unwrap();
+        server.send(":put:k:2\n");
+        let put = Event::Put {
+            key: b"k".to_vec(),
+            value: b"2".to_vec(),
+        };
+        assert_eq!(watcher.next().await.unwrap().unwrap(), put);
     });
 }
 

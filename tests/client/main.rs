@@ -7,6 +7,7 @@ mod calls;
 mod comes_back;
 mod connection;
 mod framing;
+mod mirror;
 mod prefix;
 mod protocol_errors;
 mod sharing;
