@@ -100,11 +100,12 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// There is no task and no thread behind a client, and it needs no particular executor. A task that
 /// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for
-/// all. So the client makes progress only while some task awaits one of these. At all other times
+/// all, and makes the next connection. So the client makes progress only while some task awaits one of these. At all other times
 /// nothing is sent or read: events stay with the server, and a connection that has ended is noticed at
 /// the next call. A future of a call that is created and not polled sends nothing.
 ///
-/// The connection is closed when the last clone, watcher and walk are dropped.
+/// The connection is closed when the last clone, watcher, walk and mirror are dropped, or by
+/// [`close`](Self::close).
 ///
 /// # What a response guarantees
 ///
@@ -136,16 +137,21 @@ pub type Outcome = Result<Vec<Vec<u8>>, Error>;
 ///
 /// # When the connection ends
 ///
-/// Every call that waits fails, and every later one, with the reason: [`Error::Disconnected`],
-/// [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the connection, such as
-/// [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of several refusals. A
-/// write that was sent and not confirmed is [`Error::Unconfirmed`] then. The client does not
-/// reconnect by itself: see [`reconnect`](Self::reconnect).
+/// A client of [`connect`](Self::connect) or [`from_stream`](Self::from_stream) has one connection, and
+/// ends with it. Every call that waits fails, and every later one, with the reason:
+/// [`Error::Disconnected`], [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the
+/// connection, such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of
+/// several refusals. A write that was sent and not confirmed is [`Error::Unconfirmed`] then; what was never
+/// sent is [`Error::NotSent`].
+///
+/// A client of a [`builder`](Self::builder) makes another connection then, and goes on:
+/// [`ClientBuilder`] says what becomes of the calls, and watchers survive.
 ///
 /// If the server's machine is gone, a watcher that waits, and any call that waits behind what has
 /// arrived, fails after two minutes, by TCP keepalive. ([`connect`](Self::connect) sets it; a stream
 /// of your own needs its own.) Bytes that have not arrived at all are sent again by the system for a
-/// quarter of an hour: see [`with_timeout`](Self::with_timeout).
+/// quarter of an hour. A builder has an [answer timeout](ClientBuilder::answer_timeout) for that;
+/// [`with_timeout`](Self::with_timeout) bounds calls.
 #[derive(Clone)]
 pub struct Client {
     link: Arc<ServerLink>,

@@ -72,7 +72,8 @@ pub enum Error {
         /// counts the changes of everything that it watches.
         changes: u64,
     },
-    /// A client's connection is over. What was under way may or may not have been applied.
+    /// A client's connection is over, or was lost under this call. What was sent may or may not have been
+    /// applied.
     Disconnected(
         /// The transport's own error, if there was one.
         Option<Arc<io::Error>>,

@@ -56,7 +56,8 @@
 //! ```
 //!
 //! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
-//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited.
+//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited. [`Client::builder`] makes a
+//! client that comes back when its connection is lost, and [`Client::mirror_prefix`] keeps a copy of keys.
 //!
 //! The program that runs the server has such a client without a socket: [`Handle::client`].
 //!
@@ -106,7 +107,7 @@
 //! # Where to read more
 //!
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
-//! - [`Client`], [`Pipeline`], [`Watcher`], [`Walk`]: the client.
+//! - [`Client`], [`ClientBuilder`], [`Pipeline`], [`Watcher`], [`Walk`], [`Mirror`]: the client.
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.

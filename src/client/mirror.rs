@@ -86,10 +86,12 @@ impl Client {
 /// missed.
 ///
 /// If changes were missed, because the mirror did not keep up or the connection was lost, `changed` reads
-/// all values anew, and then says so. Until they are read, the mirror has its old values. With a client
-/// that [comes back](crate::ClientBuilder#a-client-that-comes-back), it waits for the server as long as it
-/// takes. No [time limit](Client::with_timeout) holds for that, however long the reading takes; a server
-/// that is silent meanwhile is given up.
+/// all values anew, and then says so. Until they are read, the mirror has its old values.
+///
+/// Both the first reading and those that follow take as long as they take: no
+/// [time limit](Client::with_timeout) holds for them. With a client that
+/// [comes back](crate::ClientBuilder#a-client-that-comes-back), they wait for the server, if it is away, and
+/// give up a connection that falls silent.
 ///
 /// # Bounds
 ///
@@ -114,7 +116,8 @@ enum Range {
 type Reading = Pin<Box<dyn Future<Output = Result<(Snapshot, Watcher), Error>> + Send>>;
 
 impl Mirror {
-    async fn new(client: Client, range: Range) -> Result<Self, Error> {
+    async fn new(mut client: Client, range: Range) -> Result<Self, Error> {
+        client.options.timeout = None;
         let (values, watcher) = range.read(&client).await?;
         Ok(Self {
             client,
@@ -192,8 +195,7 @@ impl Mirror {
     }
 
     fn begin_reading(&mut self, missed: u64) {
-        let (mut client, range) = (self.client.clone(), self.range.clone());
-        client.options.timeout = None;
+        let (client, range) = (self.client.clone(), self.range.clone());
         // What it brings from here on stands behind a gap.
         self.watcher = None;
         let reading = Box::pin(async move { range.read(&client).await });

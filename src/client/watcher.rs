@@ -175,10 +175,12 @@ impl Client {
 ///
 /// # How it ends
 ///
-/// The stream ends with an error when its connection ends, after the events that had come: with
-/// [`Error::Refused`] and [`Code::Closing`](crate::protocol::Code::Closing) if the server shuts
-/// down. A new connection has no watches, so watch again there. Dropping the watcher ends the watch,
-/// with the next bytes that any task moves.
+/// The stream ends with an error when the client's last connection ends, after the events that had come:
+/// with [`Error::Refused`] and [`Code::Closing`](crate::protocol::Code::Closing) if the server shuts
+/// down. Dropping the watcher ends the watch, with the next bytes that any task moves.
+///
+/// With a client that [comes back](crate::ClientBuilder#a-client-that-comes-back), the stream goes on: once
+/// the watch is begun anew, it has one [`Event::Missed(0)`](Event::Missed), then what changes from there on.
 ///
 /// Cancel safety: a `next` that is dropped has taken no event.
 #[must_use = "dropping it ends the watch"]
