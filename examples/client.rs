@@ -58,6 +58,8 @@ mod say;
 mod stream;
 #[path = "tools/terminal.rs"]
 mod terminal;
+#[path = "tools/watch.rs"]
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -67,13 +69,11 @@ use std::{
     time::Duration,
 };
 
-use async_signal::Signal;
 use clap::{Parser, Subcommand};
 use converse::Conversation;
-use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
-use keywire::{Client, ClientBuilder, Error, Event, Secret, Stats, Walk, Watcher};
+use futures_lite::{StreamExt as _, future};
+use keywire::{Client, Error, Secret, Stats, Walk};
 use say::say;
-use smol::Unblock;
 use stream::{Dialer, Target};
 
 /// Talks to a keywire server: sends one command, or, without a command, the lines of standard input.
@@ -182,8 +182,8 @@ async fn run(options: Options) -> Result<bool, String> {
     let secret = options.target.secret()?;
     let dialer = Dialer::new(&options.target)?;
     if let Some(Command::Watch { prefix, key }) = &options.command {
-        let client = watching_client(&options, dialer, secret);
-        return watch(client, *prefix, key.as_bytes(), address).await;
+        let client = watch::client(&options, dialer, secret);
+        return watch::watch(client, *prefix, key.as_bytes(), address).await;
     }
     let stream = dialer.dial_within(options.timeout).await?;
     let Some(command) = options.command else {
@@ -313,107 +313,4 @@ fn table(stats: &Stats) -> Vec<String> {
     counters
         .map(|(name, number)| format!("{name:<13} {number}"))
         .collect()
-}
-
-/// A client that comes back, and says so.
-fn watching_client(options: &Options, dialer: Dialer, secret: Option<Secret>) -> ClientBuilder {
-    let mut builder = Client::builder()
-        .connector(move || dialer.clone().dial())
-        .reconnect(!options.no_reconnect)
-        .on_connection(comeback::announce(&options.target.address.text));
-    if let Some(secret) = secret {
-        builder = builder.secret(secret);
-    }
-    if let Some(limit) = options.timeout {
-        builder = builder.connect_timeout(limit).answer_timeout(Some(limit));
-    }
-    builder
-}
-
-/// Prints events until a signal, the end of the last connection, or the end of whoever reads them.
-async fn watch(
-    client: ClientBuilder,
-    prefix: bool,
-    key: &[u8],
-    address: &str,
-) -> Result<bool, String> {
-    let failed = |error| explain(error, address);
-    let client = client.connect().await.map_err(failed)?;
-    let watcher = match prefix {
-        true => client.watch_prefix(key).await,
-        false => client.watch(key).await,
-    };
-    print_events(watcher.map_err(failed)?, failed).await?;
-    Ok(true)
-}
-
-async fn print_events(
-    mut watcher: Watcher,
-    failed: impl Fn(Error) -> String,
-) -> Result<(), String> {
-    let signals = [Signal::Int, Signal::Term, Signal::Hup];
-    let signalled = leave::signalled(signals, 0, || {})?;
-    if io::stderr().is_terminal() {
-        say("watching; Ctrl-C ends");
-    }
-    // A thread of its own writes, so that a reader who is slow can't hold up the signals.
-    let mut out = BufWriter::new(Unblock::new(io::stdout()));
-    let printing = async {
-        loop {
-            let next = match future::poll_once(watcher.next()).await {
-                Some(next) => next,
-                // Nothing more has come, so what has is shown.
-                None => match out.flush().await {
-                    Ok(()) => watcher.next().await,
-                    Err(error) => return on_output(error),
-                },
-            };
-            let written = match next {
-                Some(Ok(event)) => out.write_all(&to_line(event)).await,
-                end => {
-                    out.flush().await.or_else(on_output)?;
-                    return end.map_or(Ok(()), |end| end.map(|_| ()).map_err(failed));
-                }
-            };
-            if let Err(error) = written {
-                return on_output(error);
-            }
-        }
-    };
-    let interrupted = async {
-        signalled.await;
-        Ok(())
-    };
-    let unread = async {
-        smol::unblock(leave::await_broken_output).await;
-        Ok(())
-    };
-    future::or(printing, future::or(interrupted, unread)).await
-}
-
-/// What goes to standard output; a person is told more on standard error.
-fn to_line(event: Event) -> Vec<u8> {
-    let fields: &[&[u8]] = match &event {
-        Event::Put { key, value } => &[b"put", key, value],
-        Event::Update { key, old, new } => &[b"update", key, old, new],
-        Event::Set { key, value } => &[b"set", key, value],
-        Event::Remove { key, value } => &[b"remove", key, value],
-        Event::Delete { key } => &[b"delete", key],
-        // As the server says it: a key is not empty, so this can't be taken for one.
-        Event::Missed(changes) => {
-            match changes {
-                0 => say("missed an unknown number of changes"),
-                _ => say(format_args!(
-                    "missed {changes} changes, which came faster than they were read"
-                )),
-            }
-            return say::line(format!(":missed:{changes}").as_bytes());
-        }
-        // A later version of the library may know more.
-        other => {
-            say(format_args!("left out: {other:?}"));
-            return Vec::new();
-        }
-    };
-    say::line(&fields.join(&b':'))
 }

@@ -204,6 +204,8 @@ pub(super) struct PendingCall {
     /// How often requests of it were sent again that may have been carried out.
     repeats: usize,
     repeats_writes: bool,
+    /// Something of it was sent.
+    begun: bool,
     /// `None` for a request of the connection itself.
     caller: Option<Caller>,
 }
@@ -222,6 +224,7 @@ impl PendingCall {
             early: VecDeque::new(),
             repeats: 0,
             repeats_writes,
+            begun: false,
             caller,
         }
     }
@@ -246,7 +249,8 @@ impl PendingCall {
     /// The next request to be sent. If the caller has given up, the rest is not sent; the responses
     /// to what was sent are dropped when they have come.
     pub(super) fn next_request(&mut self) -> Option<Request> {
-        let may_send = |caller: &Caller| !caller.has_given_up() && caller.begin();
+        let begun = std::mem::replace(&mut self.begun, true);
+        let may_send = |caller: &Caller| !caller.has_given_up() && (begun || caller.begin());
         if !self.caller.as_ref().is_none_or(may_send) {
             self.total -= self.rest.len();
             self.rest.clear();

@@ -34,7 +34,7 @@ impl Connector {
     pub(super) fn name(&self, index: usize) -> String {
         match self.targets.get(index) {
             Some(Target::Tcp(address)) => address.clone(),
-            _ => "a connector".into(),
+            _ => "connector".into(),
         }
     }
 

@@ -30,6 +30,9 @@ use crate::{
     transport::Transport,
 };
 
+/// Attempts and losses in a row, before others on this thread have their turn.
+const STEPS_PER_POLL: usize = 16;
+
 pub(super) struct Session {
     phase: Phase,
     framing: Framing,
@@ -43,7 +46,7 @@ pub(super) struct Session {
 enum Phase {
     Waiting(Pin<Box<dyn Future<Output = ()> + Send>>),
     Connecting(Connecting),
-    Connected(ClientConnection),
+    Connected(Box<ClientConnection>),
 }
 
 /// How a client comes back.
@@ -79,7 +82,7 @@ impl Session {
         end: Arc<OnceLock<ConnectionError>>,
     ) -> Self {
         Self {
-            phase: Phase::Connected(ClientConnection::new(transport, None)),
+            phase: Phase::Connected(ClientConnection::new(transport, None).into()),
             framing: Framing::default(),
             inbox,
             comeback: None,
@@ -107,7 +110,7 @@ impl Session {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
+        for _ in 0..STEPS_PER_POLL {
             let error = match &mut self.phase {
                 Phase::Waiting(sleep) => match sleep.as_mut().poll(cx) {
                     Poll::Pending => {
@@ -144,6 +147,8 @@ impl Session {
                 return Poll::Ready(());
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn connect(&mut self) {
@@ -157,7 +162,7 @@ impl Session {
             return;
         };
         let silence = Silence::new(comeback.connector.clock.clone(), comeback.silence);
-        self.phase = Phase::Connected(ClientConnection::new(transport, Some(silence)));
+        self.phase = Phase::Connected(ClientConnection::new(transport, Some(silence)).into());
         self.framing
             .greet(comeback.secret.as_ref().map(validate::auth));
     }

@@ -9,7 +9,8 @@ use crate::Error;
 pub enum ConnectionState {
     /// There is a connection, and the server has answered on it.
     Connected {
-        /// The address as it was given to the builder.
+        /// The address as it was given to the builder; `connector` for a
+        /// [connector](crate::ClientBuilder::connector).
         address: String,
     },
     /// The connection is lost. Another is attempted while some task waits for one.

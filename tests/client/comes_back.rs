@@ -13,9 +13,7 @@ use std::{
 };
 
 use futures_lite::{StreamExt as _, future};
-use keywire::{
-    Client, ClientBuilder, ConnectionState, Error, Event, Secret, Server, protocol::Code,
-};
+use keywire::{Client, ClientBuilder, Error, Event, Server};
 
 use crate::common::{
     DEADLINE, TestServer,
@@ -25,25 +23,28 @@ use crate::common::{
 };
 
 /// With short waits.
-fn builder(proxy: &Proxy) -> ClientBuilder {
+pub(crate) fn builder(proxy: &Proxy) -> ClientBuilder {
     Client::builder()
         .address(proxy.address)
         .answer_timeout(Some(DEADLINE))
         .reconnect_delays(Duration::from_millis(1), Duration::from_millis(20))
 }
 
-async fn connected(proxy: &Proxy) -> Client {
+pub(crate) async fn connected(proxy: &Proxy) -> Client {
     builder(proxy).connect().await.unwrap()
 }
 
-fn start() -> (TestServer, Proxy) {
+pub(crate) fn start() -> (TestServer, Proxy) {
     let server = TestServer::start(Server::new());
     let proxy = Proxy::start(server.address);
     (server, proxy)
 }
 
 /// A future that is polled until this is so, which it does not end before.
-async fn poll_until<T>(mut call: Pin<&mut impl Future<Output = T>>, so: impl Fn() -> bool) {
+pub(crate) async fn poll_until<T>(
+    mut call: Pin<&mut impl Future<Output = T>>,
+    so: impl Fn() -> bool,
+) {
     while !so() {
         assert!(future::poll_once(call.as_mut()).await.is_none());
         smol::Timer::after(Duration::from_millis(1)).await;
@@ -307,135 +308,6 @@ fn a_connection_that_is_silent_is_given_up() {
     });
 }
 
-/// A server that shuts down is left for the next one: nobody who reads is told.
-#[test]
-fn a_restart_is_no_error_to_readers() {
-    let (mut server, proxy) = start();
-    future::block_on(async {
-        let client = connected(&proxy).await;
-        client.set("k", "v").await.unwrap();
-        for _ in 0..5 {
-            let restart = async {
-                smol::Timer::after(Duration::from_millis(30)).await;
-                let store = smol::unblock(move || server.stop(Duration::from_secs(5))).await;
-                let server = TestServer::start(Server::builder().store(store).build());
-                proxy.set_upstream(server.address);
-                server
-            };
-            let reads = async {
-                loop {
-                    assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-                }
-            };
-            server = future::or(restart, reads).await;
-        }
-        assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-    });
-}
-
-#[test]
-fn writes_over_restarts_are_never_applied_twice() {
-    let (mut server, proxy) = start();
-    let mut outcomes = Vec::new();
-    let store = future::block_on(async {
-        let client = connected(&proxy).await;
-        for _ in 0..8 {
-            let restart = async {
-                smol::Timer::after(Duration::from_millis(30)).await;
-                let store = smol::unblock(move || server.stop(Duration::ZERO)).await;
-                let server = TestServer::start(Server::builder().store(store).build());
-                proxy.set_upstream(server.address);
-                server
-            };
-            let writes = async {
-                loop {
-                    let number = outcomes.len();
-                    outcomes.push(None);
-                    outcomes[number] = Some(client.put("k", number.to_string()).await);
-                }
-            };
-            server = future::or(restart, writes).await;
-        }
-        drop(client);
-        server.stop(Duration::from_secs(5))
-    });
-    let values: Vec<_> = store.get(b"k").map(<[u8]>::to_vec).collect();
-    for (number, outcome) in outcomes.iter().enumerate() {
-        let number = number.to_string().into_bytes();
-        let count = values.iter().filter(|value| **value == number).count();
-        match outcome {
-            Some(Ok(())) => assert_eq!(count, 1),
-            Some(Err(error)) if error.may_be_applied() => assert!(count <= 1, "{error}"),
-            Some(Err(error)) => assert_eq!(count, 0, "{error}"),
-            None => assert!(count <= 1),
-        }
-    }
-    assert!(outcomes.iter().flatten().any(Result::is_ok));
-}
-
-#[test]
-fn several_addresses_are_tried_in_turn() {
-    let (server, proxy) = start();
-    let nobody = Proxy::start(server.address);
-    nobody.refuse(true);
-    future::block_on(async {
-        let client = Client::builder()
-            .address(nobody.address)
-            .address(proxy.address)
-            .connect()
-            .await
-            .unwrap();
-        client.put("k", "v").await.unwrap();
-        proxy.refuse(true);
-        nobody.refuse(false);
-        proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
-        assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-        assert_eq!((nobody.accepted(), proxy.accepted()), (2, 2));
-    });
-}
-
-#[test]
-fn the_secret_is_said_on_each_connection_and_a_wrong_one_is_the_end() {
-    let secret = |text| Secret::new(text).unwrap();
-    let guarded = |text| TestServer::start(Server::builder().secret(secret(text)).build());
-    let server = guarded("one");
-    let proxy = Proxy::start(server.address);
-    future::block_on(async {
-        let is_unauthorized = |error: &Error| match error {
-            Error::Refused { code, .. } => *code == Code::Unauthorized,
-            _ => false,
-        };
-        for wrong in [builder(&proxy), builder(&proxy).secret(secret("sesame"))] {
-            let error = wrong.connect().await.unwrap_err();
-            assert!(is_unauthorized(&error), "{error}");
-        }
-        let client = builder(&proxy)
-            .secret(secret("one"))
-            .connect()
-            .await
-            .unwrap();
-        client.put("k", "v").await.unwrap();
-        proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
-        assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-
-        let mut watcher = client.watch("k").await.unwrap();
-        let other = guarded("two");
-        proxy.set_upstream(other.address);
-        proxy.cut();
-        let error = watcher.next().await.unwrap().unwrap_err();
-        assert!(is_unauthorized(&error), "{error}");
-        assert!(watcher.next().await.is_none());
-        let accepted = proxy.accepted();
-        for _ in 0..3 {
-            let error = client.put("k", "w").await.unwrap_err();
-            assert!(is_unauthorized(&error), "{error}");
-        }
-        assert_eq!(proxy.accepted(), accepted);
-    });
-}
-
 #[test]
 fn calls_made_while_there_is_no_server_wait_for_it() {
     let (server, proxy) = start();
@@ -472,85 +344,6 @@ fn calls_made_while_there_is_no_server_wait_for_it() {
         assert_eq!(client.get("k").await.unwrap(), vec![b"v"; 1000]);
     });
     assert_eq!(server.handle.stats().puts, 1000);
-}
-
-#[test]
-fn closing_it_ends_everything() {
-    let (_server, proxy) = start();
-    future::block_on(async {
-        let client = connected(&proxy).await;
-        let mut watcher = client.watch("k").await.unwrap();
-        proxy.refuse(true);
-        proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
-        let waiting = client.put("k", "v");
-        let close = async {
-            let accepted = proxy.accepted();
-            while proxy.accepted() < accepted + 3 {
-                smol::Timer::after(Duration::from_millis(1)).await;
-            }
-            client.close();
-        };
-        let (result, ()) = future::zip(waiting, close).await;
-        let error = result.unwrap_err();
-        assert!(matches!(error, Error::NotSent(_)), "{error}");
-        let error = watcher.next().await.unwrap().unwrap_err();
-        assert!(error.is_disconnected());
-        assert!(watcher.next().await.is_none());
-        let accepted = proxy.accepted();
-        client.get("k").await.unwrap_err();
-        client.mirror("k").await.unwrap_err();
-        assert_eq!(proxy.accepted(), accepted);
-    });
-}
-
-#[test]
-fn nothing_is_left_of_a_client_whose_last_handle_is_dropped() {
-    let (server, proxy) = start();
-    future::block_on(async {
-        let client = connected(&proxy).await;
-        let mirror = client.mirror_prefix("").await.unwrap();
-        let watcher = client.watch("k").await.unwrap();
-        drop(client);
-        drop(mirror);
-        assert_eq!(server.handle.stats().active, 1);
-        drop(watcher);
-    });
-    server.await_counts(0, 1);
-}
-
-#[test]
-fn a_first_connection_that_fails_is_an_error() {
-    let (_server, proxy) = start();
-    proxy.refuse(true);
-    future::block_on(async {
-        let error = builder(&proxy).connect().await.unwrap_err();
-        assert!(
-            error.is_disconnected() && !error.may_be_applied(),
-            "{error}"
-        );
-        let none = Client::builder();
-        for error in [
-            none.connect().await.unwrap_err(),
-            Client::builder()
-                .reconnect(false)
-                .build()
-                .sync()
-                .await
-                .unwrap_err(),
-        ] {
-            assert!(matches!(error, Error::Connect(_)), "{error}");
-        }
-        proxy.refuse(false);
-        // Without reconnection, the first connection is the last.
-        let client = builder(&proxy).reconnect(false).connect().await.unwrap();
-        client.put("k", "v").await.unwrap();
-        proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
-        assert!(client.get("k").await.unwrap_err().is_disconnected());
-        assert!(client.get("k").await.unwrap_err().is_disconnected());
-        assert_eq!(proxy.accepted(), 2);
-    });
 }
 
 /// A server that hangs up on each `Get`, and how many there were.
@@ -590,40 +383,4 @@ fn a_read_is_sent_again_three_times_at_most() {
         assert_eq!(gets.load(Ordering::SeqCst), 4);
         client.put("k", "v").await.unwrap();
     });
-}
-
-#[test]
-fn an_observer_hears_of_each_connection() {
-    let (_server, proxy) = start();
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let log = heard.clone();
-    let observe = move |state| {
-        log.lock().unwrap().push(match state {
-            ConnectionState::Connected { address } => address,
-            ConnectionState::Lost { .. } => "lost".into(),
-            _ => "failed".into(),
-        })
-    };
-    future::block_on(async {
-        let client = builder(&proxy)
-            .on_connection(observe)
-            .connect()
-            .await
-            .unwrap();
-        proxy.refuse(true);
-        proxy.cut();
-        let mut get = Box::pin(client.get("k"));
-        poll_until(get.as_mut(), || heard.lock().unwrap().len() > 3).await;
-        proxy.refuse(false);
-        get.await.unwrap();
-    });
-    let heard = heard.lock().unwrap();
-    let address = proxy.address.to_string();
-    let (first, last) = (heard.first().unwrap(), heard.last().unwrap());
-    assert_eq!((first, &heard[1][..], last), (&address, "lost", &address));
-    assert!(
-        heard[2..heard.len() - 1]
-            .iter()
-            .all(|word| word == "failed")
-    );
 }

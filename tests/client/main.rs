@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attempts;
 mod calls;
 mod comes_back;
 mod connection;
@@ -10,6 +11,7 @@ mod framing;
 mod mirror;
 mod prefix;
 mod protocol_errors;
+mod restarts;
 mod sharing;
 mod snapshot;
 mod walk;

@@ -2,6 +2,8 @@
 //! calls that are given up. No write is applied twice, no watcher misses a change silently, and a mirror
 //! comes to what the store holds.
 
+mod check;
+
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -142,6 +144,7 @@ impl Run {
         let client = handle.client().await.unwrap();
         let mirrored = format!("{MIRRORED}end");
         client.set(&mirrored, "").await.unwrap();
+        client.set(format!("{MIRRORED}0"), "last").await.unwrap();
         while self.readers.get() > 0 {
             client.put("end", "").await.unwrap();
             self.pause(500).await;
@@ -298,6 +301,25 @@ impl Run {
         events
     }
 
+    /// Mirrors one key until it has its last value.
+    async fn mirror_key(&self, client: Client) {
+        let key = format!("{MIRRORED}0");
+        let mut mirror = loop {
+            match client.mirror(&key).await {
+                Ok(mirror) => break mirror,
+                Err(_) => self.pause(100).await,
+            }
+        };
+        while mirror.get(&key) != [b"last"] {
+            let patience = self.pause(2000);
+            let change = async { drop(mirror.changed().await) };
+            future::or(change, patience).await;
+        }
+        drop(mirror);
+        drop(client);
+        self.readers.set(self.readers.get() - 1);
+    }
+
     async fn mirror(&self, client: Client) -> Snapshot {
         let mut mirror = loop {
             match client.mirror_prefix(MIRRORED).await {
@@ -306,7 +328,8 @@ impl Run {
             }
         };
         let end = format!("{MIRRORED}end");
-        while mirror.get(&end).is_empty() {
+        let last = format!("{MIRRORED}0");
+        while mirror.get(&end).is_empty() || mirror.get(&last) != [b"last"] {
             let patience = self.pause(2000);
             let change = async { drop(mirror.changed().await) };
             future::or(change, patience).await;
@@ -318,71 +341,6 @@ impl Run {
         drop(client);
         self.readers.set(self.readers.get() - 1);
         held
-    }
-
-    fn check(&self, heard: &[Vec<Event>], mirrors: &[Snapshot]) {
-        let store = self.store.take().unwrap();
-        let lists: Vec<Vec<Vec<u8>>> = (0..KEYS)
-            .map(|key| {
-                store
-                    .get(name(key).as_bytes())
-                    .map(<[u8]>::to_vec)
-                    .collect()
-            })
-            .collect();
-        for put in &*self.puts.borrow() {
-            let times = lists[put.key].iter().filter(|value| **value == put.value);
-            let times = times.count();
-            let is_right = match put.fate {
-                Fate::Applied(_) => times == 1,
-                Fate::NotApplied => times == 0,
-                Fate::Open | Fate::InDoubt => times <= 1,
-            };
-            assert!(is_right, "applied {times} times: {put:?}");
-        }
-        for read in &*self.reads.borrow() {
-            let list = &lists[read.key];
-            assert!(list.starts_with(&read.values), "{read:?} of {list:?}");
-            for put in self.puts.borrow().iter().filter(|put| put.key == read.key) {
-                if let Fate::Applied(told) = put.fate {
-                    let is_read = read.values.contains(&put.value);
-                    assert!(is_read || told > read.asked, "{put:?} before {read:?}");
-                }
-            }
-        }
-        heard.iter().for_each(|events| check_events(events, &lists));
-        let expected = store
-            .iter()
-            .map(|(key, values)| (key.to_vec(), values.map(<[u8]>::to_vec).collect::<Vec<_>>()));
-        let mirrored = |(key, _): &(Vec<u8>, _)| key.starts_with(MIRRORED.as_bytes());
-        let expected: Snapshot = expected.filter(mirrored).collect();
-        for mirror in mirrors {
-            assert_eq!(*mirror, expected);
-        }
-    }
-}
-
-/// Whatever was applied between two events of a key, or between the last and the end, is announced as
-/// missed.
-fn check_events(events: &[Event], lists: &[Vec<Vec<u8>>]) {
-    for (key, list) in lists.iter().enumerate() {
-        // The place of the next value, once it is known.
-        let mut next = None;
-        for event in events {
-            match event {
-                Event::Put { key: of, value } if *of == name(key).as_bytes() => {
-                    let place = list.iter().position(|one| one == value).unwrap();
-                    assert!(
-                        next.is_none_or(|next| next == place),
-                        "{value:?}: {events:?}"
-                    );
-                    next = Some(place + 1);
-                }
-                Event::Missed(_) => next = None,
-                _ => {}
-            }
-        }
-        assert!(next.is_none_or(|next| next == list.len()), "{events:?}");
     }
 }
 
@@ -408,7 +366,7 @@ pub(crate) fn run(seed: u64) -> u64 {
         puts: RefCell::default(),
         reads: RefCell::default(),
         writers: Cell::new(CLIENTS * TASKS),
-        readers: Cell::new(CLIENTS * 2),
+        readers: Cell::new(CLIENTS * 3),
         store: RefCell::default(),
     });
     let heard = Rc::new(RefCell::new(Vec::new()));
@@ -431,6 +389,10 @@ pub(crate) fn run(seed: u64) -> u64 {
             let events = watching.watch(watcher, made).await;
             heard.borrow_mut().push(events);
         }));
+        let (following, follower) = (run.clone(), client.clone());
+        tasks.push(Box::pin(
+            async move { following.mirror_key(follower).await },
+        ));
         let (run, mirrors) = (run.clone(), mirrors.clone());
         tasks.push(Box::pin(async move {
             let held = run.mirror(client).await;
