@@ -39,13 +39,16 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// # let address = listener.local_addr()?;
 /// # server.listen(listener);
 /// # let example = async {
+/// use keywire::Secret;
 /// use std::time::Duration;
 ///
 /// let client = Client::builder()
 ///     .address(address)
 ///     .address("fallback.example:9999") // tried if the first does not answer
+///     .secret(Secret::new("correct horse battery staple")?)
 ///     .connect_timeout(Duration::from_secs(2))
 ///     .answer_timeout(Some(Duration::from_secs(3)))
+///     .reconnect_delays(Duration::from_millis(100), Duration::from_secs(1))
 ///     .connect()
 ///     .await?;
 /// client.put("user", "alice").await?;

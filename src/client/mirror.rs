@@ -38,7 +38,7 @@ impl Client {
     }
 
     /// Reads every key that begins with the prefix, and keeps their values up to date; all keys if the
-    /// prefix is empty. See [`Mirror`].
+    /// prefix is empty. See [`Mirror`] for an example.
     ///
     /// Cancel safety and errors are those of [`get_and_watch_prefix`](Self::get_and_watch_prefix).
     pub async fn mirror_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Mirror, Error> {
@@ -152,7 +152,7 @@ impl Mirror {
         self.values.is_empty()
     }
 
-    /// Waits for a change, applies it, and returns it. [`Event::Missed`] says that changes were missed, so
+    /// Waits for a change, applies it, and returns it. See [`Mirror`] for an example. [`Event::Missed`] says that changes were missed, so
     /// many or an unknown number, and that all values were read anew: anything may be different.
     ///
     /// Cancel safety: if it is dropped, no change is lost. If it was reading the values anew, the next call
