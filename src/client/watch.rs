@@ -4,7 +4,7 @@
 //! watcher. Nothing here knows of a connection or of calls.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     task::{Poll, Waker},
 };
@@ -197,7 +197,8 @@ pub(super) struct WatchTable {
     notified: bool,
 }
 
-type QueuesByName = HashMap<Vec<u8>, Vec<WatchQueue>>;
+/// In their order, so that a simulated run can be repeated.
+type QueuesByName = BTreeMap<Vec<u8>, Vec<WatchQueue>>;
 
 struct WatchQueue {
     queue: Arc<EventQueue>,
@@ -326,7 +327,8 @@ impl WatchTable {
     }
 
     pub(super) fn end(&mut self, reason: &ConnectionError) {
-        let queues = self.keys.drain().chain(self.prefixes.drain());
+        let keys = std::mem::take(&mut self.keys);
+        let queues = keys.into_iter().chain(std::mem::take(&mut self.prefixes));
         for one in queues.flat_map(|(_, queues)| queues) {
             one.queue.end(reason);
         }

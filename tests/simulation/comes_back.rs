@@ -3,6 +3,7 @@
 //! comes to what the store holds.
 
 mod check;
+mod ordered;
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +15,9 @@ use std::{
 
 use fastrand::Rng;
 use futures_lite::{StreamExt as _, future};
-use keywire::{Client, ConnectionState, Event, Handle, Server, Snapshot, store::Memory};
+use keywire::{Client, ConnectionState, Event, Handle, Server, Snapshot};
+
+use ordered::Ordered;
 
 use crate::{
     network::{Connection, connect},
@@ -68,7 +71,7 @@ struct Run {
     /// Tasks that write, and tasks that read what is written.
     writers: Cell<usize>,
     readers: Cell<usize>,
-    store: RefCell<Option<Memory>>,
+    store: RefCell<Option<Ordered>>,
 }
 
 impl Run {
@@ -115,7 +118,7 @@ impl Run {
 
     /// Some lives of the server, of which the last one ends when all is done.
     async fn serve(&self, lives: usize) {
-        let mut store = Memory::default();
+        let mut store = Ordered::default();
         for life in 0..lives {
             let builder = Server::builder().clock(self.clock()).store(store);
             let server = builder.build();

@@ -6,7 +6,7 @@ use super::{Fate, KEYS, MIRRORED, Run, name};
 
 impl Run {
     pub(super) fn check(&self, heard: &[Vec<Event>], mirrors: &[Snapshot]) {
-        let store = self.store.take().unwrap();
+        let store = self.store.take().unwrap().0;
         let lists: Vec<Vec<Vec<u8>>> = (0..KEYS)
             .map(|key| {
                 store
