@@ -22,6 +22,8 @@
 
 #[path = "common/address.rs"]
 mod address;
+#[path = "common/comeback.rs"]
+mod comeback;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/say.rs"]
@@ -36,7 +38,7 @@ use std::{
 use address::{Address, Kind};
 use clap::Parser;
 use futures_lite::{AsyncBufReadExt as _, StreamExt as _, future, io::BufReader};
-use keywire::{Client, Event};
+use keywire::{Client, ClientBuilder, Event};
 use say::{line, reason, say};
 use smol::net::unix::UnixStream;
 
@@ -51,6 +53,9 @@ struct Options {
     /// The server: HOST:PORT, PORT on this machine, or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
     connect: Address,
+    /// End when the connection is lost, instead of waiting for the server to come back
+    #[arg(long)]
+    no_reconnect: bool,
 }
 
 fn main() -> ExitCode {
@@ -66,7 +71,8 @@ fn main() -> ExitCode {
 }
 
 async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
-    let client = connect(&options.connect).await?;
+    let announce = comeback::announce(&options.connect.text);
+    let client = builder(options).on_connection(announce).connect().await?;
     // The past, and every change from that moment on: no message is shown twice, and none is
     // missing between.
     let (said, mut watcher) = client.get_and_watch(&options.room).await?;
@@ -91,14 +97,22 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     // A connection of its own: confirmations must not wait behind messages that were not read yet.
-    let sender = connect(&options.connect).await?;
+    let sender = builder(options).connect().await?;
     let speak = async {
         let mut lines = BufReader::new(smol::Unblock::new(io::stdin())).split(b'\n');
         while let Some(line) = lines.next().await {
             let line = line?;
             if !line.trim_ascii().is_empty() {
                 let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
-                sender.put(&options.room, message).await?;
+                match sender.put(&options.room, message).await {
+                    Err(error) if !options.no_reconnect && error.may_be_applied() => {
+                        say(format_args!("* that may not have been said: {error}"));
+                    }
+                    Err(error) if !options.no_reconnect => {
+                        say(format_args!("* that was not said: {error}"));
+                    }
+                    said => said?,
+                }
             }
         }
         Ok(())
@@ -106,13 +120,20 @@ async fn chat(options: &Options) -> Result<(), Box<dyn Error>> {
     future::or(speak, listen).await
 }
 
-async fn connect(address: &Address) -> Result<Client, Box<dyn Error>> {
-    Ok(match &address.kind {
-        Kind::Unix(path) => Client::from_stream(UnixStream::connect(path).await?),
-        Kind::Tcp(host, port) => {
-            Client::connect((host.as_deref().unwrap_or("localhost"), *port)).await?
+/// A client that comes back when the server does.
+fn builder(options: &Options) -> ClientBuilder {
+    let client = Client::builder().reconnect(!options.no_reconnect);
+    match &options.connect.kind {
+        Kind::Unix(path) => {
+            let path = path.clone();
+            client.connector(move || UnixStream::connect(path.clone()))
         }
-    })
+        Kind::Tcp(None, port) => client.address(format_args!("localhost:{port}")),
+        Kind::Tcp(Some(host), port) if host.contains(':') => {
+            client.address(format_args!("[{host}]:{port}"))
+        }
+        Kind::Tcp(Some(host), port) => client.address(format_args!("{host}:{port}")),
+    }
 }
 
 fn show(message: impl AsRef<[u8]>) -> io::Result<()> {

@@ -56,7 +56,7 @@ use ratatui::{
 };
 use say::{reason, say, shown};
 use smol::Timer;
-use stream::Target;
+use stream::{Dialer, Target};
 
 /// How often the server is asked, and tried again where it is away.
 const EVERY: Duration = Duration::from_secs(1);
@@ -173,7 +173,8 @@ async fn follow(target: &Target, news: &Sender<News>) {
 }
 
 async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
-    let stream = stream::connect(target, Some(PATIENCE)).await?;
+    let dialer = Dialer::new(target)?;
+    let stream = dialer.dial_within(Some(PATIENCE)).await?;
     let client = Client::from_stream(stream).with_timeout(PATIENCE);
     if let Some(secret) = target.secret()? {
         let authenticated = client.authenticate(&secret).await;

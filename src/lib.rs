@@ -57,7 +57,8 @@
 //! ```
 //!
 //! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
-//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited.
+//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited. [`Client::builder`] makes a
+//! client that comes back when its connection is lost, and [`Client::mirror_prefix`] keeps a copy of keys.
 //!
 //! The program that runs the server has such a client without a socket: [`Handle::client`].
 //!
@@ -112,7 +113,7 @@
 //! # Where to read more
 //!
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
-//! - [`Client`], [`Pipeline`], [`Watcher`], [`Walk`]: the client.
+//! - [`Client`], [`ClientBuilder`], [`Pipeline`], [`Watcher`], [`Walk`], [`Mirror`]: the client.
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
@@ -127,6 +128,8 @@
 )]
 
 // Both sides of a connection. Each side uses a part of `protocol`.
+#[cfg(any(feature = "client", feature = "server"))]
+mod clock;
 mod error;
 pub mod guide;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -138,6 +141,8 @@ mod lock;
 pub mod protocol;
 mod secret;
 mod stats;
+#[cfg(any(feature = "client", feature = "server"))]
+mod timer;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -150,8 +155,6 @@ mod client;
 // `store`, and its reply returns by the outbox of the connection. `watch` adds events. Of these, each
 // imports only from those on its right:
 // server, coordinator, listen, store, watch, connection, shared, protocol.
-#[cfg(feature = "server")]
-mod clock;
 #[cfg(feature = "server")]
 mod connection;
 #[cfg(feature = "server")]
@@ -189,13 +192,17 @@ mod watch;
 #[cfg(any(feature = "client", feature = "server"))]
 pub use async_net;
 #[cfg(feature = "client")]
-pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
+pub use client::{
+    Client, ClientBuilder, ConnectionState, Event, Mirror, Outcome, Pipeline, Snapshot, Walk,
+    Watcher,
+};
+#[cfg(any(feature = "client", feature = "server"))]
+pub use clock::Clock;
 pub use error::Error;
 pub use secret::Secret;
 pub use stats::{Stats, StoreKind};
 #[cfg(feature = "server")]
 pub use {
-    clock::Clock,
     listen::{Listener, tcp::bind},
     server::{Builder, Handle, Server},
     shared::{

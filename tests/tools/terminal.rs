@@ -6,6 +6,7 @@ use keywire::Server;
 
 use crate::common::{
     TestServer,
+    proxy::Proxy,
     terminal::{Has, Terminal},
     tools::{client, expect},
     wait_until,
@@ -259,4 +260,40 @@ fn signals_end_a_tool_also_if_its_terminal_takes_nothing() {
         assert_eq!(tool.end(), Some(code), "{program}");
         assert!(tool.is_cooked(), "{program}");
     }
+}
+
+#[test]
+fn lines_that_are_typed_go_to_the_server_that_is_back() {
+    let server = start();
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let mut client = Terminal::start(Has::All, "client", &["--connect", &address]);
+    client.await_shown("> ");
+    client.press("Put:k:1\rGet:k\r");
+    client.await_shown("k:1");
+    proxy.refuse(true);
+    let store = server.stop(std::time::Duration::ZERO);
+    client.await_shown("reconnecting");
+    // Typed ahead, while there is no server.
+    client.press("Put:k:2\rGet:k\r");
+    let server = TestServer::start(Server::builder().store(store).build());
+    proxy.set_upstream(server.address);
+    proxy.refuse(false);
+    client.await_shown("connected again to ");
+    client.await_shown("k:2");
+    client.press("\x04");
+    assert_eq!(client.end(), Some(0));
+}
+
+#[test]
+fn who_does_not_wait_for_the_server_may_leave() {
+    let server = start();
+    let mut client = tool(&server, Has::All, "client", &[]);
+    client.await_shown("> ");
+    server.stop(std::time::Duration::ZERO);
+    client.await_shown("reconnecting");
+    client.press("\x04");
+    assert_eq!(client.end(), Some(2));
+    let shown = plain(&client.shown());
+    assert!(shown.contains("the connection was lost"), "{shown}");
 }
