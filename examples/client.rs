@@ -93,6 +93,8 @@ struct Options {
     target: Target,
     /// How long to wait for a connection, and for the answer [default: no limit]
     ///
+    /// `watch` waits for 5 and 10 seconds by default, and asks a silent server for a sign of life then.
+    ///
     /// Without a command: how long to wait for a connection, for the server to take more of the
     /// input, and, once the input has ended, for more replies.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]

@@ -228,8 +228,9 @@ impl ClientBuilder {
     /// How long the server may take to answer; 10 seconds by default, `None` is no limit.
     ///
     /// A call that has no answer by then fails, as with [`Client::with_timeout`]. And if the server owes a
-    /// reply and nothing at all comes from it for so long, the connection is given up. (Without a limit, a
-    /// server whose machine is gone is noticed after two minutes at best.)
+    /// reply and nothing at all comes from it for so long, the connection is given up. Without a limit, a
+    /// server that accepts connections and never answers is waited for for ever, and one whose machine is
+    /// gone is noticed after two minutes at best.
     pub fn answer_timeout(mut self, time: Option<Duration>) -> Self {
         self.answer_timeout = time;
         self

@@ -144,6 +144,8 @@ impl Run {
         while self.writers.get() > 0 {
             self.pause(500).await;
         }
+        // What is still under way on connections that their clients have left.
+        self.world.sleep(Duration::from_secs(60)).await;
         let client = handle.client().await.unwrap();
         let mirrored = format!("{MIRRORED}end");
         client.set(&mirrored, "").await.unwrap();

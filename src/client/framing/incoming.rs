@@ -135,7 +135,8 @@ impl Framing {
         if line > 0 && self.is_greeting() {
             return Err(refusal);
         }
-        if line > 0 && code == Code::Closing && self.comes_back {
+        // A walk is stopped where it is, and the lines behind it may still be served.
+        if line > 0 && code == Code::Closing && self.comes_back && !self.is_walk(line) {
             self.closing_from = Some(line);
             return Err(refusal);
         }
@@ -181,9 +182,10 @@ impl Framing {
                 (None, None) if left == 0 => exchange.response(&mut partial, dropped)?,
                 (None, None) => Ok(Response::Done),
             };
-            if let (0, Some(query), Err(error)) = (left, &exchange.query, &response) {
-                self.end_refused_watch(query, error);
-            }
+            let response = match (left, &exchange.query) {
+                (0, Some(query)) => self.revise(query, response),
+                _ => response,
+            };
             self.respond(response);
         }
         while matches!(self.kept_writes.front(), Some((line, _)) if *line <= exchange.fence) {

@@ -11,8 +11,9 @@ use std::mem::take;
 use super::{Exchange, Framing, Greeting};
 use crate::{
     Error,
-    client::call::{Fate, PendingCall, Request},
+    client::call::{Destination, Fate, PendingCall, Request, Response},
     error::ConnectionError,
+    protocol::Code,
 };
 
 impl Framing {
@@ -173,15 +174,41 @@ impl Framing {
         }
     }
 
-    /// A watch that was begun anew and is refused is over.
-    pub(super) fn end_refused_watch(&mut self, query: &Request, error: &Error) {
-        if let (Request::Watch { topic, queue, .. }, Error::Refused { code, message }) =
-            (query, error)
-        {
-            let (code, message) = (*code, message.clone());
-            let refusal = ConnectionError::Refused { code, message };
-            self.watches.refuse(topic, queue, &refusal);
+    /// Whether this line is the walk that is being answered.
+    pub(super) fn is_walk(&self, line: u64) -> bool {
+        self.exchanges.front().is_some_and(|exchange| {
+            let is_walk = matches!(
+                exchange.query,
+                Some(Request::GetPrefix { .. } | Request::Keys { .. })
+            );
+            is_walk && line + 1 == exchange.fence
+        })
+    }
+
+    /// What a refusal means for a client that comes back: a watch that was begun anew is over, and a
+    /// snapshot that a shutdown stopped is begun again.
+    pub(super) fn revise(
+        &mut self,
+        query: &Request,
+        response: Result<Response, Error>,
+    ) -> Result<Response, Error> {
+        let (code, message) = match response {
+            Err(Error::Refused { code, message }) => (code, message),
+            response => return response,
+        };
+        match query {
+            Request::GetPrefix {
+                to: Destination::Snapshot(_),
+                ..
+            } if self.comes_back && code == Code::Closing => return Ok(Response::Missed(0)),
+            Request::Watch { topic, queue, .. } => {
+                let message = message.clone();
+                let refusal = ConnectionError::Refused { code, message };
+                self.watches.refuse(topic, queue, &refusal);
+            }
+            _ => {}
         }
+        Err(Error::Refused { code, message })
     }
 }
 
