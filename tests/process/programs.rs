@@ -6,11 +6,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use crate::common::{
-    example,
-    server_process::{ServerProcess, refused},
-    wait_until,
-};
+use crate::common::{example, server_process::ServerProcess, wait_until};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
     client_with(address, &[], input)
@@ -273,7 +269,7 @@ fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
 fn without_metrics_the_option_for_them_tells_how_to_build_with_them() {
     let mut command = Command::new(example("server"));
     let command = command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
-    let (code, words) = refused(command);
+    let (code, words) = crate::common::server_process::refused(command);
     assert_eq!(code, 1);
     assert!(words.contains("--features metrics"), "{words}");
 }
