@@ -26,8 +26,12 @@
 
 #[path = "common/address.rs"]
 mod address;
+#[path = "tools/comeback.rs"]
+mod comeback;
 #[path = "tools/leave.rs"]
 mod leave;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/say.rs"]
 mod say;
 #[path = "tools/stream.rs"]
@@ -35,21 +39,23 @@ mod stream;
 #[path = "tools/terminal.rs"]
 mod terminal;
 
-use std::{io, process::ExitCode};
+use std::{io, pin::pin, process::ExitCode};
 
 use async_signal::Signal;
 use clap::Parser;
+use comeback::explain;
 use futures_lite::{
     AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future, io::BufReader,
+    stream::or,
 };
-use keywire::{Client, Event, Watcher};
+use keywire::{Client, Error, Event, Watcher};
 use say::{reason, say, shown};
-use stream::Target;
+use smol::channel::{Receiver, Sender, bounded};
+use stream::{Dialer, Target};
 use terminal::{Editing, Restored, Streams};
 
 /// Talks in a chat room on a keywire server. Ctrl-D leaves.
 #[derive(Parser)]
-#[command(version)]
 struct Options {
     /// Who is talking
     name: String,
@@ -58,10 +64,17 @@ struct Options {
     room: String,
     #[command(flatten)]
     target: Target,
+    /// End when the connection is lost, instead of waiting for the server to come back
+    #[arg(long)]
+    no_reconnect: bool,
 }
 
+/// What a person is told of the connection and of what was not said.
+type Notices = (Sender<String>, Receiver<String>);
+
 fn main() -> ExitCode {
-    match smol::block_on(run(&Options::parse())) {
+    let options: Options = program::parse();
+    match smol::block_on(run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {error}"));
@@ -72,16 +85,20 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<(), String> {
     let target = &options.target;
-    let failed = |error: keywire::Error| format!("{}: {}", target.address, reason(&error));
-    let secret = target.secret()?;
-    let connect = async || {
-        let client = Client::from_stream(stream::connect(target, None).await?);
-        if let Some(secret) = &secret {
-            client.authenticate(secret).await.map_err(failed)?;
-        }
-        Ok::<_, String>(client)
+    let failed = |error| explain(error, &target.address.text);
+    let (dialer, secret) = (Dialer::new(target)?, target.secret()?);
+    let builder = || {
+        let builder = comeback::builder(dialer.clone(), secret.clone());
+        builder.reconnect(!options.no_reconnect)
     };
-    let listener = connect().await?;
+    let notices: Notices = bounded(100);
+    let sender = notices.0.clone();
+    // It must not wait. So many are there only if nothing is shown any more.
+    let announce = comeback::announce(&target.address.text, move |text| {
+        let _ = sender.try_send(text);
+    });
+    let listener = builder().on_connection(announce).connect().await;
+    let listener = listener.map_err(failed)?;
     // The past, and every change from that moment on: no message is shown twice, and none is
     // missing between.
     let (said, watcher) = listener
@@ -89,7 +106,7 @@ async fn run(options: &Options) -> Result<(), String> {
         .await
         .map_err(failed)?;
     // A connection of its own: confirmations must not wait behind messages that were not read yet.
-    let speaker = connect().await?;
+    let speaker = builder().connect().await.map_err(failed)?;
 
     let restored = Restored::new();
     let mut streams = Streams::new(|| Editing {
@@ -101,7 +118,7 @@ async fn run(options: &Options) -> Result<(), String> {
         show(&mut streams.output, message).await?;
     }
     let edited = streams.edited;
-    let talking = talk(options, watcher, &speaker, &mut streams, failed);
+    let talking = talk(options, watcher, &speaker, &mut streams, &notices);
     if !edited {
         let ended = talking.await;
         // A line that is being printed is printed to its end.
@@ -118,19 +135,35 @@ async fn run(options: &Options) -> Result<(), String> {
     ended
 }
 
+/// What comes while one types.
+enum Heard {
+    Event(Result<Event, Error>),
+    Notice(String),
+}
+
 async fn talk(
     options: &Options,
-    mut watcher: Watcher,
+    watcher: Watcher,
     speaker: &Client,
     streams: &mut Streams,
-    failed: impl Fn(keywire::Error) -> String,
+    (sender, receiver): &Notices,
 ) -> Result<(), String> {
-    let (input, output) = (&mut streams.input, &mut streams.output);
+    let (input, output, edited) = (&mut streams.input, &mut streams.output, streams.edited);
+    let failed = |error| explain(error, &options.target.address.text);
     let mine = format!("{}: ", options.name);
 
     let listen = async {
-        while let Some(event) = watcher.next().await {
-            match event.map_err(&failed)? {
+        let notices = receiver.clone().map(Heard::Notice);
+        let mut heard = pin!(or(notices, watcher.map(Heard::Event)));
+        while let Some(heard) = heard.next().await {
+            let event = match heard {
+                Heard::Event(event) => event.map_err(failed)?,
+                Heard::Notice(notice) => {
+                    tell(output, edited, &notice).await?;
+                    continue;
+                }
+            };
+            match event {
                 Event::Put { value, .. } | Event::Set { value, .. }
                     if !value.starts_with(mine.as_bytes()) =>
                 {
@@ -150,15 +183,47 @@ async fn talk(
         let mut lines = BufReader::new(input).split(b'\n');
         while let Some(line) = lines.next().await {
             let line = line.map_err(|error| format!("standard input: {error}"))?;
-            if !line.trim_ascii().is_empty() {
-                let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
-                let put = speaker.put(&options.room, message).await;
-                put.map_err(&failed)?;
+            if line.trim_ascii().is_empty() {
+                continue;
             }
+            let message = [mine.as_bytes(), line.trim_ascii_end()].concat();
+            let Err(error) = speaker.put(&options.room, message).await else {
+                continue;
+            };
+            if options.no_reconnect {
+                return Err(failed(error));
+            }
+            let doubt = match error.may_be_applied() {
+                true => "perhaps not",
+                false => "not",
+            };
+            let line = String::from_utf8_lossy(line.trim_ascii());
+            // Enough to tell which it was.
+            let line: String = line.chars().take(60).collect();
+            let notice = format!("* {doubt} said: {line} ({})", reason(&error));
+            // `listen` shows it, or what follows `listen` does.
+            let _ = sender.send(notice).await;
         }
         Ok(())
     };
-    future::or(speak, listen).await
+    let ended = future::or(speak, listen).await;
+    while let Ok(notice) = receiver.try_recv() {
+        tell(output, edited, &notice).await?;
+    }
+    ended
+}
+
+/// Above the line that is being edited, or on standard error.
+async fn tell(
+    output: &mut (impl AsyncWrite + Unpin),
+    edited: bool,
+    notice: &str,
+) -> Result<(), String> {
+    if edited {
+        return show(output, notice.as_bytes()).await;
+    }
+    say(notice);
+    Ok(())
 }
 
 async fn show(output: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> Result<(), String> {

@@ -30,6 +30,9 @@
 //! On a terminal, lines are edited, with a history that is kept in a file (`KEYWIRE_HISTORY` names
 //! another; empty, none). Tab completes commands, and keys that the server has.
 //!
+//! When the connection is lost, `watch` waits for the server to come back, and so does a person's line
+//! mode; standard error says so. A script that wants to know has `--no-reconnect`.
+//!
 //! The exit code is 0 if all is done, 1 if `get` or `keys` found nothing, and 2 if something went
 //! wrong: bad usage, no server, a server that refused something, dropped a reply or went away, or
 //! replies that are missing.
@@ -42,12 +45,16 @@
 mod address;
 #[path = "tools/arguments.rs"]
 mod arguments;
+#[path = "tools/comeback.rs"]
+mod comeback;
 #[path = "tools/converse.rs"]
 mod converse;
 #[path = "tools/leave.rs"]
 mod leave;
 #[path = "tools/load.rs"]
 mod load;
+#[path = "common/program.rs"]
+mod program;
 #[path = "tools/replies.rs"]
 mod replies;
 #[path = "common/say.rs"]
@@ -56,6 +63,8 @@ mod say;
 mod stream;
 #[path = "tools/terminal.rs"]
 mod terminal;
+#[path = "tools/watch.rs"]
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -65,20 +74,19 @@ use std::{
     time::Duration,
 };
 
-use async_signal::Signal;
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use comeback::explain;
 use converse::Conversation;
-use futures_lite::{AsyncWriteExt as _, StreamExt as _, future, io::BufWriter};
-use keywire::{Client, Error, Event, Secret, Stats, Walk, Watcher};
+use futures_lite::{StreamExt as _, future};
+use keywire::{Client, Error, Secret, Stats, Walk};
 use say::say;
-use smol::Unblock;
-use stream::Target;
+use stream::{Dialer, Target};
 use terminal::Completion;
 
 /// Talks to a keywire server: sends one command, or, without a command, the lines of standard input.
 #[derive(Parser)]
 #[command(
-    version,
     after_help = "Options stand before the command, or behind its arguments. The arguments are taken \
     as they are: `put k -h` stores `-h`. Only a PREFIX that begins with - needs a -- before it. \
     `client help COMMAND` explains a command.\n\nLines typed on a terminal are kept for the next \
@@ -92,10 +100,17 @@ struct Options {
     target: Target,
     /// How long to wait for a connection, and for the answer [default: no limit]
     ///
+    /// `watch` waits for 5 and 10 seconds by default, and asks a silent server for a sign of life then.
+    ///
     /// Without a command: how long to wait for a connection, for the server to take more of the
     /// input, and, once the input has ended, for more replies.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     timeout: Option<Duration>,
+    /// End when the connection is lost
+    ///
+    /// By default `watch`, and lines that a person types, go on as soon as the server is back.
+    #[arg(long, global = true)]
+    no_reconnect: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -141,8 +156,8 @@ enum Command {
     Load,
     /// Print every change of a key as it comes
     ///
-    /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY. Standard error
-    /// says if changes were missed
+    /// put:KEY:VALUE, update:KEY:OLD:NEW, set:KEY:VALUE, remove:KEY:VALUE, delete:KEY; and :missed:N if
+    /// changes were missed: 0 is an unknown number, as when the connection was lost in between
     Watch {
         /// Watch all keys that begin with KEY; with '', all there are
         #[arg(long)]
@@ -151,6 +166,8 @@ enum Command {
     },
     /// Print the server's counters
     Stats,
+    /// Print a script by which a shell completes commands and options
+    Completions { shell: Shell },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -162,7 +179,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    match smol::block_on(run(arguments::parse())) {
+    let options: Options = arguments::parse();
+    if let Some(Command::Completions { shell }) = options.command {
+        return program::complete::<Options>(shell);
+    }
+    match smol::block_on(run(options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -176,30 +197,30 @@ fn main() -> ExitCode {
 async fn run(options: Options) -> Result<bool, String> {
     let address = options.target.address.text.as_str();
     let secret = options.target.secret()?;
-    let stream = stream::connect(&options.target, options.timeout).await?;
+    let dialer = Dialer::new(&options.target)?;
+    if let Some(Command::Watch { prefix, key }) = &options.command {
+        let client = watch::client(&options, dialer, secret);
+        return watch::watch(client, *prefix, key.as_bytes(), address).await;
+    }
+    let stream = dialer.dial_within(options.timeout).await?;
     let Some(command) = options.command else {
         let line = |secret: Secret| [b"Auth:", secret.expose(), b"\n"].concat();
         let conversation = Conversation {
             address,
-            stream,
+            dialer: Some(dialer.clone()).filter(|_| !options.no_reconnect),
             first: secret.clone().map(line).unwrap_or_default(),
             limit: options.timeout,
-            completion: Completion {
-                target: options.target.clone(),
-                secret,
-            },
+            completion: Completion { dialer, secret },
         };
-        return converse::converse(conversation).await.map(|()| true);
+        return converse::converse(conversation, stream)
+            .await
+            .map(|()| true);
     };
     let mut client = Client::from_stream(stream);
     if let Some(limit) = options.timeout {
         client = client.with_timeout(limit);
     }
-    let failed = |error| match error {
-        // It says what is wrong with the arguments; there was one command only.
-        Error::InvalidArgument { reason, .. } => reason.to_string(),
-        error => format!("{address}: {}", say::reason(&error)),
-    };
+    let failed = |error| explain(error, address);
     if let Some(secret) = secret {
         client.authenticate(&secret).await.map_err(failed)?;
     }
@@ -213,13 +234,7 @@ async fn run(options: Options) -> Result<bool, String> {
             let stats = client.stats().await.map_err(failed)?;
             return print(&table(&stats)).map(|()| true);
         }
-        Command::Watch { prefix, key } => {
-            let watcher = match prefix {
-                true => client.watch_prefix(key.as_bytes()).await,
-                false => client.watch(key.as_bytes()).await,
-            };
-            return watch(watcher.map_err(failed)?, failed).await.map(|()| true);
-        }
+        Command::Watch { .. } => return Ok(true), // done above
         Command::Keys { prefix } => {
             let keys = client.keys(prefix.as_deref().unwrap_or_default().as_bytes());
             let line = |(key, count): (Vec<u8>, u64)| {
@@ -237,6 +252,8 @@ async fn run(options: Options) -> Result<bool, String> {
             // A server that holds nothing is dumped, too.
             return print_walk(entries, lines, failed).await.map(|_| true);
         }
+        // It needs no server, and was obeyed before.
+        Command::Completions { .. } => return Ok(true),
         Command::Load => return load::load(&client, failed).await,
         Command::Set { key, value } => client.set(key.as_bytes(), value.as_bytes()).await,
         Command::Remove { key, value } => client.remove(key.as_bytes(), value.as_bytes()).await,
@@ -307,73 +324,4 @@ fn table(stats: &Stats) -> Vec<String> {
     counters
         .map(|(name, number)| format!("{name:<13} {number}"))
         .collect()
-}
-
-/// Prints events until a signal, the end of the connection, or the end of whoever reads them.
-async fn watch(mut watcher: Watcher, failed: impl Fn(Error) -> String) -> Result<(), String> {
-    let signals = [Signal::Int, Signal::Term, Signal::Hup];
-    let signalled = leave::signalled(signals, 0, || {})?;
-    if io::stderr().is_terminal() {
-        say("watching; Ctrl-C ends");
-    }
-    // A thread of its own writes, so that a reader who is slow can't hold up the signals.
-    let mut out = BufWriter::new(Unblock::new(io::stdout()));
-    let printing = async {
-        loop {
-            let next = match future::poll_once(watcher.next()).await {
-                Some(next) => next,
-                // Nothing more has come, so what has is shown.
-                None => match out.flush().await {
-                    Ok(()) => watcher.next().await,
-                    Err(error) => return on_output(error),
-                },
-            };
-            let written = match next {
-                Some(Ok(event)) => out.write_all(&to_line(event)).await,
-                end => {
-                    out.flush().await.or_else(on_output)?;
-                    return end.map_or(Ok(()), |end| end.map(|_| ()).map_err(failed));
-                }
-            };
-            if let Err(error) = written {
-                return on_output(error);
-            }
-        }
-    };
-    let interrupted = async {
-        signalled.await;
-        Ok(())
-    };
-    let unread = async {
-        smol::unblock(leave::await_broken_output).await;
-        Ok(())
-    };
-    future::or(printing, future::or(interrupted, unread)).await
-}
-
-/// What goes to standard output; what is no change goes to standard error.
-fn to_line(event: Event) -> Vec<u8> {
-    let fields: &[&[u8]] = match &event {
-        Event::Put { key, value } => &[b"put", key, value],
-        Event::Update { key, old, new } => &[b"update", key, old, new],
-        Event::Set { key, value } => &[b"set", key, value],
-        Event::Remove { key, value } => &[b"remove", key, value],
-        Event::Delete { key } => &[b"delete", key],
-        Event::Missed(changes) => {
-            let number = match changes {
-                0 => "an unknown number of".to_string(),
-                number => number.to_string(),
-            };
-            say(format_args!(
-                "missed {number} changes, which came faster than they were read"
-            ));
-            return Vec::new();
-        }
-        // A later version of the library may know more.
-        other => {
-            say(format_args!("left out: {other:?}"));
-            return Vec::new();
-        }
-    };
-    say::line(&fields.join(&b':'))
 }

@@ -11,6 +11,8 @@
 //!
 //! The exit code is 0 if all is done, and 2 if something went wrong.
 
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/say.rs"]
 mod say;
 
@@ -36,7 +38,6 @@ const SENT_BYTES: usize = 1 << 20;
 
 /// The values in a directory of the server's, as lines
 #[derive(Parser)]
-#[command(version)]
 struct Options {
     #[command(subcommand)]
     command: Task,
@@ -51,7 +52,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match Options::parse().command {
+    let result = match program::parse::<Options>().command {
         Task::Dump { directory } => future::block_on(dump(directory)),
         Task::Load { directory } => future::block_on(load(directory)),
     };

@@ -7,8 +7,12 @@
 //! cargo run --release --features disk --example server -- --data DIR
 //! cargo run --release --features cluster --example server -- --cluster HOST:PORT
 //! cargo run --release --features cluster,tls --example server -- --cluster rediss://HOST:PORT --cluster-ca ca.pem
+//! cargo run --release --features metrics --example server -- --metrics 127.0.0.1:9998
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
+//! KEYWIRE_LISTEN=:9999 KEYWIRE_SECRET_FILE=secret cargo run --release --example server -- --log-format json
 //! ```
+//!
+//! Standard output has the line that says where it listens. The log is on standard error.
 
 // On other systems it can be checked, and there is no program.
 #![cfg_attr(not(unix), no_main)]
@@ -24,10 +28,18 @@ mod data;
 mod descriptors;
 #[path = "server/listen.rs"]
 mod listen;
+#[path = "server/log.rs"]
+mod log;
+#[path = "server/metrics.rs"]
+mod metrics;
 #[path = "server/options.rs"]
 mod options;
 #[path = "server/output.rs"]
 mod output;
+#[path = "common/program.rs"]
+mod program;
+#[path = "server/service.rs"]
+mod service;
 #[path = "server/signals.rs"]
 mod signals;
 #[path = "server/tls.rs"]
@@ -36,6 +48,7 @@ mod tls;
 mod unix_socket;
 
 use std::{
+    cell::RefCell,
     error::Error,
     fs,
     io::{self, Write as _},
@@ -46,65 +59,104 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser as _;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Builder, Handle, Secret, Server, store::Store};
 use listen::Bound;
-use options::Options;
+use listenfd::ListenFd;
+use log::{Format, TARGET};
+use options::{DEFAULT_ADDRESS, Options};
 use output::{Output, Printer};
+use service::Manager;
+
+/// What the server has from those who started it, and what it tells them.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    started: Instant,
+    /// Sockets that listen already.
+    sockets: &'a RefCell<ListenFd>,
+    output: &'a Output,
+    manager: &'a Manager,
+}
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let output = match Output::start() {
-        Ok(output) => output,
+    let started = Instant::now();
+    // It changes the environment, so there may be no other thread yet.
+    let sockets = RefCell::new(ListenFd::from_env());
+    let options = options::parse();
+    if let Some(shell) = options.completions {
+        return program::complete::<Options>(shell);
+    }
+    let notice = match options.log_format {
+        Format::Text => output::text_notice,
+        Format::Json => output::json_notice,
+    };
+    let threads = Output::start(notice).and_then(|output| Ok((output, Manager::start()?)));
+    let (output, manager) = match threads {
+        Ok(threads) => threads,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: can't start a thread: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let code = match data::serve(&options, &output) {
+    let errors = output.err.lines();
+    let around = Surroundings {
+        started,
+        sockets: &sockets,
+        output: &output,
+        manager: &manager,
+    };
+    let served = log::start(options.log.clone(), options.log_format, errors)
+        .and_then(|()| data::serve(&options, around));
+    let code = match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output.err.line(format_args!("error: {error}"));
+            log::fatal(&*error, options.log_format, errors);
             ExitCode::FAILURE
         }
     };
+    manager.finish();
     output.finish();
     code
 }
 
 fn serve<S: Store>(
     options: &Options,
-    output: &Output,
+    around: Surroundings,
     store: S,
     values: String,
 ) -> Result<(), Box<dyn Error>> {
-    descriptors::check(options.listen.len())?;
+    let mut sockets = around.sockets.borrow_mut();
+    let mut listen = options.listen.clone();
+    // Sockets that were passed replace the default, and come beside what is given.
+    if listen.is_empty() && sockets.len() == 0 {
+        listen.push(DEFAULT_ADDRESS.parse()?);
+    }
+    // That of the metrics has connections of its own, one at least.
+    let metrics = 2 * usize::from(options.metrics.is_some());
+    descriptors::check(listen.len() + metrics)?;
     let secret = match &options.secret_file {
-        Some(file) => Some(read_secret(file, &output.err)?),
+        Some(file) => Some(read_secret(file)?),
         None => None,
     };
     let tls = tls::config(options)?;
     let guarded = secret.is_some() || options.open;
-    let heading = heading(options, &values);
 
     let mut server = limited(options, secret).store(store).try_build()?;
     let handle = server.handle();
     let mut addresses = Vec::new();
     // Removed when this function ends, whether it has served or not.
     let mut socket_files = Vec::new();
-    for address in &options.listen {
-        for bound in address.bind(guarded)? {
-            match bound {
-                Bound::Tcp(listener) => {
-                    addresses.push(listener.local_addr()?.to_string());
-                    tls::listen(&mut server, listener, tls.as_ref());
-                }
-                Bound::Unix(listener, file) => {
-                    addresses.push(format!("unix:{}", file.path().display()));
-                    socket_files.push(file);
-                    tls::listen(&mut server, listener, tls.as_ref());
-                }
+    let mut all = listen::passed(&mut sockets, guarded)?;
+    for address in &listen {
+        all.extend(address.bind(guarded)?);
+    }
+    for bound in all {
+        addresses.push(bound.address()?);
+        match bound {
+            Bound::Tcp(listener) => tls::listen(&mut server, listener, tls.as_ref()),
+            Bound::Unix(listener, file) => {
+                socket_files.extend(file);
+                tls::listen(&mut server, listener, tls.as_ref());
             }
         }
     }
@@ -121,25 +173,45 @@ fn serve<S: Store>(
                 )
             })?;
     }
+    let metrics = metrics::start(options, &handle)?;
     let addresses = addresses.join(" and ");
-    output
-        .out
-        .line(format_args!("keywire listens on {addresses},{heading}"));
+    let heading = heading(options, &values);
+    let out = &around.output.out;
+    out.line(format_args!("keywire listens on {addresses},{heading}"));
+    if let Some(metrics) = &metrics {
+        out.line(format_args!("metrics at {metrics}"));
+    }
+    tracing::info!(
+        target: TARGET,
+        version = %program::version(),
+        listen = %addresses,
+        store = %values,
+        threads = options.threads,
+        tls = options.tls_cert.is_some(),
+        secret = options.secret_file.is_some(),
+        metrics,
+        limits = (!options.limits.is_empty()).then_some(tracing::field::display(&options.limits)),
+        "started"
+    );
+    around.manager.ready();
 
     // Tasks, since these are polled only when they are woken: to poll for signals is a system call.
     let others = smol::LocalExecutor::new();
-    let _obey = others.spawn(signals::obey(signals, &handle, &output.out));
-    let _report = others.spawn(report(options.stats, &handle, &output.out));
-    let _disk = options
-        .data
-        .is_some()
-        .then(|| others.spawn(watch_disk(&handle, &output.err)));
+    let _obey = others.spawn(signals::obey(signals, &handle, around.manager));
+    let _report = others.spawn(report(options.stats, &handle, out));
+    let _status = others.spawn(around.manager.report(&handle));
     smol::block_on(others.run(server.run()));
     let stats = handle.stats();
-    output.out.line(format_args!(
-        "shut down; clients served: {}, reply lines lost: {}",
-        stats.dropped, stats.lines_dropped
-    ));
+    tracing::info!(
+        target: TARGET,
+        clients = stats.dropped,
+        commands = stats.commands,
+        errors = stats.errors,
+        lines_lost = stats.lines_dropped,
+        events_missed = stats.missed,
+        uptime_seconds = around.started.elapsed().as_secs(),
+        "shut down"
+    );
     Ok(())
 }
 
@@ -166,12 +238,14 @@ fn limited(options: &Options, secret: Option<Secret>) -> Builder {
     }
 }
 
-fn read_secret(file: &Path, err: &Printer) -> Result<Secret, keywire::Error> {
+fn read_secret(file: &Path) -> Result<Secret, keywire::Error> {
     if fs::metadata(file).is_ok_and(|file| file.mode() & 0o007 != 0) {
         let file = file.display();
-        err.line(format_args!(
-            "warning: {file}: every user here may read or write it; try chmod 600"
-        ));
+        tracing::warn!(
+            target: TARGET,
+            %file,
+            "every user here may read or write the secret; try chmod 600"
+        );
     }
     Secret::from_file(file)
 }
@@ -187,20 +261,7 @@ fn heading(options: &Options, values: &str) -> String {
         Some(_) => ", for those who know the secret",
         None => "",
     };
-    format!("{tls} {values}{secret}")
-}
-
-/// Says if the disk fails.
-async fn watch_disk(handle: &Handle, err: &Printer) {
-    let mut ticks = smol::Timer::interval(Duration::from_secs(1));
-    while ticks.next().await.is_some() {
-        if handle.stats().refusing > 0 {
-            err.line(format_args!(
-                "error: the disk has failed; values are served and writes refused until the next start"
-            ));
-            return;
-        }
-    }
+    format!("{tls} values in {values}{secret}")
 }
 
 async fn report(every: Option<Duration>, handle: &Handle, out: &Printer) {

@@ -20,12 +20,15 @@ mod arguments;
 mod leave;
 #[path = "tools/panel.rs"]
 mod panel;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/say.rs"]
 mod say;
 #[path = "tools/stream.rs"]
 mod stream;
 
 use std::{
+    env,
     error::Error,
     io::{self, IsTerminal as _},
     mem::ManuallyDrop,
@@ -38,6 +41,7 @@ use std::{
 
 use async_signal::Signal;
 use clap::Parser;
+use clap_complete::Shell;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Stats};
 use panel::Panel;
@@ -52,7 +56,7 @@ use ratatui::{
 };
 use say::{reason, say, shown};
 use smol::Timer;
-use stream::Target;
+use stream::{Dialer, Target};
 
 /// How often the server is asked, and tried again where it is away.
 const EVERY: Duration = Duration::from_secs(1);
@@ -62,10 +66,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Shows what a keywire server does: clients, rates, losses, sizes. `q` leaves.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    after_help = "The exit code is 0 if it was left, and 2 if something went wrong: wrong options, or a \
+    standard output that is no terminal."
+)]
 struct Options {
     #[command(flatten)]
     target: Target,
+    /// Print a script by which a shell completes these options
+    #[arg(long, value_name = "SHELL")]
+    completions: Option<Shell>,
 }
 
 enum News {
@@ -77,6 +87,9 @@ enum News {
 
 fn main() -> ExitCode {
     let options: Options = arguments::parse();
+    if let Some(shell) = options.completions {
+        return program::complete::<Options>(shell);
+    }
     match run(options.target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -89,6 +102,9 @@ fn main() -> ExitCode {
 fn run(target: Target) -> Result<(), Box<dyn Error>> {
     if !io::stdout().is_terminal() {
         return Err("standard output is no terminal; `client stats` prints the counters".into());
+    }
+    if env::var_os("TERM").is_some_and(|terminal| terminal == "dumb") {
+        return Err("this terminal can't be drawn on; `client stats` prints the counters".into());
     }
     let signals = [Signal::Term, Signal::Int, Signal::Hup];
     let signalled = leave::signalled(signals, 0, || drop(disable_raw_mode()))?;
@@ -157,7 +173,8 @@ async fn follow(target: &Target, news: &Sender<News>) {
 }
 
 async fn ask(target: &Target, news: &Sender<News>) -> Result<(), String> {
-    let stream = stream::connect(target, Some(PATIENCE)).await?;
+    let dialer = Dialer::new(target)?;
+    let stream = dialer.dial_within(Some(PATIENCE)).await?;
     let client = Client::from_stream(stream).with_timeout(PATIENCE);
     if let Some(secret) = target.secret()? {
         let authenticated = client.authenticate(&secret).await;

@@ -1,18 +1,23 @@
-//! The client: calls that share a connection, pipelines, and watches.
+//! The client: calls that share a connection, pipelines, watches and mirrors.
 //!
 //! In: the user's calls. Out: lines to one server, and its replies and events as values. There is no
-//! task, no thread and no executor here: the user's own tasks drive the connection.
+//! task, no thread and no executor here: the user's own tasks drive the connection, and the making of
+//! the next one.
 //!
 //! Each module imports only modules below it:
 //!
 //! | module | in → out | touches |
 //! |---|---|---|
+//! | [`mirror`] | events and snapshots → the values of now | the client's own methods |
 //! | [`commands`], [`pipeline`], [`watcher`], [`walk`] | the user's calls → outcomes, events, keys | the link |
-//! | [`connect`] | an address or a stream → a client; a new connection for an old one | the link, TCP |
-//! | `client` (this file) | what the modules above share: the link, and a time limit for a call | the link |
-//! | [`link`] | requests → responses | the connection, by channels and by driving it |
+//! | [`builder`], [`connect`] | addresses, or a stream → a client | the link |
+//! | `client` (this file) | what the modules above share: the link, and what a caller wants of its calls | the link |
+//! | [`link`] | requests → responses | the session, by channels and by driving it |
 //! | [`driver`] | polls of many tasks → polls of one future | nothing else |
-//! | [`connection`] | calls → bytes; bytes → lines | the transport, the framing |
+//! | [`session`] | connections, one after the other | the connector, the connection |
+//! | [`attempts`] | failures → the next address, and how long to wait | nothing |
+//! | [`connector`], `tls` | an address → a transport | names, TCP, TLS |
+//! | [`connection`], [`silence`] | calls → bytes; bytes → lines; or neither for too long | the transport, the framing |
 //! | [`framing`] | requests → lines; lines → responses and events | no I/O |
 //! | [`validate`] | arguments → requests | nothing |
 //! | [`call`] | what is requested, and the way back to the caller | the caller's channel |
@@ -20,38 +25,49 @@
 //! | [`walk_queue`] | keys → one bounded queue a walk | the walks' queues |
 //! | [`snapshot`] | changes → the keys and values that they are applied to | nothing |
 //! | [`outcome`] | a response → what it means to the caller | nothing |
-//! | [`event`] | a change → an event | nothing |
+//! | [`event`], [`state`] | what the user is told of a change, and of the connection | nothing |
 
+mod attempts;
+mod builder;
 mod call;
 mod commands;
 mod connect;
 mod connection;
+mod connector;
 mod driver;
 mod event;
 mod framing;
 mod link;
+mod mirror;
 mod outcome;
 mod pipeline;
+mod session;
+mod silence;
 mod snapshot;
+mod state;
+#[cfg(feature = "tls")]
+mod tls;
 mod validate;
 mod walk;
 mod walk_queue;
 mod watch;
 mod watcher;
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc};
 
-use async_io::Timer;
 use futures_lite::future;
 
-use crate::{Error, Secret, lock::Lock};
+use crate::Error;
 use call::{Request, Response};
-use link::ServerLink;
+use link::{CallOptions, ServerLink};
 
+pub use builder::ClientBuilder;
 pub use event::Event;
+pub use mirror::Mirror;
 pub use outcome::Outcome;
 pub use pipeline::Pipeline;
 pub use snapshot::Snapshot;
+pub use state::ConnectionState;
 pub use walk::Walk;
 pub use watcher::Watcher;
 
@@ -83,11 +99,12 @@ pub use watcher::Watcher;
 ///
 /// There is no task and no thread behind a client, and it needs no particular executor. A task that
 /// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for
-/// all. So the client makes progress only while some task awaits one of these. At all other times
+/// all, and makes the next connection. So the client makes progress only while some task awaits one of these. At all other times
 /// nothing is sent or read: events stay with the server, and a connection that has ended is noticed at
 /// the next call. A future of a call that is created and not polled sends nothing.
 ///
-/// The connection is closed when the last clone, watcher and walk are dropped.
+/// The connection is closed when the last clone, watcher, walk and mirror are dropped, or by
+/// [`close`](Self::close).
 ///
 /// # What a response guarantees
 ///
@@ -119,50 +136,43 @@ pub use watcher::Watcher;
 ///
 /// # When the connection ends
 ///
-/// Every call that waits fails, and every later one, with the reason: [`Error::Disconnected`],
-/// [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the connection, such as
-/// [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of several refusals. A
-/// write that was sent and not confirmed is [`Error::Unconfirmed`] then. The client does not
-/// reconnect by itself: see [`reconnect`](Self::reconnect).
+/// A client of [`connect`](Self::connect) or [`from_stream`](Self::from_stream) has one connection, and
+/// ends with it. Every call that waits fails, and every later one, with the reason:
+/// [`Error::Disconnected`], [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the
+/// connection, such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of
+/// several refusals. A write that was sent and not confirmed is [`Error::Unconfirmed`] then; what was never
+/// sent is [`Error::NotSent`].
+///
+/// A client of a [`builder`](Self::builder) makes another connection then, and goes on:
+/// [`ClientBuilder`] says what becomes of the calls, and watchers survive.
 ///
 /// If the server's machine is gone, a watcher that waits, and any call that waits behind what has
 /// arrived, fails after two minutes, by TCP keepalive. ([`connect`](Self::connect) sets it; a stream
 /// of your own needs its own.) Bytes that have not arrived at all are sent again by the system for a
-/// quarter of an hour: see [`with_timeout`](Self::with_timeout).
+/// quarter of an hour. A builder has an [answer timeout](ClientBuilder::answer_timeout) for that;
+/// [`with_timeout`](Self::with_timeout) bounds calls.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<SharedClient>,
-    timeout: Option<Duration>,
-}
-
-struct SharedClient {
-    link: Lock<Arc<ServerLink>>,
-    /// Where it was connected to; empty if the stream is the user's.
-    addresses: Vec<SocketAddr>,
-    /// The secret that the server accepted, to be sent again after a reconnect.
-    secret: Lock<Option<Secret>>,
+    link: Arc<ServerLink>,
+    options: CallOptions,
 }
 
 /// What the modules below send by.
 impl Client {
     async fn request(&self, request: Request) -> Result<Response, Error> {
-        let link = self.link();
-        self.with_deadline(link.request(request)).await
+        self.link.request(request, self.options).await
     }
 
     fn link(&self) -> Arc<ServerLink> {
-        self.shared.link.lock().clone()
+        self.link.clone()
     }
 
     async fn with_deadline<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Some(timeout) = self.timeout else {
-            return work.await;
-        };
         let late = async {
-            Timer::after(timeout).await;
+            self.link.sleep(self.options.timeout).await;
             Err(Error::TimedOut)
         };
         future::or(work, late).await
@@ -175,11 +185,10 @@ fn invalid_argument(reason: &'static str) -> Error {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.link().error();
         f.debug_struct("Client")
-            .field("addresses", &self.shared.addresses)
-            .field("timeout", &self.timeout)
-            .field("error", &error)
-            .finish()
+            .field("timeout", &self.options.timeout)
+            .field("repeats_writes", &self.options.repeats_writes)
+            .field("error", &self.link.error())
+            .finish_non_exhaustive()
     }
 }

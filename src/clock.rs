@@ -79,6 +79,7 @@ pub(crate) async fn sleep(clock: &dyn Clock, time: Duration) {
 }
 
 /// A task of a server, or the part of it that does the work, which the clock may defer.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) fn deferrable<T>(
     clock: &Arc<dyn Clock>,
     mut task: impl Future<Output = T> + Unpin,

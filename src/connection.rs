@@ -29,7 +29,6 @@ pub(crate) mod peer;
 mod rate_limiter;
 mod reader;
 mod shutdown;
-mod timer;
 mod writer;
 
 use std::{
@@ -47,12 +46,12 @@ pub(crate) use authenticator::AUTH_TIMEOUT;
 use crate::{
     Clock, Overflow,
     shared::{buffers::BufferPool, limits::Limits, state::ServerState},
+    timer::Timer,
 };
 use input_rules::{Environment, InputRules};
 use message::{FromConnection, Message};
 use outbox::{OutboxReceiver, OutboxSender};
 use peer::Peer;
-use timer::Timer;
 use writer::Output;
 
 pub(crate) use crate::transport::Transport;

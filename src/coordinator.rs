@@ -38,9 +38,10 @@ use slab::Slab;
 
 use crate::{
     Stats, clock,
-    connection::{ConnectionContext, epoll::Reactor, message::FromConnection},
+    connection::{ConnectionContext, epoll::Reactor, message::FromConnection, outbox::Size},
     listen::{admission::ConnectionLimiter, incoming::Incoming},
     shared::{
+        histogram::Histograms,
         limits::Limits,
         log::{self, LogLimiter},
         state::ServerState,
@@ -79,6 +80,8 @@ pub(crate) struct Coordinator {
     /// What the store is asked to watch.
     subscriptions: Subscriptions,
     stats: Stats,
+    /// What stands in the fullest outbox of those that this round has sent to.
+    fullest: Size,
     log: LogLimiter,
     /// The number of the client that connected last.
     last_id: u64,
@@ -145,6 +148,7 @@ impl Coordinator {
             watches: WatchRegistry::default(),
             subscriptions: Subscriptions::default(),
             stats: Stats::default(),
+            fullest: Size::default(),
             log: LogLimiter::new(&server.clock),
             last_id: 0,
             started: server.clock.now(),
@@ -197,6 +201,9 @@ impl Coordinator {
             S::CHANGES == Changes::Elsewhere || self.changes.is_some(),
             "a store that makes all changes known has none"
         );
+        self.count_store(store);
+        self.server
+            .publish_round(&mut self.stats, |histograms| take_times(store, histograms));
         let mut turns = Vec::new();
         while !(self.shutting_down && self.clients.is_empty()) {
             if let Some(input) = self.next_input().await {
@@ -289,10 +296,8 @@ impl Coordinator {
         stats.commit_longest_us = disk.longest_commit;
         stats.disk_bytes = disk.bytes;
         stats.log_commits = disk.log_commits;
-        if disk.refusing > stats.refusing {
-            log::disk_failed();
-        }
         stats.refusing = disk.refusing;
+        stats.store = S::KIND as u64;
         let cluster = store.cluster_stats();
         stats.nodes_up = cluster.nodes_up;
         stats.under_way = cluster.under_way;
@@ -300,8 +305,30 @@ impl Coordinator {
         stats.failures = cluster.failures;
     }
 
+    /// Publishes what a round has counted, and what is sampled of it.
+    fn publish_round<S: Store>(&mut self, store: &S, began: Instant) {
+        self.stats.watching = self.watches.watching();
+        let time = self.server.clock.now() - began;
+        let fill = std::mem::take(&mut self.fullest).fill(&self.limits);
+        self.server.publish_round(&mut self.stats, |histograms| {
+            histograms.round.record_time(time);
+            histograms.outbox_fill.record(fill);
+            take_times(store, histograms);
+        });
+    }
+
     fn publish(&mut self) {
         self.stats.watching = self.watches.watching();
         self.server.publish(&mut self.stats);
+    }
+}
+
+/// What the store has measured. A store in memory measures nothing, and nothing is copied for it.
+fn take_times<S: Store>(store: &S, histograms: &mut Histograms) {
+    if let Some(commits) = store.commit_times() {
+        histograms.commit = Some(commits);
+    }
+    if let Some(answers) = store.answer_times() {
+        histograms.node_answer = Some(answers);
     }
 }

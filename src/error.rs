@@ -83,10 +83,17 @@ pub enum Error {
         /// counts the changes of everything that it watches.
         changes: u64,
     },
-    /// A client's connection is over. What was under way may or may not have been applied.
+    /// A client's connection is over, or was lost under this call. What was sent may or may not have been
+    /// applied.
     Disconnected(
         /// The transport's own error, if there was one.
         Option<Arc<io::Error>>,
+    ),
+    /// A client's call failed before anything of it was sent, for this reason. It is not applied, and
+    /// may be repeated. (A refusal says by itself that a command is not applied, and stands alone.)
+    NotSent(
+        /// Why it was not sent.
+        Box<Error>,
     ),
     /// The server sent a line that no keywire server sends here. The connection is over: the lines
     /// that follow can't be matched to commands any more.
@@ -94,8 +101,8 @@ pub enum Error {
         /// The kind of line.
         &'static str,
     ),
-    /// A client's call took longer than its [timeout](crate::Client::with_timeout). It may or may not be
-    /// applied.
+    /// A client's call took longer than its [time limit](crate::Client::with_timeout). It may or may not
+    /// be applied.
     TimedOut,
     /// A certificate or a key is of no use.
     #[cfg(feature = "tls")]
@@ -124,7 +131,8 @@ impl Error {
     }
 
     /// Whether the connection of the client is over, or about to be because the server is shutting
-    /// down. Every later call on this client fails as well, so it takes a new one.
+    /// down. Every later call on this client fails as well, so it takes a new one; unless the client
+    /// [comes back](crate::ClientBuilder#a-client-that-comes-back) by itself.
     ///
     /// `false` is no promise. A server may also end a connection with another refusal, such as the third
     /// wrong secret; the next call on that client fails with the same refusal.
@@ -138,6 +146,7 @@ impl Error {
         match self {
             Error::Disconnected(_) | Error::Protocol(_) => true,
             Error::Refused { code, .. } | Error::Unconfirmed { code, .. } => *code == Code::Closing,
+            Error::NotSent(reason) => reason.is_disconnected(),
             _ => false,
         }
     }
@@ -147,7 +156,8 @@ impl Error {
     ///
     /// ```
     /// assert!(keywire::Error::TimedOut.may_be_applied());
-    /// assert!(!keywire::Error::Closed.may_be_applied());
+    /// let never = keywire::Error::NotSent(keywire::Error::TimedOut.into());
+    /// assert!(!never.may_be_applied());
     /// ```
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
@@ -195,6 +205,7 @@ impl fmt::Display for Error {
             }
             Error::Disconnected(None) => f.write_str("the connection is over"),
             Error::Disconnected(Some(source)) => write!(f, "the connection is over: {source}"),
+            Error::NotSent(reason) => write!(f, "nothing was sent: {reason}"),
             Error::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
             Error::TimedOut => f.write_str("the time limit is over"),
             #[cfg(feature = "tls")]
@@ -210,6 +221,7 @@ impl StdError for Error {
             Error::Listen(cause) | Error::Connect(cause) => cause.source(),
             Error::Store(cause) => cause.source(),
             Error::Disconnected(Some(cause)) => cause.source(),
+            Error::NotSent(reason) => reason.source(),
             #[cfg(feature = "tls")]
             Error::Tls { source, .. } => source.source(),
             _ => None,

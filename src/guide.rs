@@ -13,9 +13,11 @@
 //! To run a server:
 //!
 //! - [`tools`]: the example programs, their options and exit codes.
+//! - [`operations`]: in service: the log, the environment, exit codes, a unit for systemd.
 //! - [`limits`]: each limit, its default, and what happens at it.
 //! - [`durability`]: values on a disk: what survives, how it is kept, what happens when the disk fails.
 //! - [`cluster`]: several servers on a Redis or Valkey Cluster: what is promised there, what a failover loses.
+//! - [`metrics`]: counters and histograms for Prometheus, the health of a server, alerts.
 //! - [`tls`]: encryption, certificates, and a first try with `openssl`.
 //! - [`threats`]: what an attacker can do, and which limit prevents it.
 //! - [`trouble`]: what misbehaving clients cost, as measured.
@@ -54,6 +56,15 @@ pub mod contributing {}
 pub mod embedding {}
 #[doc = include_str!("guide/limits.md")]
 pub mod limits {}
+// Its links need the feature `metrics`.
+#[cfg_attr(feature = "metrics", doc = include_str!("guide/metrics.md"))]
+#[cfg_attr(
+    not(feature = "metrics"),
+    doc = "Metrics: this page comes with the feature `metrics`."
+)]
+pub mod metrics {}
+#[doc = include_str!("guide/operations.md")]
+pub mod operations {}
 #[doc = include_str!("guide/performance.md")]
 #[doc = "\n# The tables as a chart\n"]
 #[doc = "<style>.docblock svg { max-width: 100%; height: auto; }</style>\n"]

@@ -57,7 +57,8 @@
 //! ```
 //!
 //! The client has no task of its own. Nothing moves while nobody waits: bytes are read and written
-//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited.
+//! only while some call, or some [`Watcher`] or [`Walk`], is being awaited. [`Client::builder`] makes a
+//! client that comes back when its connection is lost, and [`Client::mirror_prefix`] keeps a copy of keys.
 //!
 //! The program that runs the server has such a client without a socket: [`Handle::client`].
 //!
@@ -100,6 +101,8 @@
 //!   processor (29 crates), the server alone 24 (33 crates), and both 27 (33 crates).
 //! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
 //! - `cluster`: `store::Cluster`, which keeps the values on a Redis or Valkey Cluster.
+//! - `metrics`: [`Handle`] gives its counters and histograms as OpenMetrics text, and is a collector for a
+//!   registry of the crate `prometheus-client`. See [`guide::metrics`].
 //! - `tls`: the module `tls`, with configurations for server and client, and for a server a listener
 //!   that speaks TLS around any other listener. It uses rustls and ring.
 //! - `tracing`: the server emits events of the crate `tracing`, with the target `keywire`: connections
@@ -110,7 +113,7 @@
 //! # Where to read more
 //!
 //! - [`Server`], [`Builder`], [`Handle`], [`Listener`]: the server.
-//! - [`Client`], [`Pipeline`], [`Watcher`], [`Walk`]: the client.
+//! - [`Client`], [`ClientBuilder`], [`Pipeline`], [`Watcher`], [`Walk`], [`Mirror`]: the client.
 //! - [`store`]: what a store has to do, and [`Memory`](store::Memory), the default.
 //! - [`protocol`]: the lines of the wire, as pure functions.
 //! - [`Squarer`]: the same style of channels in its smallest form, a stage between two of them.
@@ -125,6 +128,8 @@
 )]
 
 // Both sides of a connection. Each side uses a part of `protocol`.
+#[cfg(any(feature = "client", feature = "server"))]
+mod clock;
 mod error;
 pub mod guide;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -136,6 +141,8 @@ mod lock;
 pub mod protocol;
 mod secret;
 mod stats;
+#[cfg(any(feature = "client", feature = "server"))]
+mod timer;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(any(feature = "client", feature = "server"))]
@@ -149,13 +156,14 @@ mod client;
 // imports only from those on its right:
 // server, coordinator, listen, store, watch, connection, shared, protocol.
 #[cfg(feature = "server")]
-mod clock;
-#[cfg(feature = "server")]
 mod connection;
 #[cfg(feature = "server")]
 mod coordinator;
 #[cfg(feature = "server")]
 mod listen;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -184,15 +192,22 @@ mod watch;
 #[cfg(any(feature = "client", feature = "server"))]
 pub use async_net;
 #[cfg(feature = "client")]
-pub use client::{Client, Event, Outcome, Pipeline, Snapshot, Walk, Watcher};
+pub use client::{
+    Client, ClientBuilder, ConnectionState, Event, Mirror, Outcome, Pipeline, Snapshot, Walk,
+    Watcher,
+};
+#[cfg(any(feature = "client", feature = "server"))]
+pub use clock::Clock;
 pub use error::Error;
 pub use secret::Secret;
-pub use stats::Stats;
+pub use stats::{Stats, StoreKind};
 #[cfg(feature = "server")]
 pub use {
-    clock::Clock,
     listen::{Listener, tcp::bind},
     server::{Builder, Handle, Server},
-    shared::limits::Overflow,
+    shared::{
+        histogram::{Histogram, Histograms},
+        limits::Overflow,
+    },
     squarer::Squarer,
 };

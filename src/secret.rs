@@ -89,7 +89,8 @@ impl Secret {
     /// The bytes of the secret, for a client of your own to send.
     ///
     /// ```
-    /// assert_eq!(keywire::Secret::new("open").unwrap().expose(), b"open");
+    /// assert_eq!(keywire::Secret::new("open")?.expose(), b"open");
+    /// # Ok::<(), keywire::Error>(())
     /// ```
     pub fn expose(&self) -> &[u8] {
         &self.padded[..self.len]

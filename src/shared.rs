@@ -2,6 +2,7 @@
 //! handles, listeners and the coordinator share. Nothing here imports from those parts.
 
 pub(crate) mod buffers;
+pub(crate) mod histogram;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod state;

@@ -15,8 +15,9 @@ macro_rules! counters {
         /// ```
         /// use keywire::Stats;
         ///
-        /// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9").unwrap();
+        /// let stats = Stats::parse(b"active=2 dropped=1 commands=7 new_in_a_later_version=9")?;
         /// assert_eq!((stats.active, stats.dropped, stats.commands), (2, 1, 7));
+        /// # Ok::<(), keywire::protocol::ReplyError>(())
         /// ```
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
@@ -174,4 +175,56 @@ counters! {
     retries,
     /// Commands that failed, or are unconfirmed, because of a node.
     failures,
+    /// What keeps the values: 1 is memory, 2 a disk, 3 a cluster, and 0 something else. See
+    /// [`store_kind`](Stats::store_kind).
+    store,
+}
+
+impl Stats {
+    /// What keeps the server's values.
+    ///
+    /// ```
+    /// use keywire::{Stats, StoreKind};
+    ///
+    /// let stats = Stats::parse(b"active=1 store=2").unwrap();
+    /// assert_eq!(stats.store_kind(), StoreKind::Disk);
+    /// ```
+    #[must_use]
+    pub fn store_kind(&self) -> StoreKind {
+        match self.store {
+            1 => StoreKind::Memory,
+            2 => StoreKind::Disk,
+            3 => StoreKind::Cluster,
+            _ => StoreKind::Other,
+        }
+    }
+}
+
+/// What keeps the values of a store. See `Store::KIND` and
+/// [`Stats::store_kind`]. The numbers are those on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreKind {
+    /// Something else, or it is not known.
+    #[default]
+    Other = 0,
+    /// The memory of the server.
+    Memory = 1,
+    /// A disk of the server.
+    Disk = 2,
+    /// A Redis or Valkey Cluster.
+    Cluster = 3,
+}
+
+impl StoreKind {
+    /// Its name in the metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StoreKind::Other => "other",
+            StoreKind::Memory => "memory",
+            StoreKind::Disk => "disk",
+            StoreKind::Cluster => "cluster",
+        }
+    }
 }

@@ -169,7 +169,9 @@ use std::{
 use futures_lite::{Stream, stream};
 
 pub(crate) use batch::{FromStore, TurnGuard};
-pub(crate) use change::KeyFilter;
+#[cfg(feature = "cluster")]
+pub(crate) use change::OwnChanges;
+pub(crate) use change::{KeyFilter, parse_write};
 #[cfg(feature = "cluster")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
 pub use cluster::{Cluster, ClusterBuilder};
@@ -186,7 +188,9 @@ pub use {
     watch::WatchRequest,
 };
 
-use crate::{Clock, Error, protocol::Topic};
+#[cfg(doc)]
+use crate::Histograms;
+use crate::{Clock, Error, Histogram, StoreKind, protocol::Topic};
 
 /// What a store returns: the answer, or a future of it.
 #[derive(Debug)]
@@ -214,8 +218,10 @@ pub enum Order {
     Immediate,
     /// The store keeps no order. So the server never gives it two batches at a time that share a key.
     None,
-    /// The commands of one key take effect in the order submitted, also if their batches complete in
-    /// another. The server releases the answers of each key in that order.
+    /// The commands of one client on one key take effect in the order of its batches and in them. So do those of
+    /// two clients, unless both batches are with the store at the same time: neither is answered then, and any
+    /// order of the two is right. There is no common order of several keys. Batches may complete in any order;
+    /// the server releases the answers of each key in the order submitted.
     PerKey,
     /// All commands take effect in the order submitted: there is one history. Watchers get the changes in
     /// that order.
@@ -317,6 +323,9 @@ pub trait Store: Send + 'static {
     /// Which changes [`changes`](Self::changes) brings. Default: [`Changes::Elsewhere`].
     const CHANGES: Changes = Changes::Elsewhere;
 
+    /// What keeps the values, for the server's counters. Default: [`StoreKind::Other`].
+    const KIND: StoreKind = StoreKind::Other;
+
     /// Takes the commands of a client; see the contract above.
     fn submit(
         &mut self,
@@ -393,6 +402,18 @@ pub trait Store: Send + 'static {
     /// often as [`size`](Store::size).
     fn disk_stats(&self) -> DiskStats {
         DiskStats::default()
+    }
+
+    /// How long the commits of a store on a disk took, for [`Histograms::commit`]. It is asked as often as
+    /// [`size`](Store::size). By default there are none.
+    fn commit_times(&self) -> Option<Histogram> {
+        None
+    }
+
+    /// How long the nodes of a store on a cluster took to answer, for [`Histograms::node_answer`]. It is asked
+    /// as often as [`size`](Store::size). By default there are none.
+    fn answer_times(&self) -> Option<Histogram> {
+        None
     }
 
     /// Counters of a store on a cluster, for the server's counters. It is asked as often as

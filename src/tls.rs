@@ -20,17 +20,13 @@
 //! And a client:
 //!
 //! ```no_run
-//! use futures_lite::future;
-//! use keywire::{Client, Error, async_net::TcpStream, tls};
+//! use keywire::{Client, tls};
 //!
-//! # future::block_on(async {
+//! # futures_lite::future::block_on(async {
 //! let config = tls::client_config(&tls::Pem::from_file("ca.pem")?, None)?;
-//! let stream = TcpStream::connect("localhost:9999").await.map_err(Error::Connect)?;
-//! let name = "localhost".try_into().unwrap();
-//! let stream = tls::TlsConnector::from(config).connect(name, stream).await;
-//! let client = Client::from_stream(stream.map_err(Error::Connect)?);
+//! let client = Client::builder().address("localhost:9999").tls(config).connect().await?;
 //! client.put("user", "alice").await?;
-//! # Ok::<(), Error>(())
+//! # Ok::<(), keywire::Error>(())
 //! # }).unwrap();
 //! ```
 //!

@@ -129,7 +129,10 @@ fn clients_come_and_go_and_are_refused() {
         let error = "connection aborted";
         assert_eq!(
             recorder.heard(),
-            format!("DEBUG client disconnected client=1 error={error}\n")
+            format!(
+                "WARN disconnected: the client does not read client=1\n\
+                 DEBUG client disconnected client=1 error={error}\n"
+            )
         );
         let mut polite = server.connect();
         polite.half_close();
@@ -137,7 +140,7 @@ fn clients_come_and_go_and_are_refused() {
         server.shut_down();
         assert_eq!(
             recorder.heard(),
-            "DEBUG client connected client=2\nDEBUG client disconnected client=2\nINFO shutting down clients=0\nINFO closed\n"
+            "DEBUG client connected client=2\nDEBUG client disconnected client=2\nINFO shutting down clients=0\nDEBUG closed\n"
         );
     });
 }

@@ -7,11 +7,11 @@ use clap::{CommandFactory as _, error::ErrorKind};
 #[cfg(feature = "cluster")]
 use keywire::store::{Cluster, ClusterBuilder};
 
-use crate::{options::Options, output::Output};
+use crate::{Surroundings, options::Options};
 
 /// Connects to the cluster, and serves.
 #[cfg(feature = "cluster")]
-pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
     if options.max_store.is_some() {
         let reason = "--max-store can't be kept with --cluster: no server knows how much the others store; \
                       set maxmemory on the nodes";
@@ -25,7 +25,7 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         builder = builder.prefix(prefix);
     }
     if let Some(file) = &options.cluster_secret_file {
-        builder = builder.secret(crate::read_secret(file, &output.err)?);
+        builder = builder.secret(crate::read_secret(file)?);
     }
     builder = with_tls(builder, options)?;
     let store = smol::block_on(builder.connect(&options.cluster))?;
@@ -34,11 +34,8 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         Some(1) => " and at 1 replica".into(),
         Some(replicas) => format!(" and at {replicas} replicas"),
     };
-    let values = format!(
-        "values in the cluster at {}{replicas}",
-        options.cluster.join(",")
-    );
-    crate::serve(options, output, store, values)
+    let values = format!("the cluster at {}{replicas}", options.cluster.join(","));
+    crate::serve(options, around, store, values)
 }
 
 #[cfg(all(feature = "cluster", feature = "tls"))]
@@ -81,7 +78,7 @@ fn wants_tls(options: &Options) -> bool {
 }
 
 #[cfg(not(feature = "cluster"))]
-pub(crate) fn serve(_: &Options, _: &Output) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(_: &Options, _: Surroundings) -> Result<(), Box<dyn Error>> {
     Err("this server was built without the cluster; \
          cargo build --release --features cluster --example server builds it with"
         .into())

@@ -3,11 +3,11 @@
 
 use std::error::Error;
 
-use crate::{options::Options, output::Output};
+use crate::{Surroundings, options::Options};
 
 /// Says where the values are, and serves.
 #[cfg(feature = "disk")]
-pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
     use std::{
         sync::{
             Arc,
@@ -19,14 +19,16 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
     use futures_lite::future;
     use keywire::store::{Disk, Memory, disk::Sync};
 
+    use crate::log::TARGET;
+
     if !options.cluster.is_empty() {
-        return crate::cluster::serve(options, output);
+        return crate::cluster::serve(options, around);
     }
     let Some(directory) = &options.data else {
         if options.sync.0.is_some() {
             return Err("--sync SECONDS wants --data".into());
         }
-        return crate::serve(options, output, Memory::new(), "values in memory".into());
+        return crate::serve(options, around, Memory::new(), "memory".into());
     };
     let place = directory.display();
     let sync = match options.sync.0 {
@@ -48,9 +50,10 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
             smol::Timer::after(Duration::from_secs(1)).await;
             match percent.load(Ordering::Relaxed) {
                 u64::MAX => {}
-                percent => output
-                    .out
-                    .line(format_args!("loading {place}: {percent} %")),
+                percent => {
+                    tracing::info!(target: TARGET, %place, percent, "loading");
+                    around.manager.loading(percent);
+                }
             }
         }
     };
@@ -61,21 +64,21 @@ pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Er
         _ => format!(", by {sync:?}"),
     };
     let took = began.elapsed().as_secs_f64();
-    let values = format!("values in {place}{sync} (loaded in {took:.1} s)");
-    crate::serve(options, output, store, values)
+    let values = format!("{place}{sync} (loaded in {took:.1} s)");
+    crate::serve(options, around, store, values)
 }
 
 #[cfg(not(feature = "disk"))]
-pub(crate) fn serve(options: &Options, output: &Output) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
     use keywire::store::Memory;
 
     if !options.cluster.is_empty() {
-        return crate::cluster::serve(options, output);
+        return crate::cluster::serve(options, around);
     }
     if options.data.is_some() || options.sync.0.is_some() {
         return Err("this server was built without the disk; \
                     cargo build --release --features disk --example server builds it with"
             .into());
     }
-    crate::serve(options, output, Memory::new(), "values in memory".into())
+    crate::serve(options, around, Memory::new(), "memory".into())
 }

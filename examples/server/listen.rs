@@ -3,11 +3,14 @@
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    path::Path,
 };
 
 use keywire::Error;
+use listenfd::ListenFd;
 use rustix::io::Errno;
 use smol::net::{TcpListener, unix::UnixListener};
+use socket2::SockRef;
 
 use crate::{
     address::{Address, Kind},
@@ -17,9 +20,57 @@ use crate::{
 /// How many free ports are tried, if one address has the port free and another has not.
 const PORT_TRIES: usize = 100;
 
+const BEYOND: &str = "others than this machine could come in; it takes --secret-file, or --open to let \
+                      everyone in";
+
 pub(crate) enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// The file is ours, unless the socket was passed to us.
+    Unix(UnixListener, Option<SocketFile>),
+}
+
+impl Bound {
+    pub(crate) fn address(&self) -> io::Result<String> {
+        match self {
+            Bound::Tcp(listener) => listener.local_addr().map(|address| address.to_string()),
+            Bound::Unix(listener, _) => {
+                let address = listener.local_addr()?;
+                let path = address.as_pathname().unwrap_or(Path::new("(unnamed)"));
+                Ok(format!("unix:{}", path.display()))
+            }
+        }
+    }
+}
+
+/// The sockets that a service manager has passed (`LISTEN_FDS`).
+pub(crate) fn passed(sockets: &mut ListenFd, guarded: bool) -> Result<Vec<Bound>, String> {
+    (0..sockets.len())
+        .map(|number| take(sockets, number, guarded))
+        .collect()
+}
+
+fn take(sockets: &mut ListenFd, number: usize, guarded: bool) -> Result<Bound, String> {
+    let failed = |reason: &str| format!("passed socket {number}: {reason}");
+    let unusable = |error: io::Error| failed(&error.to_string());
+    let listens = |socket: SockRef| match socket.is_listener() {
+        Ok(true) => Ok(()),
+        _ => Err(failed("it does not listen; a unit for it needs Accept=no")),
+    };
+    if let Ok(Some(listener)) = sockets.take_tcp_listener(number) {
+        listens(SockRef::from(&listener))?;
+        let address = listener.local_addr().map_err(unusable)?;
+        if !(guarded || is_this_machine(&address)) {
+            return Err(failed(&format!("{address}: {BEYOND}")));
+        }
+        return Ok(Bound::Tcp(listener.try_into().map_err(unusable)?));
+    }
+    match sockets.take_unix_listener(number) {
+        Ok(Some(listener)) => {
+            listens(SockRef::from(&listener))?;
+            Ok(Bound::Unix(listener.try_into().map_err(unusable)?, None))
+        }
+        _ => Err(failed("it is neither TCP nor a Unix stream socket")),
+    }
 }
 
 impl Address {
@@ -29,15 +80,14 @@ impl Address {
         let text = &self.text;
         match &self.kind {
             Kind::Unix(path) => unix_socket::bind(path)
-                .map(|(listener, file)| vec![Bound::Unix(listener, file)])
+                .map(|(listener, file)| vec![Bound::Unix(listener, Some(file))])
                 .map_err(|error| format!("can't listen on {text:?}: {error}")),
             Kind::Tcp(host, port) => {
                 let addresses = resolve(host.as_deref(), *port)
                     .map_err(|error| format!("{text:?}: {error}"))?;
                 if !(guarded || addresses.iter().all(is_this_machine)) {
                     return Err(format!(
-                        "{text:?}: others than this machine could come in; it takes --secret-file, \
-                         or --open to let everyone in; localhost:PORT is this machine only"
+                        "{text:?}: {BEYOND}; localhost:PORT is this machine only"
                     ));
                 }
                 let listeners = bind_all(&addresses, host.is_none())
@@ -48,12 +98,12 @@ impl Address {
     }
 }
 
-fn is_this_machine(address: &SocketAddr) -> bool {
+pub(crate) fn is_this_machine(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 /// All addresses of a name, each once. The system knows what stands behind a `%`.
-fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
     let Some(host) = host else {
         // The first serves both families, so the second is for machines that have only IPv4.
         let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];

@@ -2,10 +2,41 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgMatches, FromArgMatches as _, Parser, ValueEnum, parser::ValueSource};
+use clap_complete::Shell;
 use keywire::Overflow;
+use tracing_subscriber::filter::Targets;
 
-use crate::address::Address;
+use crate::{
+    address::Address,
+    log::{self, Format},
+    program,
+};
+
+pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:9999";
+
+/// Options that the log has at the start if they are not the default. No file and no address is among them.
+const LIMITS: [&str; 19] = [
+    "sync",
+    "min_log",
+    "replicas",
+    "store_timeout",
+    "outbox_lines",
+    "outbox_bytes",
+    "overflow",
+    "stall_timeout",
+    "max_line",
+    "max_reply",
+    "max_watches",
+    "max_watch_prefix",
+    "max_clients",
+    "max_clients_per_address",
+    "line_timeout",
+    "idle_timeout",
+    "max_line_rate",
+    "max_store",
+    "max_values",
+];
 
 /// More threads than this serve no faster on any machine, and each has a stack of its own.
 const MAX_THREADS: usize = 1024;
@@ -13,13 +44,14 @@ const MAX_THREADS: usize = 1024;
 /// A key-value server. Clients send lines: Put:key:value, Get:key, Set:key:value, Delete:key, and more.
 #[derive(Parser)]
 #[command(
-    version,
-    after_help = "BYTES may end in K, M or G: 1024, 1024² and 1024³ bytes."
+    after_help = "BYTES may end in K, M or G: 1024, 1024² and 1024³ bytes.\n\n\
+    The exit code is 0 after a shutdown, 1 if the server can't start, and 2 for wrong options."
 )]
 pub(crate) struct Options {
     /// Where to listen: HOST:PORT, all addresses of a name; :PORT or PORT, all interfaces; or
-    /// unix:PATH. May be given more than once
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    /// unix:PATH. May be given more than once, or with commas between [default: 127.0.0.1:9999, or the
+    /// sockets that a service manager has passed]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub(crate) listen: Vec<Address>,
     /// Keep the values in this directory, too: what is answered survives a crash. Without it, the values
     /// are gone when the server ends
@@ -113,9 +145,13 @@ pub(crate) struct Options {
     /// A file with the secret that clients have to say, Auth:SECRET, before anything else
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// Listen beyond this machine although there is no secret
+    /// Listen beyond this machine although there is no secret, for clients and for --metrics
     #[arg(long)]
     pub(crate) open: bool,
+    /// Where to answer GET /metrics, as OpenMetrics text for Prometheus, and GET /healthz: on this machine only,
+    /// unless --open is given
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<Address>,
     /// Print clients and rates every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) stats: Option<Duration>,
@@ -128,6 +164,36 @@ pub(crate) struct Options {
     /// Accept only clients with a certificate that an authority in this PEM file vouches for
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_client_ca: Option<PathBuf>,
+    /// What the log holds, which goes to standard error: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log::filter)]
+    pub(crate) log: Targets,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: Format,
+    /// Print a script by which a shell completes these options
+    #[arg(long, value_name = "SHELL")]
+    pub(crate) completions: Option<Shell>,
+    /// The limits that are not the default.
+    #[arg(skip)]
+    pub(crate) limits: String,
+}
+
+/// The options that the program was started with. What is wrong with them ends it.
+pub(crate) fn parse() -> Options {
+    let matches = program::command::<Options>().get_matches();
+    let mut options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    options.limits = limits(&matches);
+    options
+}
+
+fn limits(matches: &ArgMatches) -> String {
+    let given = LIMITS.into_iter().filter_map(|limit| {
+        let source = matches.value_source(limit)?;
+        let value = matches.get_raw(limit)?.next()?.to_string_lossy();
+        (source != ValueSource::DefaultValue)
+            .then(|| format!("{}={value}", limit.replace('_', "-")))
+    });
+    given.collect::<Vec<_>>().join(" ")
 }
 
 /// How much later than its answer a write is on the disk; `None` is before.

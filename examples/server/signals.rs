@@ -6,7 +6,7 @@ use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt as _, future};
 use keywire::Handle;
 
-use crate::output::Printer;
+use crate::{log::TARGET, service::Manager};
 
 /// How long clients may take for their last replies when the server shuts down.
 const GRACE: Duration = Duration::from_secs(5);
@@ -34,15 +34,26 @@ fn ignores_hang_up() -> bool {
 }
 
 /// The first signal lets clients have their replies; the second does not wait for them.
-pub(crate) async fn obey(mut signals: Signals, handle: &Handle, out: &Printer) {
-    signals.next().await;
-    out.line("shutting down; once more to do it at once");
+pub(crate) async fn obey(mut signals: Signals, handle: &Handle, manager: &Manager) {
+    let signal = name(signals.next().await);
+    tracing::info!(target: TARGET, signal, "signal: the server shuts down; once more to do it at once");
+    manager.stopping();
     let again = async {
         // When a terminal goes away, its shell and the system may both send SIGHUP.
         let means_it = |signal: &io::Result<Signal>| !matches!(signal, Ok(Signal::Hup));
-        signals.find(means_it).await;
+        let signal = name(signals.find(means_it).await);
+        tracing::info!(target: TARGET, signal, "signal: the server ends at once");
         handle.shutdown(Duration::ZERO).await;
     };
     future::or(again, handle.shutdown(GRACE)).await;
     future::pending().await
+}
+
+fn name(signal: Option<io::Result<Signal>>) -> Option<&'static str> {
+    match signal?.ok()? {
+        Signal::Int => Some("SIGINT"),
+        Signal::Term => Some("SIGTERM"),
+        Signal::Hup => Some("SIGHUP"),
+        _ => None,
+    }
 }

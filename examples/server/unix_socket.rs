@@ -35,12 +35,6 @@ struct Identity {
     made: (i64, i64),
 }
 
-impl SocketFile {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Without the lock it could be replaced between the look and the removal.

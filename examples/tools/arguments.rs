@@ -9,10 +9,12 @@ use std::{
 
 use clap::{Arg, Command, Parser};
 
+use crate::program;
+
 /// The options that this program was started with. Help, its version and what is wrong with the
 /// options are printed here, and end the program.
 pub(crate) fn parse<T: Parser>() -> T {
-    let (program, arguments) = keep_values(T::command(), env::args_os().collect());
+    let (program, arguments) = keep_values(program::command::<T>(), env::args_os().collect());
     let matches = program.try_get_matches_from(arguments);
     let options = matches.and_then(|matches| T::from_arg_matches(&matches));
     options.unwrap_or_else(|said| {

@@ -15,7 +15,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::{
     say::{reason, shown},
-    stream::{self, Target},
+    stream::Dialer,
 };
 
 /// How long the editor waits for keys.
@@ -88,7 +88,7 @@ pub(crate) fn completes(line: &str, position: usize) -> bool {
 /// The server whose keys are completed.
 #[derive(Clone)]
 pub(crate) struct Completion {
-    pub(crate) target: Target,
+    pub(crate) dialer: Dialer,
     pub(crate) secret: Option<Secret>,
 }
 
@@ -158,13 +158,13 @@ impl Completion {
     }
 
     /// Asks on a connection of its own, as line mode shows all that comes by the other one. A thread
-    /// does so, since even a file of the TLS options may keep it waiting.
+    /// does so, so that the editor waits for no longer than its limit, whatever the connection does.
     fn ask(&self, prefix: String) -> Receiver<Answer> {
         let (sender, receiver) = sync_channel(MOST);
-        let (target, secret) = (self.target.clone(), self.secret.clone());
+        let (dialer, secret) = (self.dialer.clone(), self.secret.clone());
         thread::spawn(move || {
             let asking = async {
-                let client = Client::from_stream(stream::connect(&target, None).await?);
+                let client = Client::from_stream(dialer.dial_within(None).await?);
                 if let Some(secret) = &secret {
                     let authenticated = client.authenticate(secret).await;
                     authenticated.map_err(|error| reason(&error))?;

@@ -16,14 +16,15 @@ use crate::{
     leave, on_output,
     replies::Replies,
     say::say,
-    stream::Stream,
+    stream::{Dialer, Stream},
     terminal::{Completion, Editing, HistoryFile, Restored, Streams},
 };
 
 /// A connection, and how it is used.
 pub(crate) struct Conversation<'a> {
     pub(crate) address: &'a str,
-    pub(crate) stream: Stream,
+    /// Makes another connection for a person, when one is lost.
+    pub(crate) dialer: Option<Dialer>,
     /// What is sent before all that is typed.
     pub(crate) first: Vec<u8>,
     /// How long the server may let us wait.
@@ -33,7 +34,7 @@ pub(crate) struct Conversation<'a> {
 }
 
 /// With editing where a person sits at both ends, plain otherwise.
-pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
+pub(crate) async fn converse(mut with: Conversation<'_>, stream: Stream) -> Result<(), String> {
     let (typed, seen) = (io::stdin().is_terminal(), io::stdout().is_terminal());
     if typed {
         let address = with.address;
@@ -41,6 +42,8 @@ pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
             "connected to {address}; Put:key:value, Get:key, ...; Ctrl-D ends"
         ));
     }
+    // A script could not tell which of its lines are in doubt.
+    with.dialer = with.dialer.filter(|_| typed);
     let restored = Restored::new();
     let streams = Streams::new(|| Editing {
         prompt: "> ".into(),
@@ -48,7 +51,7 @@ pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
         completion: Some(with.completion.clone()),
     });
     let (input, output, edited) = (streams.input, streams.output, streams.edited);
-    let conversation = exchange(with, input, output, seen);
+    let conversation = conversation(with, stream, input, output, seen);
     if !edited {
         return conversation.await;
     }
@@ -61,6 +64,96 @@ pub(crate) async fn converse(with: Conversation<'_>) -> Result<(), String> {
     let ended = future::or(conversation, killed).await;
     drop(restored);
     ended
+}
+
+/// One connection after the other, until the input has ended.
+async fn conversation(
+    mut with: Conversation<'_>,
+    mut stream: Stream,
+    mut input: impl AsyncRead + Unpin,
+    mut output: impl AsyncWrite + Unpin,
+    seen: bool,
+) -> Result<(), String> {
+    let auth = with.first.clone();
+    let mut faults = Vec::new();
+    loop {
+        let ended = exchange(&with, stream, &mut input, &mut output, seen, &mut faults).await?;
+        let (Ended::Lost(why), Some(dialer)) = (ended, &with.dialer) else {
+            break;
+        };
+        let address = with.address;
+        let lost = format!("{address}: connection lost: {why}; reconnecting");
+        tell(&mut output, seen, &lost).await?;
+        let mut ahead = Vec::new();
+        stream = match comeback(dialer, with.limit, &mut input, &mut ahead).await {
+            Some(stream) => stream,
+            None => return Err(format!("{address}: the connection was lost: {why}")),
+        };
+        with.first = [&auth[..], &ahead].concat();
+        let again = format!("connected again to {address}");
+        tell(&mut output, seen, &again).await?;
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{}: {}", with.address, faults.join("; "))),
+    }
+}
+
+/// A line for the person at the terminal, above the one that is being typed.
+async fn tell(
+    output: &mut (impl AsyncWrite + Unpin),
+    seen: bool,
+    text: &str,
+) -> Result<(), String> {
+    if !seen {
+        say(text);
+        return Ok(());
+    }
+    let line = format!("{text}\n");
+    print(output, line.as_bytes()).await.or_else(on_output)
+}
+
+/// The first wait between two attempts, and the longest.
+const WAITS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// What is typed ahead, at most, while there is no connection.
+const AHEAD: usize = 64 * 1024;
+
+/// Attempts connections until there is one. Keeps what is typed meanwhile. `None` if the input ends.
+async fn comeback(
+    dialer: &Dialer,
+    limit: Option<Duration>,
+    input: &mut (impl AsyncRead + Unpin),
+    ahead: &mut Vec<u8>,
+) -> Option<Stream> {
+    let dialing = async {
+        let [mut wait, longest] = WAITS;
+        loop {
+            Timer::after(wait).await;
+            wait = (wait * 2).min(longest);
+            if let Ok(stream) = dialer.dial_within(limit.or(Some(longest))).await {
+                return Some(stream);
+            }
+        }
+    };
+    let typing = async {
+        let mut buffer = vec![0; 16 * 1024];
+        while ahead.len() < AHEAD {
+            match input.read(&mut buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => ahead.extend_from_slice(&buffer[..read]),
+            }
+        }
+        future::pending().await
+    };
+    future::or(dialing, typing).await
+}
+
+/// How a connection ends.
+enum Ended {
+    Done,
+    /// Before the input did.
+    Lost(String),
 }
 
 /// Where the input stands.
@@ -85,12 +178,14 @@ enum End {
 
 /// Copies both ways until the server has said everything.
 async fn exchange(
-    with: Conversation<'_>,
-    input: impl AsyncRead + Unpin,
-    mut output: impl AsyncWrite + Unpin,
+    with: &Conversation<'_>,
+    stream: Stream,
+    input: &mut (impl AsyncRead + Unpin),
+    output: &mut (impl AsyncWrite + Unpin),
     seen: bool,
-) -> Result<(), String> {
-    let (from_server, to_server) = split(with.stream);
+    faults: &mut Vec<String>,
+) -> Result<Ended, String> {
+    let (from_server, to_server) = split(stream);
     let mut replies = Replies::new();
     let (fence, sent, patience) = (replies.fence(), Cell::new(Sent::Open), Patience::new());
     let sending = async {
@@ -102,19 +197,22 @@ async fn exchange(
         patience.end(with.limit).await;
         Ok(End::Late)
     };
-    let receiving = receive(from_server, &mut output, &mut replies, &patience);
+    let receiving = receive(from_server, output, &mut replies, &patience);
     let end = future::or(future::or(receiving, sending), waiting).await?;
     let mut rest = replies.rest();
     if seen && replies.is_cut() {
         rest.push(b'\n');
     }
-    let end = match print(&mut output, &rest).await {
+    let end = match print(output, &rest).await {
         Ok(()) => end,
         Err(error) => on_output(error).map(|()| End::Unread)?,
     };
-    let mut faults = replies.faults();
+    let lost = with.dialer.is_some() && matches!(sent.get(), Sent::Open);
     let fault = match (end, sent.get()) {
-        (End::Unread, _) => return Ok(()),
+        (End::Unread, _) => {
+            faults.clear();
+            return Ok(Ended::Done);
+        }
         _ if replies.is_complete() => None,
         (End::Broken(error), _) => Some(error.to_string()),
         (End::Late, _) => Some("the time limit is over, and replies are owed".into()),
@@ -124,11 +222,13 @@ async fn exchange(
         }
         (End::Closed, Sent::Cut) => Some("the input ends within a line".into()),
     };
-    faults.splice(0..0, fault);
-    match faults.is_empty() {
-        true => Ok(()),
-        false => Err(format!("{}: {}", with.address, faults.join("; "))),
+    if let (true, Some(why)) = (lost, &fault) {
+        faults.extend(replies.faults());
+        return Ok(Ended::Lost(why.clone()));
     }
+    faults.extend(fault);
+    faults.extend(replies.faults());
+    Ok(Ended::Done)
 }
 
 /// Passes on what is typed. Only the input's errors are errors here: if the server has hung up,

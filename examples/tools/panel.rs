@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use keywire::Stats;
+use keywire::{Stats, StoreKind};
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -27,32 +27,38 @@ const CHARTS: [(&str, Counter); 3] = [
     ("events/s", |stats| stats.events),
 ];
 
-const LOSSES: [(&str, Counter); 5] = [
+const LOSSES: [(&str, Counter); 7] = [
     ("lines dropped", |stats| stats.lines_dropped),
     ("events missed", |stats| stats.missed),
     ("errors", |stats| stats.errors),
-    ("refused", |stats| stats.refused),
+    ("writes refused", |stats| {
+        stats.full_store + stats.full_values
+    }),
+    ("unconfirmed", |stats| stats.unconfirmed),
+    ("clients refused", |stats| stats.refused),
     ("accept errors", |stats| stats.accept_errors),
 ];
 
-const COMMANDS: [(&str, Counter); 8] = [
+const COMMANDS: [(&str, Counter); 12] = [
     ("get", |stats| stats.gets),
     ("put", |stats| stats.puts),
     ("update", |stats| stats.updates),
     ("delete", |stats| stats.deletes),
+    ("set", |stats| stats.sets),
+    ("remove", |stats| stats.removes),
+    ("walk", |stats| stats.walks),
     ("sync", |stats| stats.syncs),
     ("watch", |stats| stats.watches),
     ("unwatch", |stats| stats.unwatches),
     ("stats", |stats| stats.stats),
+    ("auth", |stats| stats.auths),
 ];
 
-const SIZES: [(&str, Counter); 5] = [
-    ("keys", |stats| stats.keys),
-    ("values", |stats| stats.values),
-    ("bytes", |stats| stats.bytes),
-    ("watching", |stats| stats.watching),
-    ("clients gone", |stats| stats.dropped),
-];
+/// Rows of the table of the store, with its title, at the most.
+const STORE_ROWS: usize = 9;
+
+/// A commit that takes longer is slow, in microseconds.
+const SLOW_COMMIT: u64 = 100_000;
 
 pub(crate) struct Panel {
     address: String,
@@ -107,7 +113,7 @@ impl Panel {
         // The charts grow into what the tables leave, and have a row each at least.
         let tables = match area.width / TABLE {
             0 | 1 => LOSSES.len() + 1,
-            2 => LOSSES.len() + SIZES.len() + 3,
+            2 => LOSSES.len() + STORE_ROWS + 2,
             _ => COMMANDS.len() + 1,
         };
         let spare = area.height.saturating_sub(3 + tables as u16);
@@ -131,14 +137,22 @@ impl Panel {
     fn draw_head(&self, frame: &mut Frame<'_>, head: Rect, state: Rect) {
         let name = Line::from(vec![" keywire ".bold(), Span::raw(self.address.as_str())]);
         frame.render_widget(name, head);
-        frame.render_widget(Line::from("q quits ").right_aligned().dim(), head);
+        let hint = Line::from("q quits ".dim()).right_aligned();
+        frame.render_widget(hint, head);
         let words = match (&self.away, &self.now) {
             (Some(reason), _) => Line::from(format!(" AWAY, trying again: {reason}"))
                 .white()
                 .on_red(),
+            (None, Some((_, stats))) if stats.refusing > 0 => {
+                Line::from(" THE DISK HAS FAILED: writes are refused until the next start")
+                    .white()
+                    .on_red()
+            }
             (None, Some((_, stats))) => Line::from(format!(
-                " clients {}, up {}",
+                " clients {}, gone {}, watching {}, up {}",
                 grouped(stats.active),
+                grouped(stats.dropped),
+                grouped(stats.watching),
                 time(stats.uptime.as_secs())
             )),
             (None, None) => Line::from(" connecting ...").dim(),
@@ -179,14 +193,14 @@ impl Panel {
     }
 
     fn draw_tables(&self, frame: &mut Frame<'_>, area: Rect) {
-        let losses = self.counters("losses", &LOSSES, true);
-        let commands = self.counters("commands", &COMMANDS, false);
-        let sizes = self.sizes();
+        let losses = self.counters("losses", &LOSSES, Style::new().red().bold());
+        let commands = self.counters("commands", &COMMANDS, Style::new().green());
+        let store = self.store();
         let gap = || vec![Line::default()];
         let columns: Vec<Vec<Line<'_>>> = match area.width / TABLE {
-            0 | 1 => vec![[losses, gap(), commands, gap(), sizes].concat()],
-            2 => vec![commands, [losses, gap(), sizes].concat()],
-            _ => vec![commands, losses, sizes],
+            0 | 1 => vec![[losses, gap(), store, gap(), commands].concat()],
+            2 => vec![commands, [losses, gap(), store].concat()],
+            _ => vec![commands, losses, store],
         };
         let areas = Layout::horizontal(vec![Constraint::Length(TABLE); columns.len()]).spacing(2);
         for (lines, area) in columns.into_iter().zip(areas.split(area).iter()) {
@@ -194,17 +208,12 @@ impl Panel {
         }
     }
 
-    /// Counters with their rates. Those that should stay 0 are red where they grow.
-    fn counters(&self, title: &str, counters: &[(&str, Counter)], alarming: bool) -> Vec<Line<'_>> {
+    /// Counters with their rates, in this style if they grow.
+    fn counters(&self, title: &str, counters: &[(&str, Counter)], grows: Style) -> Vec<Line<'_>> {
         let mut lines = vec![Line::from(format!(" {title:<15}{:>8}{:>13}", "/s", "total")).dim()];
         for (name, counter) in counters {
             let total = self.now.as_ref().map(|(_, stats)| counter(stats));
-            let rate = match (&self.now, &self.before) {
-                (Some((_, now)), Some((before, seconds))) => {
-                    Some(rate(*counter, now, before, *seconds))
-                }
-                _ => None,
-            };
+            let rate = self.rate(*counter);
             let shown = |number: Option<u64>| number.map_or("-".into(), short);
             let text = format!(
                 " {name:<15}{:>8}{:>13}",
@@ -213,21 +222,84 @@ impl Panel {
             );
             let line = Line::from(text);
             lines.push(match rate {
-                Some(1..) if alarming => line.red().bold(),
+                Some(1..) => line.style(grows),
                 _ => line,
             });
         }
         lines
     }
 
-    fn sizes(&self) -> Vec<Line<'_>> {
-        let mut lines = vec![Line::from(format!(" {:<15}{:>21}", "store", "now")).dim()];
-        for (name, counter) in SIZES {
-            let total = self.now.as_ref().map(|(_, stats)| counter(stats));
-            let total = total.map_or("-".into(), grouped);
-            lines.push(Line::from(format!(" {name:<15}{total:>21}")));
+    fn rate(&self, counter: Counter) -> Option<u64> {
+        let ((_, now), (before, seconds)) = (self.now.as_ref()?, self.before.as_ref()?);
+        Some(rate(counter, now, before, *seconds))
+    }
+
+    /// What the store holds, and how its disk or its cluster does.
+    fn store(&self) -> Vec<Line<'_>> {
+        let stats = self.now.as_ref().map(|(_, stats)| stats);
+        let kind = stats.map_or(StoreKind::Other, Stats::store_kind);
+        let name = stats.map_or("-", |_| kind.name());
+        let mut rows = vec![Line::from(format!(" {:<15}{name:>21}", "store")).dim()];
+        let mut row = |name: &str, value: Option<String>, style: Style| {
+            let value = value.unwrap_or_else(|| "-".into());
+            rows.push(Line::from(format!(" {name:<15}{value:>21}")).style(style));
+        };
+        let plain = Style::new();
+        let number = |counter: Counter| stats.map(|stats| grouped(counter(stats)));
+        let grows = |counter: Counter, style: Style| match self.rate(counter) {
+            Some(1..) => style,
+            _ => plain,
+        };
+        if kind != StoreKind::Cluster {
+            // No server knows what a cluster holds.
+            row("keys", number(|stats| stats.keys), plain);
+            row("values", number(|stats| stats.values), plain);
+            row("bytes", number(|stats| stats.bytes), plain);
         }
-        lines
+        match kind {
+            StoreKind::Disk => {
+                let slow = Style::new().yellow();
+                let is_slow = |took: Counter| match stats.map(took) {
+                    Some(SLOW_COMMIT..) => slow,
+                    _ => plain,
+                };
+                let time = |took: Counter| stats.map(|stats| milliseconds(took(stats)));
+                let last: Counter = |stats| stats.commit_last_us;
+                let longest: Counter = |stats| stats.commit_longest_us;
+                row(
+                    "commits/s",
+                    self.rate(|stats| stats.commits).map(short),
+                    plain,
+                );
+                row(
+                    "writes/s",
+                    self.rate(|stats| stats.commit_writes).map(short),
+                    plain,
+                );
+                row("last commit", time(last), is_slow(last));
+                row("longest commit", time(longest), is_slow(longest));
+                row("bytes on disk", number(|stats| stats.disk_bytes), plain);
+            }
+            StoreKind::Cluster => {
+                let alarming = Style::new().red().bold();
+                let nodes = match stats.map(|stats| stats.nodes_up) {
+                    Some(0) => alarming,
+                    _ => plain,
+                };
+                row("nodes up", number(|stats| stats.nodes_up), nodes);
+                row("under way", number(|stats| stats.under_way), plain);
+                let retries: Counter = |stats| stats.retries;
+                let failures: Counter = |stats| stats.failures;
+                row(
+                    "retries",
+                    number(retries),
+                    grows(retries, Style::new().yellow()),
+                );
+                row("failures", number(failures), grows(failures, alarming));
+            }
+            _ => {}
+        }
+        rows
     }
 }
 
@@ -267,4 +339,9 @@ fn time(seconds: u64) -> String {
         0 => format!("{hours}:{minutes:02}:{seconds:02}"),
         _ => format!("{days} d {hours}:{minutes:02}:{seconds:02}"),
     }
+}
+
+/// Of microseconds.
+fn milliseconds(time: u64) -> String {
+    format!("{:.1} ms", time as f64 / 1e3)
 }

@@ -62,10 +62,21 @@ pub(crate) struct Target {
     #[arg(long, value_name = "NAME", global = true)]
     tls_name: Option<String>,
     /// The certificate to show to the server, a PEM file
-    #[arg(long, value_name = "FILE", global = true)]
+    // A server's own certificate is in the variable that the name would give.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KEYWIRE_CLIENT_TLS_CERT",
+        global = true
+    )]
     tls_cert: Option<PathBuf>,
     /// The key that belongs to this certificate, a PEM file
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KEYWIRE_CLIENT_TLS_KEY",
+        global = true
+    )]
     tls_key: Option<PathBuf>,
     /// A file with the secret that the server requires
     #[arg(long, value_name = "FILE", global = true)]
@@ -80,12 +91,24 @@ impl Target {
     }
 }
 
-pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<Stream, String> {
-    // Mistakes in the options first, so that they don't depend on whether there is a server.
-    let tls = tls::Tls::new(target)?;
-    let address = &target.address;
-    let connecting = async {
-        let stream: Stream = match &address.kind {
+/// Makes connections to a server, one after the other.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    address: Address,
+    tls: Option<tls::Tls>,
+}
+
+impl Dialer {
+    /// Fails if the options make no sense, whether there is a server or not.
+    pub(crate) fn new(target: &Target) -> Result<Self, String> {
+        Ok(Self {
+            address: target.address.clone(),
+            tls: tls::Tls::new(target)?,
+        })
+    }
+
+    pub(crate) async fn dial(self) -> io::Result<Stream> {
+        let stream: Stream = match &self.address.kind {
             Kind::Unix(path) => Box::new(UnixStream::connect(path).await?),
             Kind::Tcp(host, port) => {
                 let host = host.as_deref().unwrap_or("localhost");
@@ -95,19 +118,22 @@ pub(crate) async fn connect(target: &Target, limit: Option<Duration>) -> Result<
                 Box::new(stream)
             }
         };
-        let stream: Stream = match tls {
-            Some(tls) => tls.over(stream).await?,
-            None => Box::new(Plain::new(stream)),
+        match self.tls {
+            Some(tls) => tls.over(stream).await,
+            None => Ok(Box::new(Plain::new(stream))),
+        }
+    }
+
+    /// The same, for as long as it may take.
+    pub(crate) async fn dial_within(&self, limit: Option<Duration>) -> Result<Stream, String> {
+        let over = async {
+            match limit {
+                Some(limit) => Timer::after(limit).await,
+                None => future::pending().await,
+            };
+            Err(ErrorKind::TimedOut.into())
         };
-        Ok(stream)
-    };
-    let over = async {
-        match limit {
-            Some(limit) => Timer::after(limit).await,
-            None => future::pending().await,
-        };
-        Err(ErrorKind::TimedOut.into())
-    };
-    let connected: io::Result<_> = future::or(connecting, over).await;
-    connected.map_err(|error| format!("can't connect to {address}: {error}"))
+        let connected = future::or(self.clone().dial(), over).await;
+        connected.map_err(|error| format!("can't connect to {}: {error}", self.address))
+    }
 }

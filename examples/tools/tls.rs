@@ -34,6 +34,7 @@ mod with {
     use super::{Stream, Target, io};
     use crate::{address::Kind, say::reason};
 
+    #[derive(Clone)]
     pub(crate) struct Tls {
         connector: TlsConnector,
         name: ServerName<'static>,
@@ -89,6 +90,7 @@ mod with {
 }
 
 #[cfg(not(feature = "tls"))]
+#[derive(Clone)]
 pub(crate) enum Tls {}
 
 #[cfg(not(feature = "tls"))]

@@ -1,22 +1,22 @@
-//! A client's connection: made, authenticated, made anew, and ended.
+//! A client over one connection: made, authenticated, and closed.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_net::AsyncToSocketAddrs;
 use futures_lite::{AsyncRead, AsyncWrite};
 
-use super::{Client, SharedClient, link::ServerLink, validate};
-use crate::{
-    Error, Secret,
-    lock::Lock,
-    transport::{Transport, connect::connect_tcp},
+use super::{
+    Client,
+    link::{CallOptions, ServerLink},
+    validate,
 };
+use crate::{Error, Secret, transport::connect::connect_tcp};
 
 /// The connection.
 impl Client {
-    /// Connects over TCP. Names are resolved once. If there are several addresses, they are tried in
-    /// turn, each for as long as the system does; there is no time limit here, so race it with a timer
-    /// if you need one.
+    /// Connects over TCP. If there are several addresses, they are tried in turn, each for as long as the
+    /// system does; there is no time limit here. The client has this one connection. For a time limit,
+    /// and for a client that comes back when its connection is lost, see [`builder`](Self::builder).
     ///
     /// ```
     /// # use {futures_lite::future, keywire::Client};
@@ -25,13 +25,7 @@ impl Client {
     /// # let address = listener.local_addr()?;
     /// # server.listen(listener);
     /// # let example = async {
-    /// use std::time::Duration;
-    ///
-    /// let timeout = async {
-    ///     async_io::Timer::after(Duration::from_secs(5)).await;
-    ///     Err(keywire::Error::TimedOut)
-    /// };
-    /// let client = future::or(Client::connect(address), timeout).await?;
+    /// let client = Client::connect(address).await?;
     /// client.put("user", "alice").await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
@@ -45,10 +39,10 @@ impl Client {
     ///
     /// [`Error::Connect`] if the name can't be resolved or no address answers.
     pub async fn connect(address: impl AsyncToSocketAddrs) -> Result<Self, Error> {
-        let addresses = address.to_socket_addrs().await.map_err(Error::Connect)?;
-        let addresses: Vec<_> = addresses.collect();
+        let addresses = async_net::resolve(address).await;
+        let addresses = addresses.map_err(Error::Connect)?;
         let transport = connect_tcp(&addresses).await.map_err(Error::Connect)?;
-        Ok(Self::new(transport, addresses))
+        Ok(Self::over(ServerLink::over(transport)))
     }
 
     /// A client over anything that carries bytes both ways, such as a Unix socket, a TLS stream or
@@ -73,25 +67,21 @@ impl Client {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Self::new(Box::new(stream), Vec::new())
+        Self::over(ServerLink::over(Box::new(stream)))
     }
 
-    fn new(transport: Box<dyn Transport>, addresses: Vec<SocketAddr>) -> Self {
+    pub(super) fn over(link: ServerLink) -> Self {
         Self {
-            shared: Arc::new(SharedClient {
-                link: Lock::new(Arc::new(ServerLink::new(transport))),
-                addresses,
-                secret: Lock::default(),
-            }),
-            timeout: None,
+            link: Arc::new(link),
+            options: CallOptions::default(),
         }
     }
 
-    /// A handle on the same connection whose calls fail with [`Error::TimedOut`] after this time. By
-    /// default there is no limit. Other clones keep theirs.
+    /// A handle on the same connection whose calls fail with [`Error::TimedOut`] after this time; or with
+    /// [`Error::NotSent`], if they were not sent by then. By default there is no limit, unless a
+    /// [builder](crate::ClientBuilder::answer_timeout) made the client. Other clones keep theirs.
     ///
-    /// A call that has timed out is like one that was dropped: the client stays usable. If the server
-    /// has gone silent for good, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect).
+    /// A call that has timed out is like one that was dropped: the client stays usable.
     ///
     /// ```
     /// # use {futures_lite::future, keywire::Client};
@@ -112,14 +102,47 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            timeout: Some(timeout),
-        }
+        let mut client = self.clone();
+        client.options.timeout = Some(timeout);
+        client
     }
 
-    /// Sends the secret that the server wants before anything else. The client sends it again after
-    /// each [`reconnect`](Self::reconnect). If the server wants none, it accepts any.
+    /// A handle on the same connection that may send a write **twice**. If the client
+    /// [comes back](crate::ClientBuilder#a-client-that-comes-back) and a connection is lost while such a
+    /// write is under way, it is sent again, and its caller need not deal with
+    /// [writes in doubt](Error::may_be_applied).
+    ///
+    /// Then a `put` may append its value twice, an `update` may append where it should replace, and a
+    /// `remove` may remove two values. A `set` or a `delete` that is applied twice leaves what it leaves
+    /// if it is applied once, so they are safe as long as no other client writes to the same key: a
+    /// write of theirs in between would be undone.
+    ///
+    /// ```
+    /// # use {futures_lite::future, keywire::Client};
+    /// # let mut server = keywire::Server::new();
+    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
+    /// # let address = listener.local_addr()?;
+    /// # server.listen(listener);
+    /// # let example = async {
+    /// # let client = Client::builder().address(address).connect().await?;
+    /// let repeating = client.with_repeated_writes();
+    /// repeating.set("status", "up").await?; // whatever happens to the connection
+    /// client.put("log", "started").await?; // never twice
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
+    /// # let server = async { server.run().await; Ok(()) };
+    /// # future::block_on(future::or(example, server)).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_repeated_writes(&self) -> Self {
+        let mut client = self.clone();
+        client.options.repeats_writes = true;
+        client
+    }
+
+    /// Sends the secret that the server wants before anything else. If the server wants none, it accepts
+    /// any. A client that comes back takes its secret from its
+    /// [builder](crate::ClientBuilder::secret) instead.
     ///
     /// The secret goes over the connection as it is: use TLS if others may listen.
     ///
@@ -144,16 +167,16 @@ impl Client {
     ///
     /// [`Error::Refused`] with [`Code::Unauthorized`](crate::protocol::Code::Unauthorized) if it is
     /// not the right one. A server takes two seconds to say so, one for this line and one for the
-    /// fence behind it. Both are failures, of which the third ends the connection: to try another
-    /// secret, [`disconnect`](Self::disconnect) and [`reconnect`](Self::reconnect) first.
+    /// fence behind it. Both are failures, of which the third ends the connection: try another secret on
+    /// another connection.
     pub async fn authenticate(&self, secret: &Secret) -> Result<(), Error> {
         self.request(validate::auth(secret)).await?;
-        *self.shared.secret.lock() = Some(secret.clone());
         Ok(())
     }
 
-    /// Connects anew, for all clones, if the connection does not answer a [`sync`](Self::sync). If it
-    /// does, this does nothing. Names are not resolved again. Watchers stay with the old connection.
+    /// Ends the connection now, for all clones, and for good: every call that waits fails with
+    /// [`Error::Disconnected`], or with [`Error::NotSent`] if it was not sent; every later call fails
+    /// so; watchers end; and no other connection is made.
     ///
     /// ```
     /// # use {futures_lite::future, keywire::Client};
@@ -163,68 +186,16 @@ impl Client {
     /// # server.listen(listener);
     /// # let example = async {
     /// # let client = Client::connect(address).await?;
-    /// client.disconnect();
-    /// client.reconnect().await?;
-    /// client.put("user", "alice").await?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(()) };
-    /// # let server = async { server.run().await; Ok(()) };
-    /// # future::block_on(future::or(example, server)).unwrap();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// Several callers may call it at once: one connection is kept. Cancel safety: if the call is
-    /// dropped half-way, the client has no new connection.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Connect`] if the server can't be reached, or if the client was made of a stream and
-    /// has no address. The errors of [`authenticate`](Self::authenticate), if that was called before.
-    pub async fn reconnect(&self) -> Result<(), Error> {
-        let link = self.link();
-        // While nobody waits for anything, a connection may have ended unnoticed.
-        if link.error().is_none() && self.sync().await.is_ok() {
-            return Ok(());
-        }
-        link.end();
-        let secret = self.shared.secret.lock().clone();
-        let connect = async {
-            let transport = connect_tcp(&self.shared.addresses).await;
-            let link = ServerLink::new(transport.map_err(Error::Connect)?);
-            if let Some(secret) = secret {
-                link.request(validate::auth(&secret)).await?;
-            }
-            Ok(Arc::new(link))
-        };
-        let link = self.with_deadline(connect).await?;
-        let mut current = self.shared.link.lock();
-        if current.error().is_some() {
-            let old = std::mem::replace(&mut *current, link);
-            drop(current);
-            drop(old);
-        }
-        Ok(())
-    }
-
-    /// Ends the connection now, for all clones: every call that waits fails with
-    /// [`Error::Disconnected`].
-    ///
-    /// ```
-    /// # use {futures_lite::future, keywire::Client};
-    /// # let mut server = keywire::Server::new();
-    /// # let listener = future::block_on(keywire::bind("127.0.0.1:0"))?;
-    /// # let address = listener.local_addr()?;
-    /// # server.listen(listener);
-    /// # let example = async {
-    /// # let client = Client::connect(address).await?;
-    /// client.disconnect();
+    /// client.close();
     /// let error = client.put("user", "alice").await.unwrap_err();
     /// assert!(error.is_disconnected());
+    /// assert!(!error.may_be_applied()); // it was not sent
     /// # Ok::<(), Box<dyn std::error::Error>>(()) };
     /// # let server = async { server.run().await; Ok(()) };
     /// # future::block_on(future::or(example, server)).unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn disconnect(&self) {
-        self.link().end();
+    pub fn close(&self) {
+        self.link.end();
     }
 }

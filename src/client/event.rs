@@ -52,7 +52,7 @@ pub enum Event {
     },
     /// This many changes are missing at this place, because this watcher, or the whole connection,
     /// did not keep up. If the connection did not, the number counts the changes of everything that
-    /// it watches. 0 is an unknown number.
+    /// it watches. 0 is an unknown number, as after a connection that was lost.
     Missed(u64),
 }
 

@@ -2,19 +2,21 @@
 //!
 //! In: calls, and the lines that the server sends. Out: lines to be sent, a response to each
 //! request, and events for the watchers' queues. This file holds the way out; [`incoming`] the way
-//! in, and [`walk`] that of the replies that are as long as the store is large.
+//! in, [`walk`] that of the replies that are as long as the store is large, and [`lost`] what is taken
+//! from one connection to the next.
 //!
 //! Commands go out in *exchanges*: any number of writes, then at most one command that is answered by
 //! lines of its own, then a `Sync` with the number of its own line for a token. So whatever comes
 //! before the reply to that Sync belongs to that one command, or is an error that names its line.
 
 mod incoming;
+mod lost;
 mod walk;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    call::{Call, PendingCall, Request},
+    call::{PendingCall, Request},
     snapshot::Snapshot,
     watch::{EventQueue, OwnedTopic, WatchTable},
 };
@@ -39,8 +41,12 @@ pub(super) const MAX_REPLY: usize = 64 << 20;
 pub(super) struct Framing {
     /// Answered in this order. Only the last may have anything left to send.
     calls: VecDeque<PendingCall>,
+    /// Calls to be sent before any other, in this order.
+    first_calls: VecDeque<PendingCall>,
     /// The line of each command in flight; 0 for one that has no line but the fence.
     in_flight: VecDeque<u64>,
+    /// Writes in flight that may be sent again, by their lines.
+    kept_writes: VecDeque<(u64, Vec<u8>)>,
     exchanges: VecDeque<Exchange>,
     /// Lines sent on this connection.
     lines: u64,
@@ -53,6 +59,21 @@ pub(super) struct Framing {
     /// The server never admitted this connection.
     rejected: bool,
     watches: WatchTable,
+    /// Another connection may follow this one.
+    comes_back: bool,
+    greeting: Greeting,
+    /// A server that shuts down has refused this line, and so all behind it.
+    closing_from: Option<u64>,
+}
+
+/// Of a connection that is not the first: whether the server has answered yet. Nothing else is sent
+/// before, so that a connection that comes to nothing leaves no write in doubt.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    #[default]
+    None,
+    Sent,
+    Answered,
 }
 
 struct Exchange {
@@ -94,9 +115,8 @@ impl Framing {
     }
 
     /// Takes a call, all of those before it being sent.
-    pub(super) fn accept(&mut self, call: Call) {
-        self.calls
-            .push_back(PendingCall::new(call.requests, Some(call.caller)));
+    pub(super) fn accept(&mut self, call: PendingCall) {
+        self.calls.push_back(call);
     }
 
     /// A watcher was dropped.
@@ -105,7 +125,7 @@ impl Framing {
             let mut line = Vec::new();
             Command::Unwatch(topic.topic()).encode(&mut line);
             self.calls
-                .push_back(PendingCall::new(vec![Request::Write(line)], None));
+                .push_back(PendingCall::internal(vec![Request::Write(line)]));
         }
     }
 
@@ -114,6 +134,7 @@ impl Framing {
         let Some(call) = self.calls.back_mut() else {
             return;
         };
+        let repeats_writes = call.repeats_writes();
         let Some(request) = call.next_request() else {
             if call.is_complete() {
                 self.calls.pop_back();
@@ -131,13 +152,19 @@ impl Framing {
         self.in_flight
             .push_back(if has_line { self.lines } else { 0 });
         match &request {
-            Request::Write(line) => return out.extend_from_slice(line),
+            Request::Write(line) => {
+                out.extend_from_slice(line);
+                if let (true, Request::Write(line)) = (repeats_writes, request) {
+                    self.kept_writes.push_back((self.lines, line));
+                }
+                return;
+            }
             Request::Sync => return,
             Request::Get { key, .. } => Command::Operation(Operation::Get { key }).encode(out),
             Request::GetPrefix { prefix, .. } => Command::GetPrefix { prefix }.encode(out),
             Request::Keys { prefix, .. } => Command::Keys { prefix }.encode(out),
             Request::Stats => Command::Stats.encode(out),
-            Request::Watch { topic, queue } => {
+            Request::Watch { topic, queue, .. } => {
                 Command::Watch(topic.topic()).encode(out);
                 self.watches.insert(topic, queue);
             }

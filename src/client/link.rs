@@ -1,33 +1,42 @@
-//! The callers' handle of a connection: it sends calls, waits for their responses, and drives the
-//! connection meanwhile.
+//! The callers' handle of a session: it sends calls, waits for their responses, and drives the
+//! session meanwhile.
 //!
-//! In: requests, and the polls of the tasks that wait. Out: responses. It reaches the connection by
+//! In: requests, and the polls of the tasks that wait. Out: responses. It reaches the session by
 //! two channels and by polling it.
 
 use std::{
+    future::Future as _,
     pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_channel::Sender;
 use futures_lite::future::{self, poll_fn};
 
 use super::{
-    call::{Call, Receipt, Request, Response, Responses},
-    connection::ClientConnection,
+    call::{Call, Request, Response, Responses},
+    connection::Inbox,
     driver::{SharedDriver, Waiter},
+    session::{Comeback, Session},
     watch::{EventQueue, OwnedTopic},
 };
-use crate::{Error, error::ConnectionError, transport::Transport};
+use crate::{
+    Clock, Error,
+    clock::{SystemClock, sleep},
+    error::ConnectionError,
+    transport::Transport,
+};
 
-/// Calls that wait to be encoded. Further callers wait for room.
-const QUEUED_CALLS: usize = 256;
+/// Calls that wait to be encoded. Further callers wait for room. While there is no connection, as many
+/// again are kept for the next.
+pub(super) const QUEUED_CALLS: usize = 256;
 
-/// A connection, for those that request something of it. The connection itself does not hold it, so
-/// it ends with the last of them.
+/// A session, for those that request something of it. The session itself does not hold it, so it ends
+/// with the last of them.
 pub(super) struct ServerLink {
     pub(super) driver: SharedDriver,
     calls: Sender<Call>,
@@ -36,21 +45,49 @@ pub(super) struct ServerLink {
     unwatches: Sender<(OwnedTopic, Arc<EventQueue>)>,
     end: Arc<OnceLock<ConnectionError>>,
     calls_under_way: AtomicUsize,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a caller wants of its calls.
+#[derive(Clone, Copy, Default)]
+pub(super) struct CallOptions {
+    pub(super) timeout: Option<Duration>,
+    /// Writes that may be applied may be applied once more.
+    pub(super) repeats_writes: bool,
 }
 
 impl ServerLink {
-    pub(super) fn new(transport: Box<dyn Transport>) -> Self {
+    /// Over this one connection.
+    pub(super) fn over(transport: Box<dyn Transport>) -> Self {
+        let clock = Arc::new(SystemClock);
+        Self::new(clock, |inbox, end| Session::over(transport, inbox, end))
+    }
+
+    /// Over connections that are made as soon as somebody waits for one.
+    pub(super) fn coming_back(comeback: Comeback) -> Self {
+        let clock = comeback.connector.clock.clone();
+        Self::new(clock, |inbox, end| Session::new(comeback, inbox, end))
+    }
+
+    fn new(
+        clock: Arc<dyn Clock>,
+        session: impl FnOnce(Inbox, Arc<OnceLock<ConnectionError>>) -> Session,
+    ) -> Self {
         let (calls, queued_calls) = async_channel::bounded(QUEUED_CALLS);
         let (unwatches, queued_unwatches) = async_channel::unbounded();
         let end = Arc::new(OnceLock::new());
-        let mut connection =
-            ClientConnection::new(transport, queued_calls, queued_unwatches, end.clone());
+        let inbox = Inbox {
+            calls: queued_calls,
+            unwatches: queued_unwatches,
+        };
+        let mut session = session(inbox, end.clone());
         Self {
-            driver: SharedDriver::new(Box::pin(poll_fn(move |cx| connection.poll(cx)))),
+            driver: SharedDriver::new(Box::pin(poll_fn(move |cx| session.poll(cx)))),
             calls,
             unwatches,
             end,
             calls_under_way: AtomicUsize::new(0),
+            clock,
         }
     }
 
@@ -61,6 +98,14 @@ impl ServerLink {
 
     pub(super) fn disconnected(&self) -> Error {
         self.error().unwrap_or(Error::Disconnected(None))
+    }
+
+    /// Ready when this time is over.
+    pub(super) async fn sleep(&self, time: Option<Duration>) {
+        match time {
+            Some(time) => sleep(&*self.clock, time).await,
+            None => future::pending().await,
+        }
     }
 
     /// Ends the connection.
@@ -76,18 +121,33 @@ impl ServerLink {
     }
 
     /// Sends one request, and waits for its response.
-    pub(super) async fn request(&self, request: Request) -> Result<Response, Error> {
-        let mut responses = self.call(vec![request]).await?;
+    pub(super) async fn request(
+        &self,
+        request: Request,
+        options: CallOptions,
+    ) -> Result<Response, Error> {
+        let mut responses = self.call(vec![request], options).await?;
         // A call gets a response to each request.
         responses.pop().unwrap_or(Err(Error::Disconnected(None)))
     }
 
-    /// Sends requests, and waits for the responses, one to each. Fails if nothing was sent.
-    pub(super) async fn call(&self, requests: Vec<Request>) -> Result<Responses, Error> {
+    /// Sends requests, and waits for the responses, one to each. Fails if nothing was sent, or with
+    /// [`Error::TimedOut`].
+    pub(super) async fn call(
+        &self,
+        requests: Vec<Request>,
+        options: CallOptions,
+    ) -> Result<Responses, Error> {
         let _guard = CallGuard(&self.calls_under_way);
         let others = self.calls_under_way.fetch_add(1, Ordering::Relaxed) > 0;
+        let mut late = pin!(self.sleep(options.timeout));
         let mut waiter = self.driver.waiter();
-        let receipt = self.send(requests, &mut waiter).await?;
+        let (call, receipt) = Call::new(requests, options.repeats_writes);
+        let late_unsent = async {
+            late.as_mut().await;
+            Err(Error::TimedOut.not_sent())
+        };
+        future::or(self.send(call, &mut waiter), late_unsent).await?;
         if others {
             // Other callers may have something to send too. It can go in the same write.
             future::yield_now().await;
@@ -101,16 +161,20 @@ impl ServerLink {
             self.driver.drive(&mut waiter, cx, || receipt.is_done());
             receipt.poll(Some(cx.waker()))
         });
-        responses.await.ok_or_else(|| self.disconnected())
+        let responses = async { Ok(responses.await) };
+        let late = async {
+            late.await;
+            Err(match receipt.cancel() {
+                true => Error::TimedOut.not_sent(),
+                false => Error::TimedOut,
+            })
+        };
+        let responses = future::or(responses, late).await?;
+        responses.ok_or_else(|| self.disconnected().not_sent())
     }
 
     /// Queues requests to be sent, as soon as there is room. The caller drives the connection then.
-    pub(super) async fn send(
-        &self,
-        requests: Vec<Request>,
-        waiter: &mut Waiter,
-    ) -> Result<Receipt, Error> {
-        let (call, receipt) = Call::new(requests);
+    pub(super) async fn send(&self, call: Call, waiter: &mut Waiter) -> Result<(), Error> {
         let mut send = pin!(self.calls.send(call));
         let sent = poll_fn(|cx| {
             let sent = send.as_mut().poll(cx);
@@ -120,9 +184,9 @@ impl ServerLink {
             self.driver.drive(waiter, cx, || false);
             send.as_mut().poll(cx)
         });
-        sent.await.map_err(|_| self.disconnected())?;
+        sent.await.map_err(|_| self.disconnected().not_sent())?;
         self.driver.mark_ready();
-        Ok(receipt)
+        Ok(())
     }
 }
 

@@ -146,8 +146,8 @@ impl Pipeline<'_> {
         } else {
             self.requests
         };
-        let call = async { self.client.link().call(requests).await };
-        let responses = self.client.with_deadline(call).await?;
+        let Client { link, options } = self.client;
+        let responses = link.call(requests, *options).await?;
         let outcomes = responses.into_iter().map(|response| match response? {
             Response::Values(values) => Ok(Outcome::Values(values)),
             _ => Ok(Outcome::Done),

@@ -15,10 +15,10 @@ use futures_lite::{
 
 use super::{
     Client,
-    call::{Destination, Receipt, Request, Response},
+    call::{Call, Destination, Receipt, Request, Response},
     driver::Waiter,
     invalid_argument,
-    link::ServerLink,
+    link::{CallOptions, ServerLink},
     snapshot::Snapshot,
     validate,
     walk_queue::{Found, WalkQueue},
@@ -162,7 +162,8 @@ impl Client {
                     prefix: prefix.to_vec(),
                     to: Destination::Snapshot(watcher.queue.clone()),
                 };
-                let responses = watcher.link.call(vec![watcher.request(), walk]).await?;
+                let requests = vec![watcher.request(), walk];
+                let responses = watcher.link.call(requests, CallOptions::default()).await?;
                 let responses: Result<Vec<_>, _> = responses.into_iter().collect();
                 match responses?.pop() {
                     Some(Response::Snapshot(snapshot)) => return Ok(snapshot),
@@ -276,8 +277,9 @@ struct WalkReader {
 impl WalkReader {
     async fn next(&mut self) -> Result<Option<Found>, Error> {
         if let Some(request) = self.request.take() {
-            let sent = self.link.send(vec![request?], &mut self.waiter).await?;
-            self.receipt = Some(sent);
+            let (call, receipt) = Call::new(vec![request?], false);
+            self.link.send(call, &mut self.waiter).await?;
+            self.receipt = Some(receipt);
         }
         poll_fn(|cx| {
             // No waker meanwhile, so that a task that drives does not wake itself.
@@ -302,7 +304,7 @@ impl WalkReader {
         if self.end.is_none() {
             if let Some(Poll::Ready(responses)) = self.receipt.as_ref().map(|one| one.poll(waker)) {
                 let response = responses.and_then(|mut responses| responses.pop());
-                let response = response.unwrap_or_else(|| Err(self.link.disconnected()));
+                let response = response.unwrap_or_else(|| Err(self.link.disconnected().not_sent()));
                 self.end = Some(response.map(drop));
             }
         }

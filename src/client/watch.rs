@@ -4,7 +4,7 @@
 //! watcher. Nothing here knows of a connection or of calls.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     task::{Poll, Waker},
 };
@@ -25,7 +25,7 @@ const QUEUED_EVENTS: usize = 1024;
 const QUEUED_BYTES: usize = 4 << 20;
 
 /// A [`Topic`] that owns its bytes.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum OwnedTopic {
     Key(Vec<u8>),
     Prefix(Vec<u8>),
@@ -197,12 +197,15 @@ pub(super) struct WatchTable {
     notified: bool,
 }
 
-type QueuesByName = HashMap<Vec<u8>, Vec<WatchQueue>>;
+/// In their order, so that a simulated run can be repeated.
+type QueuesByName = BTreeMap<Vec<u8>, Vec<WatchQueue>>;
 
 struct WatchQueue {
     queue: Arc<EventQueue>,
     /// The server has confirmed the `Watch`.
     begun: bool,
+    /// It had, on a connection that is lost.
+    lost: bool,
 }
 
 impl WatchTable {
@@ -234,16 +237,59 @@ impl WatchTable {
             queues.push(WatchQueue {
                 queue: queue.clone(),
                 begun: false,
+                lost: false,
             });
         }
     }
 
-    /// From here on, the queue gets events.
+    /// From here on, the queue gets events; with a gap before, if it is a watch begun anew.
     pub(super) fn begin(&mut self, topic: &OwnedTopic, queue: &Arc<EventQueue>) {
         let (queues, name) = self.queues(topic);
         let queues = queues.get_mut(name).into_iter().flatten();
         for one in queues.filter(|one| Arc::ptr_eq(&one.queue, queue)) {
             one.begun = true;
+            if std::mem::take(&mut one.lost) {
+                one.queue.miss(0);
+            }
+        }
+    }
+
+    /// The connection is lost: nothing comes before the watches are begun anew.
+    pub(super) fn lose(&mut self) {
+        let queues = self.keys.values_mut().chain(self.prefixes.values_mut());
+        for one in queues.flatten() {
+            one.lost |= std::mem::take(&mut one.begun);
+        }
+    }
+
+    /// Those that are to be begun anew.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (OwnedTopic, Arc<EventQueue>)> {
+        fn of(
+            queues: &QueuesByName,
+            topic: fn(Vec<u8>) -> OwnedTopic,
+        ) -> impl Iterator<Item = (OwnedTopic, Arc<EventQueue>)> {
+            let queues = queues
+                .iter()
+                .flat_map(|(name, of_name)| of_name.iter().map(move |one| (name, one)));
+            queues
+                .filter(|(_, one)| one.lost)
+                .map(move |(name, one)| (topic(name.clone()), one.queue.clone()))
+        }
+        of(&self.keys, OwnedTopic::Key).chain(of(&self.prefixes, OwnedTopic::Prefix))
+    }
+
+    /// The server refuses to begin it anew.
+    pub(super) fn refuse(
+        &mut self,
+        topic: &OwnedTopic,
+        queue: &Arc<EventQueue>,
+        reason: &ConnectionError,
+    ) {
+        let (queues, name) = self.queues(topic);
+        let mut own = queues.get(name).into_iter().flatten();
+        if own.any(|one| Arc::ptr_eq(&one.queue, queue) && one.lost) {
+            queue.end(reason);
+            let _ = self.remove(topic, queue);
         }
     }
 
@@ -281,7 +327,8 @@ impl WatchTable {
     }
 
     pub(super) fn end(&mut self, reason: &ConnectionError) {
-        let queues = self.keys.drain().chain(self.prefixes.drain());
+        let keys = std::mem::take(&mut self.keys);
+        let queues = keys.into_iter().chain(std::mem::take(&mut self.prefixes));
         for one in queues.flat_map(|(_, queues)| queues) {
             one.queue.end(reason);
         }

@@ -15,7 +15,7 @@ use super::{
     driver::Waiter,
     event::Event,
     invalid_argument,
-    link::ServerLink,
+    link::{CallOptions, ServerLink},
     validate,
     watch::{EventQueue, OwnedTopic},
 };
@@ -116,7 +116,8 @@ impl Client {
                     key: key.to_vec(),
                     snapshot: Some(watcher.queue.clone()),
                 };
-                let responses = watcher.link.call(vec![watcher.request(), get]).await?;
+                let requests = vec![watcher.request(), get];
+                let responses = watcher.link.call(requests, CallOptions::default()).await?;
                 let responses: Result<Vec<_>, _> = responses.into_iter().collect();
                 if let Some(Response::Values(values)) = responses?.pop() {
                     break Ok(values);
@@ -132,7 +133,9 @@ impl Client {
         let topic = topic.map_err(invalid_argument)?;
         // Dropped after the call, so that its unwatch finds a watch that was sent or never will be.
         let watcher = Watcher::new(self.link(), topic);
-        self.with_deadline(watcher.link.request(watcher.request()))
+        watcher
+            .link
+            .request(watcher.request(), self.options)
             .await?;
         Ok(watcher)
     }
@@ -172,10 +175,12 @@ impl Client {
 ///
 /// # How it ends
 ///
-/// The stream ends with an error when its connection ends, after the events that had come: with
-/// [`Error::Refused`] and [`Code::Closing`](crate::protocol::Code::Closing) if the server shuts
-/// down. A new connection has no watches, so watch again there. Dropping the watcher ends the watch,
-/// with the next bytes that any task moves.
+/// The stream ends with an error when the client's last connection ends, after the events that had come:
+/// with [`Error::Refused`] and [`Code::Closing`](crate::protocol::Code::Closing) if the server shuts
+/// down. Dropping the watcher ends the watch, with the next bytes that any task moves.
+///
+/// With a client that [comes back](crate::ClientBuilder#a-client-that-comes-back), the stream goes on: once
+/// the watch is begun anew, it has one [`Event::Missed(0)`](Event::Missed), then what changes from there on.
 ///
 /// Cancel safety: a `next` that is dropped has taken no event.
 #[must_use = "dropping it ends the watch"]
@@ -200,6 +205,7 @@ impl Watcher {
         Request::Watch {
             topic: self.topic.clone(),
             queue: self.queue.clone(),
+            again: false,
         }
     }
 }

@@ -29,6 +29,21 @@ impl Size {
     pub(crate) fn is_full(&self, limits: &Limits) -> bool {
         self.lines >= limits.outbox_lines || self.bytes >= limits.outbox_bytes
     }
+
+    /// How much of an outbox-full this is: of its lines or of its bytes, whichever is more.
+    pub(crate) fn fill(&self, limits: &Limits) -> f64 {
+        let lines = self.lines as f64 / limits.outbox_lines as f64;
+        let bytes = self.bytes as f64 / limits.outbox_bytes as f64;
+        lines.max(bytes)
+    }
+
+    /// The larger one of each.
+    pub(crate) fn max(self, other: Size) -> Size {
+        Size {
+            lines: self.lines.max(other.lines),
+            bytes: self.bytes.max(other.bytes),
+        }
+    }
 }
 
 impl AddAssign for Size {
@@ -121,6 +136,14 @@ pub(crate) enum Next {
     Finish,
     /// The client is to be cut off, what is queued with it.
     Abort,
+}
+
+/// How an outbox stands after replies were sent.
+pub(crate) struct Sent {
+    /// With [`Next::AwaitCapacity`]: the connection will send an `OutboxReady`. Otherwise there is room by now,
+    /// or nothing is delivered any more.
+    pub(crate) awaits_capacity: bool,
+    pub(crate) size: Size,
 }
 
 struct Outbox {
@@ -230,11 +253,9 @@ impl OutboxSender {
 
     /// Queues replies without waiting and says what comes after them.
     ///
-    /// The caller has asked for the [`status`](Self::status) before. With [`Next::AwaitCapacity`] it
-    /// learns whether to wait: `true` says that the connection will send an `OutboxReady`, `false`
-    /// that there is room by now, or that nothing is delivered any more. In that case the replies are
-    /// dropped here.
-    pub(crate) fn try_send(&self, replies: Chunks, usage: Usage, then: Next) -> bool {
+    /// The caller has asked for the [`status`](Self::status) before. If nothing is delivered any more, the
+    /// replies are dropped here.
+    pub(crate) fn try_send(&self, replies: Chunks, usage: Usage, then: Next) -> Sent {
         self.0.change(|state| {
             let mut waits = false;
             if state.end == SendState::Open {
@@ -259,7 +280,10 @@ impl OutboxSender {
                 Next::Finish => {}
                 Next::Abort => state.end_with(SendState::Aborted),
             }
-            waits
+            Sent {
+                awaits_capacity: waits,
+                size: state.usage().all,
+            }
         })
     }
 

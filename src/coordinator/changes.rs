@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -11,7 +12,7 @@ use futures_lite::Stream;
 use super::{Coordinator, ROUND_INPUTS, turns::Round};
 use crate::{
     lock::Lock,
-    store::{Change, FromStore, TurnGuard, timer::EVENTS_PER_WORK, turn::Turn},
+    store::{Change, FromStore, TurnGuard, parse_write, timer::EVENTS_PER_WORK, turn::Turn},
 };
 
 /// Changes that are taken from the store before the coordinator has handled those it has. The others stay
@@ -85,11 +86,38 @@ impl State {
 }
 
 impl Coordinator {
+    /// Tells the client of a turn that is in the round of changes that were kept for it, behind so many bytes
+    /// of its replies. Gives whether it has missed some.
+    pub(super) fn on_own_changes(
+        &mut self,
+        turn: &Turn,
+        lines: &[Arc<[u8]>],
+        replies: usize,
+        round: &mut Round,
+    ) -> bool {
+        let Some(watcher) = turn.progress.watcher else {
+            return false;
+        };
+        let mut has_missed = false;
+        for line in lines {
+            let Some(write) = parse_write(line) else {
+                has_missed = true;
+                continue;
+            };
+            let stats = &mut self.stats;
+            let (look_ups, events) = self.watches.publish_to(watcher, write, replies, stats);
+            round.timer.add(look_ups + events / EVENTS_PER_WORK);
+        }
+        has_missed
+    }
+
     pub(super) fn on_change(&mut self, change: &Change, round: &mut Round) {
         match change.write() {
             Some(write) => {
                 let offset = |turn| round.reply_bytes(turn);
-                let (look_ups, events) = self.watches.publish(write, offset, &mut self.stats);
+                let (look_ups, events) =
+                    self.watches
+                        .publish(write, change.except(), offset, &mut self.stats);
                 round.timer.add(look_ups + events / EVENTS_PER_WORK);
             }
             None => {

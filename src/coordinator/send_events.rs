@@ -25,9 +25,13 @@ impl Coordinator {
             .events_missed(client.id, self.stats.missed - missed);
         let (chunks, then) = match interleaved {
             Ok(chunks) => (chunks, Next::Continue),
-            Err(MustDisconnect) => (Chunks::new(), Next::Abort),
+            Err(MustDisconnect) => {
+                self.log.cut_off(client.id);
+                (Chunks::new(), Next::Abort)
+            }
         };
-        client.outbox.try_send(chunks, usage, then);
+        let sent = client.outbox.try_send(chunks, usage, then);
+        self.fullest = self.fullest.max(sent.size);
         if self.watches.has_missed(watcher) {
             client.outbox.request_capacity();
         }

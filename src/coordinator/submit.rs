@@ -290,8 +290,16 @@ impl Coordinator {
             turn.on_page();
             self.collect(&mut turn, round);
             self.run_turn(turn, store, round);
-        } else if let Some(turn) = self.complete::<S>(turn, round) {
-            self.end_turn(turn, round);
+        } else {
+            let changes = std::mem::take(&mut turn.own_changes);
+            let mut has_missed = changes.has_missed;
+            has_missed |= self.on_own_changes(&turn, &changes.before, 0, round);
+            if let Some(mut turn) = self.complete::<S>(turn, round) {
+                let replies = turn.progress.replies.len();
+                has_missed |= self.on_own_changes(&turn, &changes.behind, replies, round);
+                turn.own_changes.has_missed = has_missed;
+                self.end_turn(turn, round);
+            }
         }
     }
 

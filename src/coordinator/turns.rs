@@ -106,9 +106,7 @@ impl Coordinator {
         for &watcher in &notified {
             self.send_events(watcher, &events);
         }
-        if !notified.is_empty() {
-            self.publish();
-        }
+        self.publish_round(store, began);
         self.server.wake_workers(finished + notified.len());
     }
 
@@ -229,7 +227,7 @@ impl Coordinator {
                 true => replies,
                 false => reply_bytes(turns, turn),
             };
-            let (look_ups, events) = watches.publish(write, offset, stats);
+            let (look_ups, events) = watches.publish(write, &[], offset, stats);
             timer.add(look_ups + events / EVENTS_PER_WORK);
         });
     }
@@ -304,7 +302,16 @@ impl Coordinator {
                 })
             }
         };
-        let awaits_capacity = client.outbox.try_send(chunks, usage, then);
+        if matches!(then, Next::Abort) {
+            self.log.cut_off(client.id);
+        }
+        let sent = client.outbox.try_send(chunks, usage, then);
+        self.fullest = self.fullest.max(sent.size);
+        // Behind all that the turn has shown.
+        let has_missed = std::mem::take(&mut turn.own_changes.has_missed);
+        if let Some(watcher) = progress.watcher.filter(|_| has_missed) {
+            self.watches.miss_by(watcher);
+        }
         if progress
             .watcher
             .is_some_and(|id| self.watches.has_missed(id))
@@ -322,7 +329,7 @@ impl Coordinator {
                 rejecting: turn.progress.rejecting,
                 walk,
             });
-            if !awaits_capacity {
+            if !sent.awaits_capacity {
                 self.enqueue(key);
             }
         } else {

@@ -8,7 +8,12 @@ use crate::protocol::Code;
 /// What ended a client's connection. Every call that waits gets a copy.
 #[derive(Clone, Debug)]
 pub(crate) enum ConnectionError {
-    Refused { code: Code, message: String },
+    /// No connection could be made.
+    Connect(Arc<io::Error>),
+    Refused {
+        code: Code,
+        message: String,
+    },
     Disconnected(Option<Arc<io::Error>>),
     Protocol(&'static str),
 }
@@ -20,6 +25,16 @@ impl ConnectionError {
         match self {
             ConnectionError::Refused { code, message } => Error::Unconfirmed { code, message },
             other => other.into(),
+        }
+    }
+}
+
+impl Error {
+    /// The reason why something was never sent.
+    pub(crate) fn not_sent(self) -> Self {
+        match self {
+            reason if reason.may_be_applied() => Error::NotSent(reason.into()),
+            reason => reason,
         }
     }
 }
@@ -39,6 +54,10 @@ impl From<ConnectionError> for Error {
                 ..
             } => error.unconfirmed(),
             ConnectionError::Refused { code, message } => Error::Refused { code, message },
+            ConnectionError::Connect(source) => Error::Connect(match source.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(source.kind(), source),
+            }),
             ConnectionError::Disconnected(source) => Error::Disconnected(source),
             ConnectionError::Protocol(reason) => Error::Protocol(reason),
         }

@@ -49,8 +49,9 @@ pub enum Command<'a> {
 /// ```
 /// use keywire::protocol::{Command, Topic};
 ///
-/// let command = Command::parse(b"WatchPrefix:user.").unwrap();
+/// let command = Command::parse(b"WatchPrefix:user.")?;
 /// assert_eq!(command, Command::Watch(Topic::Prefix(b"user.")));
+/// # Ok::<(), keywire::protocol::ParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -149,9 +150,10 @@ impl<'a> Command<'a> {
     /// ```
     /// use keywire::protocol::{Command, ParseError, Write};
     ///
-    /// let command = Command::parse(b"Update:user:alice:a:b").unwrap();
+    /// let command = Command::parse(b"Update:user:alice:a:b")?;
     /// assert_eq!(command, Write::Update { key: b"user", old: b"alice", new: b"a:b" }.into());
     /// assert_eq!(Command::parse(b"Get:"), Err(ParseError::EmptyKey));
+    /// # Ok::<(), ParseError>(())
     /// ```
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         // The most frequent words first.

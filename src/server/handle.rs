@@ -7,7 +7,7 @@ use futures_lite::{AsyncRead, AsyncWrite, future};
 #[cfg(doc)]
 use super::{Builder, Server};
 use crate::{
-    Error, Stats,
+    Error, Histograms, Stats,
     listen::incoming::IncomingSender,
     shared::state::{Phase, ServerState},
 };
@@ -50,6 +50,50 @@ impl Handle {
         self.state.stats()
     }
 
+    /// The distributions: how long rounds took, how full outboxes were, and what the store has measured. Never
+    /// waits; works before, during and after the run.
+    ///
+    /// ```
+    /// use futures_lite::future;
+    ///
+    /// let server = keywire::Server::new();
+    /// let handle = server.handle();
+    /// let work = async {
+    ///     let client = handle.client().await?;
+    ///     client.put("user", "alice").await?;
+    ///     // A round is counted when it has ended, after its replies.
+    ///     client.sync().await?;
+    ///     let round = handle.histograms().round;
+    ///     println!("99 of 100 rounds took {:?} s at most", round.quantile(0.99));
+    ///     assert!(round.count() > 0);
+    ///     Ok::<(), keywire::Error>(())
+    /// };
+    /// let serve = async { server.run().await; Ok(()) };
+    /// future::block_on(future::or(work, serve)).unwrap();
+    /// ```
+    #[must_use]
+    pub fn histograms(&self) -> Histograms {
+        self.state.histograms()
+    }
+
+    /// Whether the server ends: a shutdown was asked for, or the server is gone.
+    ///
+    /// ```
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let server = keywire::Server::new();
+    /// let handle = server.handle();
+    /// assert!(!handle.is_shutting_down());
+    /// future::block_on(future::zip(server.run(), handle.shutdown(Duration::ZERO)));
+    /// assert!(handle.is_shutting_down());
+    /// ```
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        let status = self.state.status();
+        status.stop_by.is_some() || status.phase == Phase::Closed
+    }
+
     /// Whether the server is gone: every task ended, every socket closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -81,7 +125,8 @@ impl Handle {
     /// };
     /// // The server is dropped as soon as the client is done.
     /// let server = async { server.run().await; Ok(()) };
-    /// future::block_on(future::or(client, server)).unwrap();
+    /// future::block_on(future::or(client, server))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// Cancel safety: if it is dropped before it is ready, the client was not attached.

@@ -53,7 +53,7 @@ impl Handle {
     ///   [`Error::Unconfirmed`] and the code `closing`, as for every client.
     /// - When the server is gone, or its run is dropped, calls and watchers fail with
     ///   [`Error::Disconnected`], unless the server said `closing` before.
-    /// - [`reconnect`](Client::reconnect) has no address to connect to. Ask the handle for a new client.
+    /// - It has this one connection. When that has ended, ask the handle for a new client.
     ///
     /// Dropping the last clone of the client, and its last watcher, ends its connection. What it had sent
     /// is still applied.

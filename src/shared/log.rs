@@ -25,12 +25,13 @@ const EVENTS_PER_SECOND: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Emits an event, unless the budget of its kind is used up.
+/// Emits an event, unless the budget of its kind is used up. The budget is asked only if anyone listens.
 macro_rules! log_event {
-    ($log:ident, $kind:ident, $level:ident, $($event:tt)*) => {
+    ($acquired:expr, $level:ident, $($event:tt)*) => {
         #[cfg(feature = "tracing")]
         if tracing::enabled!(target: TARGET, tracing::Level::$level) {
-            if let Some(suppressed) = $log.try_acquire(Kind::$kind) {
+            if let Some(suppressed) = $acquired {
+                let suppressed = (suppressed > 0).then_some(suppressed);
                 tracing::event!(target: TARGET, tracing::Level::$level, suppressed, $($event)*);
             }
         }
@@ -38,6 +39,10 @@ macro_rules! log_event {
 }
 
 #[derive(Clone, Copy)]
+#[allow(
+    dead_code,
+    reason = "stores, which are features, have some of their own"
+)]
 enum Kind {
     Connected,
     Refused,
@@ -45,7 +50,13 @@ enum Kind {
     Unauthorized,
     RepliesDropped,
     EventsMissed,
+    CutOff,
     Disconnected,
+    NodeUp,
+    NodeLost,
+    NodeAbsent,
+    SnapshotBegun,
+    SnapshotComplete,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -71,28 +82,36 @@ impl Budget {
     }
 }
 
+#[derive(Default)]
+struct Budgets([Budget; Kind::SnapshotComplete as usize + 1]);
+
+impl Budgets {
+    fn try_acquire(&mut self, kind: Kind, now: Instant) -> Option<u64> {
+        self.0[kind as usize].try_acquire(now)
+    }
+}
+
 /// The coordinator's log. Clients go by their numbers, in the order in which they connected.
 pub(crate) struct LogLimiter {
     clock: Arc<dyn Clock>,
-    budgets: [Budget; Kind::Disconnected as usize + 1],
+    budgets: Budgets,
 }
 
 impl LogLimiter {
     pub(crate) fn new(clock: &Arc<dyn Clock>) -> Self {
         Self {
             clock: clock.clone(),
-            budgets: Default::default(),
+            budgets: Budgets::default(),
         }
     }
 
     fn try_acquire(&mut self, kind: Kind) -> Option<u64> {
-        self.budgets[kind as usize].try_acquire(self.clock.now())
+        self.budgets.try_acquire(kind, self.clock.now())
     }
 
     pub(crate) fn connected(&mut self, client: u64, address: Option<IpAddr>) {
         log_event!(
-            self,
-            Connected,
+            self.try_acquire(Kind::Connected),
             DEBUG,
             client,
             address = address.map(tracing::field::display),
@@ -102,8 +121,7 @@ impl LogLimiter {
 
     pub(crate) fn refused(&mut self, reason: &str, address: Option<IpAddr>) {
         log_event!(
-            self,
-            Refused,
+            self.try_acquire(Kind::Refused),
             WARN,
             address = address.map(tracing::field::display),
             "connection refused: {reason}"
@@ -111,36 +129,103 @@ impl LogLimiter {
     }
 
     pub(crate) fn unauthorized(&mut self, client: u64) {
-        log_event!(self, Unauthorized, WARN, client, "not the secret");
+        log_event!(
+            self.try_acquire(Kind::Unauthorized),
+            WARN,
+            client,
+            "not the secret"
+        );
     }
 
     /// The server ended the input of a client.
     pub(crate) fn input_ended(&mut self, client: u64, reason: &str) {
-        log_event!(self, InputEnded, INFO, client, "{reason}");
+        log_event!(self.try_acquire(Kind::InputEnded), INFO, client, "{reason}");
     }
 
     pub(crate) fn replies_dropped(&mut self, client: u64, lines: u64) {
         if lines > 0 {
             let message = "replies dropped: the client does not read";
-            log_event!(self, RepliesDropped, WARN, client, lines, "{message}");
+            log_event!(
+                self.try_acquire(Kind::RepliesDropped),
+                WARN,
+                client,
+                lines,
+                "{message}"
+            );
         }
     }
 
     pub(crate) fn events_missed(&mut self, client: u64, events: u64) {
         if events > 0 {
             let message = "events missed: the watcher does not keep up";
-            log_event!(self, EventsMissed, INFO, client, events, "{message}");
+            log_event!(
+                self.try_acquire(Kind::EventsMissed),
+                INFO,
+                client,
+                events,
+                "{message}"
+            );
         }
+    }
+
+    /// The server ends the connection: the outbox is full, or what has to be sent has no room.
+    pub(crate) fn cut_off(&mut self, client: u64) {
+        let message = "disconnected: the client does not read";
+        log_event!(self.try_acquire(Kind::CutOff), WARN, client, "{message}");
     }
 
     pub(crate) fn disconnected(&mut self, client: u64, error: Option<io::Error>) {
         log_event!(
-            self,
-            Disconnected,
+            self.try_acquire(Kind::Disconnected),
             DEBUG,
             client,
             error = error.map(tracing::field::display),
             "client disconnected"
+        );
+    }
+}
+
+/// The log of a store.
+#[cfg(any(feature = "cluster", feature = "disk"))]
+#[derive(Default)]
+pub(crate) struct StoreLog(Budgets);
+
+#[cfg(feature = "cluster")]
+impl StoreLog {
+    pub(crate) fn node_up(&mut self, node: &impl std::fmt::Display, now: Instant) {
+        let message = "connected to a node of the cluster";
+        log_event!(self.0.try_acquire(Kind::NodeUp, now), INFO, %node, "{message}");
+    }
+
+    pub(crate) fn node_lost(&mut self, node: &impl std::fmt::Display, now: Instant) {
+        let message = "the connection to a node of the cluster is lost";
+        log_event!(self.0.try_acquire(Kind::NodeLost, now), WARN, %node, "{message}");
+    }
+
+    /// It has not been connected to since the last time that it was lost, or ever.
+    pub(crate) fn node_absent(&mut self, node: &impl std::fmt::Display, now: Instant) {
+        let message = "a node of the cluster can't be reached";
+        log_event!(self.0.try_acquire(Kind::NodeAbsent, now), WARN, %node, "{message}");
+    }
+}
+
+#[cfg(feature = "disk")]
+impl StoreLog {
+    pub(crate) fn snapshot_begun(&mut self, now: Instant) {
+        log_event!(
+            self.0.try_acquire(Kind::SnapshotBegun, now),
+            DEBUG,
+            "snapshot begun"
+        );
+    }
+
+    pub(crate) fn snapshot_complete(&mut self, bytes: u64, now: Instant) {
+        let message = "snapshot complete";
+        log_event!(
+            self.0.try_acquire(Kind::SnapshotComplete, now),
+            INFO,
+            bytes,
+            "{message}"
         );
     }
 }
@@ -152,14 +237,15 @@ pub(crate) fn shutting_down(clients: u64) {
 }
 
 /// It happens once.
-pub(crate) fn disk_failed() {
+#[cfg(feature = "disk")]
+pub(crate) fn disk_failed(error: &io::Error) {
     #[cfg(feature = "tracing")]
-    tracing::error!(target: TARGET, "the disk has failed: writes are refused");
+    tracing::error!(target: TARGET, %error, "the disk has failed: writes are refused");
 }
 
 pub(crate) fn closed() {
     #[cfg(feature = "tracing")]
-    tracing::info!(target: TARGET, "closed");
+    tracing::debug!(target: TARGET, "closed");
 }
 
 /// This needs no budget: the accept loop waits before it tries again.

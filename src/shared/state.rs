@@ -12,7 +12,7 @@ use async_executor::Executor;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
-use super::limits::Limits;
+use super::{histogram::Histograms, limits::Limits};
 use crate::{Clock, Stats, clock, lock::Lock};
 
 /// Tasks that are worth a second thread. To wake one, and to have two cores share what they touch,
@@ -41,6 +41,7 @@ pub(crate) struct Status {
     pub(crate) stop_by: Option<Instant>,
     /// What the coordinator last published.
     stats: Stats,
+    histograms: Histograms,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +78,18 @@ impl ServerState {
     pub(crate) fn publish(&self, stats: &mut Stats) {
         stats.accept_errors = self.accept_errors();
         self.status().stats = *stats;
+    }
+
+    /// The same at the end of a round, of which `observe` adds what is sampled.
+    pub(crate) fn publish_round(&self, stats: &mut Stats, observe: impl FnOnce(&mut Histograms)) {
+        stats.accept_errors = self.accept_errors();
+        let mut state = self.status();
+        state.stats = *stats;
+        observe(&mut state.histograms);
+    }
+
+    pub(crate) fn histograms(&self) -> Histograms {
+        self.status().histograms
     }
 
     pub(crate) fn stats(&self) -> Stats {

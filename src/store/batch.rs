@@ -121,6 +121,21 @@ impl Batch {
         turn.map_or(usize::MAX, |turn| turn.progress.limits.max_values)
     }
 
+    /// The client, if it watches anything.
+    #[cfg(feature = "cluster")]
+    pub(super) fn watching_client(&self) -> Option<usize> {
+        let turn = self.0.turn()?;
+        turn.progress.watcher.map(|_| turn.client)
+    }
+
+    /// What its client is to be told with it, if it is a watcher.
+    #[cfg(feature = "cluster")]
+    pub(super) fn set_own_changes(&mut self, changes: super::OwnChanges) {
+        if let Some(turn) = self.0.turn_mut() {
+            turn.own_changes = changes;
+        }
+    }
+
     /// The batch, as what [`Store::submit`](super::Store::submit) returns if it does not wait.
     pub fn done(self) -> Submission<Self, Ready<Self>> {
         Submission::Done(self)

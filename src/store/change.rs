@@ -1,6 +1,6 @@
 //! Changes that a store makes known by itself.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{Batch, turn::Turn};
 use crate::protocol::{Command, Operation, Write};
@@ -30,12 +30,23 @@ pub enum Changes {
 pub struct Change(Kind);
 
 enum Kind {
-    /// The write as a line, without its line feed.
-    Write(Vec<u8>),
+    /// The write as a line, without its line feed, and the clients that are not told of it, in order.
+    Write(Vec<u8>, Box<[usize]>),
     /// Changes of the keys that this says yes to; of any keys, if there is none.
     Missed(Option<Box<KeyFilter>>),
     /// A batch that is back.
     Batch(Batch),
+}
+
+/// What a client that watches is told of only with a batch of its own, so that each change is on the right side
+/// of the batch's `Get`s. Lines, without their line feeds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnChanges {
+    /// What the `Get`s show.
+    pub(crate) before: Vec<Arc<[u8]>>,
+    pub(crate) behind: Vec<Arc<[u8]>>,
+    /// Changes were missed that the `Get`s may not show.
+    pub(crate) has_missed: bool,
 }
 
 /// Says which keys are concerned.
@@ -64,12 +75,26 @@ impl Change {
 
     /// `None` if changes were missed.
     pub(crate) fn write(&self) -> Option<Write<'_>> {
-        let Kind::Write(line) = &self.0 else {
-            return None;
-        };
-        match Command::parse(line) {
-            Ok(Command::Operation(Operation::Write(write))) => Some(write),
+        match &self.0 {
+            Kind::Write(line, _) => parse_write(line),
             _ => None,
+        }
+    }
+
+    /// The clients that are not told of it, in order: they are with a batch of their own.
+    pub(crate) fn except(&self) -> &[usize] {
+        match &self.0 {
+            Kind::Write(_, except) => except,
+            _ => &[],
+        }
+    }
+
+    /// The write of a line that a server has published.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn published(line: &[u8], except: Box<[usize]>) -> Self {
+        match parse_write(line) {
+            Some(_) => Self(Kind::Write(line.to_vec(), except)),
+            None => Self::missed(),
         }
     }
 
@@ -77,7 +102,7 @@ impl Change {
     pub(crate) fn missed_keys(&self) -> Option<&KeyFilter> {
         match &self.0 {
             Kind::Missed(concerns) => concerns.as_deref(),
-            Kind::Write(_) | Kind::Batch(_) => None,
+            Kind::Write(..) | Kind::Batch(_) => None,
         }
     }
 
@@ -86,11 +111,11 @@ impl Change {
         matches!(self.0, Kind::Batch(_))
     }
 
-    /// The length of its line; 0 if changes were missed.
+    /// The length of its line and list of clients; 0 if changes were missed.
     #[cfg(feature = "cluster")]
     pub(crate) fn line_bytes(&self) -> Option<usize> {
         match &self.0 {
-            Kind::Write(line) => Some(line.len()),
+            Kind::Write(line, except) => Some(line.len() + size_of_val(&**except)),
             Kind::Missed(_) => Some(0),
             Kind::Batch(_) => None,
         }
@@ -149,11 +174,18 @@ impl From<Write<'_>> for Change {
         Command::from(write).encode(&mut line);
         line.pop();
         let is_one_line = memchr::memchr(b'\n', &line).is_none();
-        let change = Self(Kind::Write(line));
+        let change = Self(Kind::Write(line, Box::default()));
         match is_one_line && change.write() == Some(write) {
             true => change,
             false => Self::missed(),
         }
+    }
+}
+
+pub(crate) fn parse_write(line: &[u8]) -> Option<Write<'_>> {
+    match Command::parse(line) {
+        Ok(Command::Operation(Operation::Write(write))) => Some(write),
+        _ => None,
     }
 }
 

@@ -18,6 +18,7 @@
 mod builder;
 mod driver;
 mod feed;
+mod input;
 mod job;
 mod layout;
 mod node;
@@ -47,7 +48,7 @@ use super::{
     Batch, Change, Changes, ClusterStats, KeyPage, Order, Store, Submission, WatchRequest,
 };
 use crate::{
-    Clock, Error,
+    Clock, Error, Histogram, StoreKind,
     protocol::{Operation, Topic},
 };
 pub use builder::ClusterBuilder;
@@ -80,11 +81,11 @@ const NO_MAX_STORE: &str = "max_store can't be kept to on a cluster, since no se
 /// each key, once; not of what other programs write to the lists. The server subscribes to what its clients
 /// watch: a key by one shard channel, a prefix by all 1024. What can't be told is
 /// [missed](Change::missed_of): if a subscription is lost, if a slot moves, if a replica takes over. The number
-/// of changes missed is not known, so it is 0. A command on what is watched here waits up to a second for
-/// changes before it.
+/// of changes missed is not known, so it is 0. A command of a client that watches waits up to a second for
+/// changes before it; those of others do not.
 ///
-/// The store has one connection to each master, and one more for subscriptions while anything is watched. All
-/// of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
+/// The store has one connection to each master, one more for reads if replicas are asked for, and one more for
+/// subscriptions while anything is watched. All of them are served by one future, which the server polls. No thread is started, and no runtime is needed.
 pub struct Cluster {
     shared: Arc<Shared>,
 }
@@ -151,6 +152,7 @@ impl Drop for Pending {
 
 impl Store for Cluster {
     const ORDER: Order = Order::PerKey;
+    const KIND: StoreKind = StoreKind::Cluster;
     const CHANGES: Changes = Changes::All;
 
     fn submit(
@@ -158,30 +160,33 @@ impl Store for Cluster {
         mut batch: Batch,
     ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
         let max_values = batch.max_values();
+        let client = batch.watching_client();
         let operations: SmallVec<[Operation<'_>; 16]> = batch.operations().collect();
         let (job, ticket) = {
             let mut watching = self.shared.watching.lock();
-            let ticket = watching.is_used().then(|| {
-                let now = self.shared.state().now();
+            // Others are told of nothing, so their batches have no order with changes.
+            let ticket = client.and_then(|client| {
                 let touched = operations.iter().map(|operation| {
                     let is_get = matches!(operation, Operation::Get { .. });
                     (slots::bucket(operation.key()), is_get)
                 });
-                watching.sequencer.begin(touched, now)
+                watching.sequencer.begin(client, touched)
             });
-            let is_watched = |bucket| watching.sequencer.is_watched(bucket);
+            let is_watched = |bucket| ticket.is_some() && watching.sequencer.is_watched(bucket);
             let job = Job::new(&operations, &self.shared.layout, max_values, is_watched);
-            (job, ticket.flatten())
+            (job, ticket)
         };
         drop(operations);
         let ticket = ticket.map(|number| Ticket::new(&self.shared.watching, number));
         let pending_job = Pending::submit(&self.shared, job);
+        let shared = self.shared.clone();
         Submission::Pending(async move {
             let job = pending_job.finish().await;
             job.answer(&mut batch);
             if let Some(ticket) = ticket {
                 // It comes back among the changes.
-                ticket.answer(batch, |bucket| job.number(bucket));
+                let now = shared.state().now();
+                ticket.answer(batch, |bucket| job.numbers(bucket), now);
                 return pending().await;
             }
             batch
@@ -228,6 +233,10 @@ impl Store for Cluster {
 
     fn cluster_stats(&self) -> ClusterStats {
         self.stats()
+    }
+
+    fn answer_times(&self) -> Option<Histogram> {
+        Some(self.shared.state().router.answer_times)
     }
 }
 

@@ -38,7 +38,7 @@ pub use directory::Directory;
 pub use storage::{FileName, Storage};
 
 use super::{Batch, DiskStats, KeyPage, Memory, Order, Store, StoreSize, Submission};
-use crate::{Clock, Error};
+use crate::{Clock, Error, Histogram, StoreKind};
 use committer::Committer;
 use state::Shared;
 
@@ -221,6 +221,7 @@ impl<S> Disk<S> {
 
 impl<S: Storage> Store for Disk<S> {
     const ORDER: Order = Order::Sequential;
+    const KIND: StoreKind = StoreKind::Disk;
 
     fn submit(
         &mut self,
@@ -257,6 +258,10 @@ impl<S: Storage> Store for Disk<S> {
 
     fn disk_stats(&self) -> DiskStats {
         self.shared.state().stats
+    }
+
+    fn commit_times(&self) -> Option<Histogram> {
+        Some(self.shared.state().commit_times)
     }
 
     fn size(&self) -> StoreSize {

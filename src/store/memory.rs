@@ -17,7 +17,10 @@ pub use list::Values;
 use memchr::memchr;
 
 use super::{Answer, Batch, KeyPage, Order, Store, StoreSize, Submission, lookahead::Apply as _};
-use crate::protocol::{Operation, Write};
+use crate::{
+    StoreKind,
+    protocol::{Operation, Write},
+};
 use apply::Limited;
 use list::List;
 use tables::Tables;
@@ -336,6 +339,7 @@ impl MemoryLimits {
 
 impl Store for Memory {
     const ORDER: Order = Order::Immediate;
+    const KIND: StoreKind = StoreKind::Memory;
 
     fn submit(
         &mut self,

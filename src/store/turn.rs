@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    change::OwnChanges,
     request::Request,
     timer::RoundTimer,
     walk::{Walk, WalkLine},
@@ -40,6 +41,8 @@ pub(crate) struct Turn {
     pub(crate) walk: Option<Box<Walk>>,
     /// The store's answer to the `Watch` at which the turn stands.
     pub(super) watch_request: Request,
+    /// What its client is told with a batch that is back.
+    pub(crate) own_changes: OwnChanges,
 }
 
 /// How far a turn is.
@@ -146,6 +149,7 @@ impl Turn {
             block: LineBlock::default(),
             walk: None,
             watch_request: Request::None,
+            own_changes: OwnChanges::default(),
             progress: Progress {
                 limits,
                 buffers,

@@ -221,12 +221,18 @@ impl WatchRegistry {
         clients
     }
 
-    /// Adds a change to the events of all who watch its key, behind the replies that their turns
-    /// have so far. Gives the number of look-ups and of events: a change that nobody watches costs the
+    /// The same for one watcher.
+    pub(crate) fn miss_by(&mut self, id: usize) {
+        self.watchers[id].pending.miss(0);
+    }
+
+    /// Adds a change to the events of all who watch its key, but for some clients, behind the replies that
+    /// their turns have so far. Gives the number of look-ups and of events: a change that nobody watches costs the
     /// look-ups alone.
     pub(crate) fn publish(
         &mut self,
         change: Write<'_>,
+        except: &[usize],
         reply_offset: impl Fn(usize) -> usize,
         stats: &mut Stats,
     ) -> (usize, usize) {
@@ -236,6 +242,9 @@ impl WatchRegistry {
             let event = event.get_or_insert_with(|| self.events.push(change));
             for &id in &self.topics[topic].watchers {
                 let watcher = &mut self.watchers[id];
+                if except.binary_search(&watcher.client).is_ok() {
+                    continue;
+                }
                 if watcher.pending.is_empty() {
                     self.notified.push(id);
                 }
@@ -248,6 +257,31 @@ impl WatchRegistry {
         let look_ups = prefixes_of(change.key(), &self.prefixes, add);
         stats.events += added as u64;
         (look_ups, added)
+    }
+
+    /// Adds a change to the events of one watcher, if it watches the key, behind so many bytes of its replies.
+    pub(crate) fn publish_to(
+        &mut self,
+        id: usize,
+        change: Write<'_>,
+        reply_offset: usize,
+        stats: &mut Stats,
+    ) -> (usize, usize) {
+        let watcher = &mut self.watchers[id];
+        let of_key = self.keys.get(change.key());
+        let mut is_watched = of_key.is_some_and(|topic| watcher.topics.contains_key(topic));
+        let look_ups = prefixes_of(change.key(), &self.prefixes, |topic| {
+            is_watched |= watcher.topics.contains_key(&topic);
+        });
+        if is_watched {
+            if watcher.pending.is_empty() {
+                self.notified.push(id);
+            }
+            let event = self.events.push(change);
+            watcher.pending.add(reply_offset, &event);
+            stats.events += 1;
+        }
+        (look_ups, is_watched.into())
     }
 
     /// Ends the round. Gives its events, and the watchers that get some of them.

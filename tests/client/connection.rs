@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use futures_lite::future;
 use keywire::{Client, Error, Server, protocol::Code};
 
 use super::connect;
-use crate::common::{DEADLINE, TestServer, wait_until};
+use crate::common::{TestServer, is_unsent, wait_until};
 
 #[test]
 fn a_server_that_shuts_down_is_a_clear_error_to_all() {
@@ -29,21 +29,7 @@ fn a_server_that_shuts_down_is_a_clear_error_to_all() {
                             break error;
                         }
                     };
-                    assert!(
-                        matches!(
-                            error,
-                            Error::Disconnected(_)
-                                | Error::Refused {
-                                    code: Code::Closing,
-                                    ..
-                                }
-                                | Error::Unconfirmed {
-                                    code: Code::Closing,
-                                    ..
-                                }
-                        ),
-                        "{error}"
-                    );
+                    assert!(error.is_disconnected(), "{error}");
                     failed.fetch_add(1, Ordering::Relaxed);
                 });
             });
@@ -58,12 +44,9 @@ fn a_server_that_shuts_down_is_a_clear_error_to_all() {
         let error = client.get("k").await.unwrap_err();
         let closing = Code::Closing;
         assert!(
-            matches!(error, Error::Disconnected(_))
-                || matches!(error, Error::Refused { code, .. } if code == closing),
+            is_unsent(&error) || matches!(error, Error::Refused { code, .. } if code == closing),
             "{error}"
         );
-        let error = client.reconnect().await.unwrap_err();
-        assert!(matches!(error, Error::Connect(_)), "{error}");
     });
 }
 
@@ -92,82 +75,24 @@ fn the_system_is_to_ask_within_a_minute_whether_a_silent_server_is_still_there()
     });
 }
 
+/// A call is told apart that was never sent.
 #[test]
-fn reconnecting_is_one_call() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = TestServer::start(Server::new());
-    let upstream = server.address;
-    let relay = relay(listener, upstream, 1);
-    future::block_on(async {
-        let client = Client::connect(address).await.unwrap();
-        let clone = client.with_timeout(DEADLINE);
-        let error = client.put("k", "v").await.unwrap_err();
-        assert!(matches!(error, Error::Disconnected(_)), "{error}");
-        clone.put("k", "v").await.unwrap_err();
-        client.reconnect().await.unwrap();
-        clone.put("k", "v").await.unwrap();
-        assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-        clone.reconnect().await.unwrap(); // nothing to do
-        assert_eq!(clone.get("k").await.unwrap(), [b"v"]);
-    });
-    relay.join().unwrap();
-    server.await_counts(0, 1);
-}
-
-/// The first connection is cut when so many bytes have come; the next one reaches the server.
-fn relay(listener: TcpListener, upstream: SocketAddr, bytes: usize) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let (mut first, _) = listener.accept().unwrap();
-        io::Read::read_exact(&mut first, &mut vec![0; bytes]).unwrap();
-        drop(first);
-        let (near, _) = listener.accept().unwrap();
-        let far = std::net::TcpStream::connect(upstream).unwrap();
-        let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
-        let back = thread::spawn(move || io::copy(&mut &back.0, &mut &back.1));
-        let _ = io::copy(&mut &near, &mut &far);
-        let _ = far.shutdown(std::net::Shutdown::Both);
-        let _ = back.join();
-    })
-}
-
-#[test]
-fn a_connection_that_ended_while_idle_is_replaced_by_one_call_too() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = TestServer::start(Server::new());
-    let relay = relay(listener, server.address, 0);
-    future::block_on(async {
-        let client = Client::connect(address).await.unwrap();
-        client.reconnect().await.unwrap();
-        client.put("k", "v").await.unwrap();
-    });
-    relay.join().unwrap();
-}
-
-#[test]
-fn several_may_reconnect_at_once() {
+fn a_client_that_is_closed_sends_nothing_more() {
     let server = TestServer::start(Server::new());
     future::block_on(async {
         let client = connect(&server).await;
-        client.disconnect();
-        let error = client.get("k").await.unwrap_err();
-        assert!(matches!(error, Error::Disconnected(None)), "{error}");
-        let (one, other) = future::zip(client.reconnect(), client.reconnect()).await;
-        one.unwrap();
-        other.unwrap();
+        let clone = client.clone();
         client.put("k", "v").await.unwrap();
-        wait_until("one of the two is gone", || {
-            server.handle.stats().active == 1
-        });
-        // It has not ended, so there is nothing to do.
-        let dropped = server.handle.stats().dropped;
-        client.reconnect().await.unwrap();
-        assert_eq!(client.get("k").await.unwrap(), [b"v"]);
-        let stats = client.stats().await.unwrap();
-        assert_eq!((stats.active, stats.dropped), (1, dropped));
+        client.close();
+        let error = clone.put("k", "w").await.unwrap_err();
+        assert!(error.is_disconnected() && !error.may_be_applied());
+        let text = error.to_string();
+        assert_eq!(text, "nothing was sent: the connection is over");
+        clone.close();
     });
-    wait_until("both are gone", || server.handle.stats().active == 0);
+    server.await_counts(0, 1);
+    let store = server.stop(Duration::ZERO);
+    assert!(store.get(b"k").eq([b"v"]));
 }
 
 #[test]
@@ -188,7 +113,7 @@ fn a_silent_server_is_given_up_in_time() {
         let waiting = client.get("k");
         let end = async {
             hasty.sync().await.unwrap_err();
-            client.disconnect();
+            client.close();
             std::future::pending().await
         };
         let error = future::or(waiting, end).await.unwrap_err();

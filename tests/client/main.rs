@@ -3,11 +3,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attempts;
 mod calls;
+mod comes_back;
 mod connection;
 mod framing;
+mod mirror;
 mod prefix;
 mod protocol_errors;
+mod restarts;
 mod sharing;
 mod snapshot;
 mod walk;

@@ -328,13 +328,14 @@ fn whoever_waits_hears_of_the_end() {
     let mut queued = Box::pin(client.put("k", "2"));
     assert!(poll(first.as_mut()).is_pending());
     assert!(poll(queued.as_mut()).is_pending());
-    client.disconnect();
-    for call in [first, queued] {
-        let mut call = call;
-        match poll(call.as_mut()) {
-            Poll::Ready(Err(Error::Disconnected(None))) => {}
-            other => panic!("{other:?}"),
-        }
+    client.close();
+    match poll(first.as_mut()) {
+        Poll::Ready(Err(Error::Disconnected(None))) => {}
+        other => panic!("{other:?}"),
+    }
+    match poll(queued.as_mut()) {
+        Poll::Ready(Err(Error::NotSent(why))) => assert!(why.is_disconnected()),
+        other => panic!("{other:?}"),
     }
     assert!(server.is_released());
 }

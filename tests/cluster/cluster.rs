@@ -29,6 +29,7 @@ mod program;
 mod resharding;
 mod resp;
 mod servers;
+mod subscriptions;
 mod tls;
 mod walks;
 mod watchers;

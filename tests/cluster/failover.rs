@@ -1,6 +1,10 @@
 //! A master is killed in the middle of writes.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures_lite::future;
 use keywire::{Error, protocol::Code};
@@ -168,6 +172,53 @@ fn writes_that_no_replica_has_are_unconfirmed() {
         tally.unconfirmed > 0 && tally.unconfirmed == tally.there,
         "{tally}"
     );
+}
+
+/// A node answers nothing on a connection on which it waits for a replica.
+#[test]
+fn reads_do_not_wait_for_a_replica_that_hangs() {
+    const READS: usize = 300;
+    let nodes = exclusive(Setup::default());
+    let keys = &keys_by_master(&nodes, 4)[0];
+    let server = server_with(&nodes, "reads:", |store| store.replicas(1));
+    let [writer, reader] = [(); 2].map(|()| client(&server));
+    let replica = nodes.replica_of(0);
+    let (stop, late) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for key in keys {
+                    match future::block_on(writer.put(key, "v")) {
+                        Ok(()) => {}
+                        Err(Error::Unconfirmed { .. }) => {
+                            late.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            }
+        });
+        nodes.stop(replica);
+        wait_until("a write has waited in vain", || {
+            late.load(Ordering::Relaxed) > 0
+        });
+        let mut times = Vec::new();
+        while times.len() < READS || late.load(Ordering::Relaxed) < 3 {
+            let began = Instant::now();
+            let key = &keys[times.len() % keys.len()];
+            future::block_on(reader.get(key)).unwrap();
+            times.push(began.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        nodes.resume(replica);
+        times.sort_unstable();
+        let p99 = times[times.len() * 99 / 100];
+        eprintln!(
+            "p99 of {} reads while a replica hangs: {p99:?}",
+            times.len()
+        );
+        assert!(p99 < Duration::from_millis(200), "{p99:?}");
+    });
 }
 
 /// A master that is set up not to write without its replica refuses, and what it refuses is not there.

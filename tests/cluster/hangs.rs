@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    common::wait_until,
+    common::{Client, wait_until},
     load::{Fate, Load, Record, check, check_order, lists, p99},
     nodes::{Setup, exclusive},
     servers::{keys_by_master, server_with},
@@ -66,6 +66,57 @@ fn a_master_that_hangs_holds_up_only_its_own_keys() {
     let tally = check(&records, &lists(&servers[0], &groups));
     eprintln!("a node hangs: {tally}");
     assert_eq!(tally.lost, 0, "{tally}");
+}
+
+/// Batches that wait for a node that hangs: of a client that only writes and reads, and of one that watches
+/// too. Those who watch keys of other nodes are told of their changes at once, and miss none.
+#[test]
+fn watchers_of_other_nodes_are_told_at_once_while_a_master_hangs() {
+    /// A change takes a few milliseconds, or more on a busy machine. Less than what is waited for anything.
+    const AT_ONCE: Duration = Duration::from_millis(700);
+    const WRITES: usize = 30;
+    let nodes = exclusive(patient());
+    let groups = keys_by_master(&nodes, 1);
+    let [well, hangs] = [0, 1].map(|group| groups[group][0].clone());
+    let server = server_with(&nodes, "hangwatch:", |store| store.timeout(4 * TIMEOUT));
+    let watching = |lines: &str| {
+        let mut client = server.connect();
+        client.send(lines);
+        client.sync();
+        client
+    };
+    let mut watcher = watching("WatchPrefix:\n");
+    let mut reader = watching("WatchPrefix:\n");
+    let [mut stuck, mut writer] = [(); 2].map(|()| server.connect());
+    let next = |client: &mut Client| loop {
+        let line = client.text();
+        // The node that hangs has changes of its own when it goes on.
+        if !line.contains(&hangs) {
+            return line;
+        }
+    };
+
+    nodes.stop(1);
+    stuck.send(format!("Get:{well}\nPut:{hangs}:1\nGet:{well}\n"));
+    reader.send(format!("Put:{well}:own\nGet:{well}\nGet:{hangs}\n"));
+    let own = format!(":put:{well}:own");
+    assert_eq!(next(&mut watcher), own);
+    for number in 0..WRITES {
+        let sent = Instant::now();
+        writer.send(format!("Put:{well}:{number}\n"));
+        assert_eq!(next(&mut watcher), format!(":put:{well}:{number}"));
+        let took = sent.elapsed();
+        assert!(took < AT_ONCE, "{took:?}");
+        // For longer than anything is held.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Its Gets are not answered, so it is told of no change that they do not show.
+    nodes.resume(1);
+    assert_eq!(next(&mut reader), own);
+    assert_eq!(next(&mut reader), format!("{well}:own"));
+    for number in 0..WRITES {
+        assert_eq!(next(&mut reader), format!(":put:{well}:{number}"));
+    }
 }
 
 /// A hang shorter than the timeout is a pause.

@@ -129,6 +129,34 @@ fn one_address_that_answers_is_enough() {
     });
 }
 
+/// All nodes that were known are gone. Those that are there now are found by the names that the server began
+/// with.
+#[test]
+fn nodes_at_other_addresses_are_found() {
+    let (nodes, others) = (exclusive(Setup::default()), shared());
+    let mut addresses = nodes.addresses();
+    addresses.push(format!("localhost:{}", others.port(1)));
+    let store = Cluster::builder()
+        .prefix("elsewhere:")
+        .timeout(Duration::from_secs(1));
+    let store = smol::block_on(store.connect(addresses)).unwrap();
+    let server = TestServer::start(Server::builder().store(store).build());
+    let client = client(&server);
+    let keys = keys_by_master(&nodes, 2).concat();
+    let put = |key: &String| future::block_on(client.put(key, "v"));
+    for key in &keys {
+        put(key).unwrap();
+    }
+    for index in all(&nodes) {
+        nodes.kill(index);
+    }
+    for key in &keys {
+        wait_until("the others are found", || put(key).is_ok());
+        let values = future::block_on(client.get(key)).unwrap();
+        assert_eq!(values, [b"v"]);
+    }
+}
+
 #[test]
 fn no_address_that_answers_is_an_error() {
     let _bound = within(30);
@@ -151,6 +179,10 @@ fn the_counters_show_a_node_that_is_gone() {
         put(group).unwrap();
     }
     assert_eq!((stats().nodes_up, stats().failures), (3, 0));
+    // Each node was asked once, and nothing else was under way there.
+    let answers = || server.handle.histograms().node_answer.unwrap();
+    let timed = answers().count();
+    assert!(timed >= 3, "{:?}", answers());
     nodes.kill(1);
     wait_until("a node is missed", || stats().nodes_up == 2);
     put(1).unwrap_err();
@@ -159,4 +191,7 @@ fn the_counters_show_a_node_that_is_gone() {
     nodes.wait_ok();
     put(1).unwrap();
     assert_eq!((stats().nodes_up, stats().under_way), (3, 0));
+    // An answer that did not come has no time.
+    let slow = answers().quantile(1.0).unwrap();
+    assert!(answers().count() > timed && slow < 4.0, "{:?}", answers());
 }

@@ -1,9 +1,20 @@
 //! Slots move from one master to another, with the keys in them, while clients work.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_lite::future;
+
 use crate::{
+    common::wait_until,
     load::{Load, check, check_order, lists},
     nodes::{Nodes, Setup, exclusive},
-    servers::{ClusterServer, keys_by_master, server_with, slot, two_servers},
+    servers::{
+        ClusterServer, bucket, client, keys_by_master, list_name, server, server_with, slot,
+        two_servers,
+    },
 };
 
 /// Checks that no call failed, and that every key has one history.
@@ -102,7 +113,7 @@ impl Move<'_> {
         self.nodes.ask(self.from, words);
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         let id = self.nodes.id(self.to);
         for index in [self.to, self.from] {
             self.set(index, "NODE", &id);
@@ -157,4 +168,52 @@ fn move_slot_under_load(depth: usize) {
         assert_eq!(nodes.owner(moving), to);
     }
     check_all(load, &servers, &groups);
+}
+
+/// A write of a key that is on the other node than its bucket's number is refused until both are on one. It
+/// waits, others of the bucket do not, and it does not wait for the whole slot.
+#[test]
+fn a_key_that_has_moved_alone_holds_up_no_other_of_its_bucket() {
+    const SOON: Duration = Duration::from_secs(1);
+    let nodes = exclusive(Setup::default());
+    let apart = keys_by_master(&nodes, 1)[0][0].clone();
+    let names = (0..).map(|number| format!("other{number}"));
+    let of_bucket = |key: &String| bucket(key.as_bytes()) == bucket(apart.as_bytes());
+    let other = &names.clone().find(of_bucket).unwrap();
+    let server = server(&nodes, "apart:");
+    let (client, second) = (client(&server), client(&server));
+    let retries = || future::block_on(client.stats()).unwrap().retries;
+    for key in [&apart, other] {
+        future::block_on(client.put(key, "1")).unwrap();
+    }
+
+    let slot = Move {
+        nodes: &nodes,
+        slot: slot(apart.as_bytes()),
+        from: 0,
+        to: 1,
+    };
+    slot.begin();
+    slot.migrate(&list_name("apart:", apart.as_bytes()));
+    let key = apart.clone();
+    let before = retries();
+    let put = thread::spawn(move || future::block_on(second.put(&key, "2")));
+    // So often that its next turn would be long in coming if it came later each time.
+    wait_until("it is refused", || retries() >= before + 10);
+    let began = Instant::now();
+    for _ in 0..20 {
+        future::block_on(client.put(other, "2")).unwrap();
+    }
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert!(!put.is_finished());
+
+    for name in slot.left() {
+        slot.migrate(&name);
+    }
+    let began = Instant::now();
+    put.join().unwrap().unwrap();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    slot.end();
+    assert_eq!(future::block_on(client.get(&apart)).unwrap(), [b"1", b"2"]);
+    assert_eq!(future::block_on(client.get(other)).unwrap().len(), 21);
 }

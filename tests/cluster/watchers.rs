@@ -13,13 +13,13 @@ use keywire::{Client, Error, Event, Snapshot, Watcher};
 use crate::{
     common::wait_until,
     load::Load,
-    nodes::{Nodes, Setup, exclusive, shared},
+    nodes::{Setup, exclusive, shared},
     resharding::{MOVED, exchange},
-    servers::{ClusterServer, client, keys_by_master, slot, two_servers, within},
+    servers::{ClusterServer, client, keys_by_master, two_servers, within},
 };
 
 /// A client that keeps a copy of what is under a prefix, or of one key, by what it is told.
-struct Replica {
+pub(crate) struct Replica {
     state: Arc<Mutex<Told>>,
     _stop: Sender<()>,
     thread: JoinHandle<()>,
@@ -71,7 +71,7 @@ async fn replay(client: &Client, name: &str, is_prefix: bool, state: &Mutex<Told
 }
 
 impl Replica {
-    fn start(server: &ClusterServer, name: &str, is_prefix: bool) -> Self {
+    pub(crate) fn start(server: &ClusterServer, name: &str, is_prefix: bool) -> Self {
         let state = Arc::<Mutex<Told>>::default();
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let (client, name, told) = (client(server), name.to_owned(), state.clone());
@@ -93,7 +93,7 @@ impl Replica {
     }
 
     /// Waits until it has what the store has, and gives how often it missed something.
-    fn await_equal(&self, expected: &Snapshot) -> usize {
+    pub(crate) fn await_equal(&self, expected: &Snapshot) -> usize {
         wait_until("the replica has what the store has", || {
             assert!(!self.thread.is_finished(), "it has failed");
             let state = self.state.lock().unwrap();
@@ -104,7 +104,7 @@ impl Replica {
 }
 
 /// What the store has of these keys.
-fn stored(server: &ClusterServer, groups: &[Vec<String>]) -> Snapshot {
+pub(crate) fn stored(server: &ClusterServer, groups: &[Vec<String>]) -> Snapshot {
     let lists = crate::load::lists(server, groups).into_iter();
     lists
         .filter(|(_, list)| !list.is_empty())
@@ -270,82 +270,6 @@ fn count_on(client: Client, is_prefix: bool) -> impl FnOnce() + Send {
 
 fn number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).unwrap().parse().unwrap()
-}
-
-/// The number of the last change says that nothing was missed while the subscription was lost; or that
-/// something was.
-#[test]
-fn a_lost_subscription_misses_what_was_written_meanwhile() {
-    let nodes = exclusive(Setup::default());
-    let servers = two_servers(&nodes, "lost:");
-    let clients = [client(&servers[0]), client(&servers[1])];
-    let set = |value: &str| Event::Set {
-        key: "k".into(),
-        value: value.into(),
-    };
-    let owner = nodes.owner(slot(b"k"));
-    let kill = || nodes.ask(owner, ["CLIENT", "KILL", "TYPE", "pubsub"]);
-    future::block_on(async {
-        let mut watcher = clients[0].watch("k").await.unwrap();
-        clients[1].set("k", "1").await.unwrap();
-        assert_eq!(watcher.next().await.unwrap().unwrap(), set("1"));
-        assert_eq!(kill().integer(), 1);
-        wait_until("it is subscribed again", || channels(&nodes, "lost:") == 1);
-        // The number was asked for in the same write.
-        clients[1].set("k", "2").await.unwrap();
-        assert_eq!(watcher.next().await.unwrap().unwrap(), set("2"));
-        assert_eq!(kill().integer(), 1);
-        clients[1].set("k", "3").await.unwrap();
-        let told = watcher.next().await.unwrap().unwrap();
-        // Only if it was subscribed again before the write, was nothing missed.
-        assert!(told == Event::Missed(0) || told == set("3"), "{told:?}");
-        clients[0].set("k", "4").await.unwrap();
-        assert_eq!(clients[0].get("k").await.unwrap(), [b"4"]);
-    });
-}
-
-/// The channels of a prefix that any node has subscribers of.
-fn channels(nodes: &Nodes, prefix: &str) -> usize {
-    let pattern = format!("{prefix}*");
-    let count = |index| {
-        let channels = nodes.ask(index, ["PUBSUB", "SHARDCHANNELS", &pattern]);
-        channels.array().len()
-    };
-    (0..nodes.len()).map(count).sum()
-}
-
-#[test]
-fn only_what_is_watched_is_subscribed() {
-    let _bound = within(30);
-    let nodes = shared();
-    let servers = two_servers(nodes, "unwatch:");
-    let clients = [client(&servers[0]), client(&servers[0])];
-    future::block_on(async {
-        let of_key = clients[0].watch("k").await.unwrap();
-        assert_eq!(channels(nodes, "unwatch:"), 1);
-        let again = clients[1].watch("k").await.unwrap();
-        let all = clients[1].watch_prefix("k").await.unwrap();
-        assert_eq!(channels(nodes, "unwatch:"), 1024);
-        drop(all);
-        clients[1].put("k", "1").await.unwrap();
-        wait_until("the prefix is unwatched", || {
-            channels(nodes, "unwatch:") == 1
-        });
-        drop(of_key);
-        clients[0].put("k", "2").await.unwrap();
-        assert_eq!(channels(nodes, "unwatch:"), 1);
-        drop(again);
-        clients[1].put("k", "3").await.unwrap();
-        wait_until("nothing is watched", || channels(nodes, "unwatch:") == 0);
-        // And it can be again.
-        let mut watcher = clients[0].watch("k").await.unwrap();
-        clients[1].set("k", "4").await.unwrap();
-        let set = Event::Set {
-            key: "k".into(),
-            value: "4".into(),
-        };
-        assert_eq!(watcher.next().await.unwrap().unwrap(), set);
-    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod late_store;
 pub mod local;
 pub mod model;
 pub mod numbered;
+pub mod proxy;
 pub mod script;
 pub mod scripted;
 #[cfg(target_os = "linux")]
@@ -31,7 +32,7 @@ use std::{
 
 use futures_lite::future;
 use keywire::{
-    Handle, Server, Stats, async_net,
+    Error, Handle, Server, Stats, async_net,
     store::{Memory, Store},
 };
 
@@ -43,6 +44,11 @@ pub fn loopback() -> (async_net::TcpListener, SocketAddr) {
     let listener = future::block_on(keywire::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// Whether a call failed because its connection had ended before anything was sent.
+pub fn is_unsent(error: &Error) -> bool {
+    matches!(error, Error::NotSent(why) if matches!(**why, Error::Disconnected(_)))
 }
 
 /// A server that listens on a free port of the loopback.

@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    io::{BufRead, BufReader, Read as _},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -35,6 +35,10 @@ impl ServerProcess {
     }
 
     pub fn spawn(command: &mut Command) -> Self {
+        // What is in its log all the time would hide what is wrong.
+        if command.get_envs().all(|(name, _)| name != "KEYWIRE_LOG") {
+            command.env("KEYWIRE_LOG", "error");
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -46,6 +50,13 @@ impl ServerProcess {
             output,
             address,
         }
+    }
+
+    /// With its log, down to this level.
+    pub fn with_log(level: &str, command: &mut Command) -> (Self, BufReader<ChildStderr>) {
+        let mut server = Self::spawn(command.env("KEYWIRE_LOG", level).stderr(Stdio::piped()));
+        let log = server.child.stderr.take().unwrap();
+        (server, BufReader::new(log))
     }
 
     pub fn connect(&self) -> Client {
@@ -104,6 +115,13 @@ impl Drop for ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The next line of a log that has these words.
+#[track_caller]
+pub fn find_line(log: &mut impl BufRead, words: &str) -> String {
+    let mut lines = log.lines().map(Result::unwrap);
+    lines.find(|line| line.contains(words)).expect(words)
 }
 
 /// What a server says that can't start, and its exit code. Nothing else has been said, and nothing

@@ -303,6 +303,13 @@ fn a_write_is_on_the_disk_in_time_also_after_a_slow_commit() {
         }
     }
     assert_eq!(commits, 2);
+    // The first one was held up, by the clock of the server.
+    let times = world.handle.histograms().commit.unwrap();
+    assert_eq!(times.count(), 2);
+    assert!(times.sum() >= WITHIN.as_secs_f64(), "{times:?}");
+    let bounds = times.buckets().filter(|&(_, count)| count > 0);
+    let bounds: Vec<_> = bounds.map(|(bound, _)| bound).collect();
+    assert!(bounds.iter().any(|&bound| bound >= 1.0), "{bounds:?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The client, on every executor.
 
-use keywire::{Client, Outcome, Server, store::Store};
+use keywire::{Client, Event, Outcome, Server, store::Store};
 
-use crate::common::{DEADLINE, TestServer};
+use crate::common::{DEADLINE, TestServer, proxy::Proxy};
 
 async fn connect<S: Store>(server: &TestServer<S>) -> Client {
     let client = Client::connect(server.address).await.unwrap();
@@ -38,6 +38,34 @@ on_every_executor! {
             );
         });
         server.await_counts(0, 1);
+    }
+
+    fn it_comes_back_and_its_mirror_with_it(executor: Executor) {
+        let server = executor.start(Server::new());
+        let proxy = Proxy::start(server.address);
+        executor.block_on(async {
+            let client = Client::builder()
+                .address(proxy.address)
+                .answer_timeout(Some(DEADLINE))
+                .connect()
+                .await
+                .unwrap();
+            let other = connect(&server).await;
+            let mut mirror = client.mirror_prefix("user.").await.unwrap();
+            for round in 0..3 {
+                other.put("user.a", "seen").await.unwrap();
+                assert!(mirror.changed().await.unwrap().key().is_some());
+                proxy.cut();
+                other.set("user.a", "unseen").await.unwrap();
+                other.set(format!("user.{round}"), "more").await.unwrap();
+                assert_eq!(mirror.changed().await.unwrap(), Event::Missed(0));
+                assert_eq!(mirror.get("user.a"), [b"unseen"]);
+                assert_eq!(mirror.len(), round + 2);
+            }
+            client.put("k", "v").await.unwrap();
+        });
+        drop(proxy);
+        server.await_counts(0, 5);
     }
 
     fn many_tasks_share_a_connection(executor: Executor) {

@@ -19,12 +19,15 @@ mod printer;
 #[path = "../../examples/server/unix_socket.rs"]
 mod unix_socket;
 
+mod environment;
 mod faults;
 mod limits;
 mod limits_store;
 mod listening;
+mod logs;
 mod options;
 mod output;
 mod programs;
+mod service;
 mod stopped_clients;
 mod stops;

@@ -12,12 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::{
     common::{
         example,
         server_process::{ServerProcess, refused, wait_for},
     },
-    printer::Printer,
+    printer::{Notice, Printer, json_notice, text_notice},
 };
 
 /// A socket that takes no more bytes, and what it holds to the other side.
@@ -164,14 +166,14 @@ impl io::Write for Gate {
 }
 
 /// A printer, what lets it write (dropped, it writes all), and what it has written.
-fn gated() -> (Printer, mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
+fn gated(notice: Notice) -> (Printer, mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
     let (open, gate) = mpsc::channel();
     let (written, output) = mpsc::channel();
     let gate = Gate {
         open: gate,
         written,
     };
-    (Printer::start(gate).unwrap(), open, output)
+    (Printer::start(gate, notice).unwrap(), open, output)
 }
 
 /// The first number that is neither among these lines nor counted as left out.
@@ -190,7 +192,7 @@ fn count(text: &str) -> usize {
 #[test]
 fn lines_that_find_no_room_are_counted_where_they_are_missing() {
     const LINES: usize = 5_000;
-    let (printer, open, output) = gated();
+    let (printer, open, output) = gated(text_notice);
     for number in 0..LINES {
         printer.line(number);
     }
@@ -208,7 +210,7 @@ fn lines_that_find_no_room_are_counted_where_they_are_missing() {
 #[test]
 fn the_end_waits_for_a_stream_that_takes_lines_and_gives_up_one_that_does_not() {
     const LINES: usize = 5_000;
-    let (printer, open, output) = gated();
+    let (printer, open, output) = gated(text_notice);
     for number in 0..LINES {
         printer.line(number);
     }
@@ -219,10 +221,31 @@ fn the_end_waits_for_a_stream_that_takes_lines_and_gives_up_one_that_does_not() 
     assert!(text.ends_with(" lines left out\n"), "{text}");
     assert_eq!(count(&text), LINES);
 
-    let (printer, _open, output) = gated();
+    let (printer, _open, output) = gated(text_notice);
     printer.line(0);
     let began = Instant::now();
     printer.finish();
     assert!(began.elapsed() < crate::common::DEADLINE / 2);
     assert!(output.try_recv().is_err());
+}
+
+#[test]
+fn what_says_that_lines_are_missing_in_a_log_of_json_is_json() {
+    let (printer, open, output) = gated(json_notice);
+    for _ in 0..5_000 {
+        printer.line("{}");
+    }
+    drop(open);
+    printer.finish();
+    let text: Vec<u8> = output.try_iter().flatten().collect();
+    let text = String::from_utf8(text).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (last, written) = lines.split_last().unwrap();
+    assert_eq!(last["message"], "lines left out", "{last}");
+    let left_out = last["lines"].as_u64().unwrap();
+    assert_eq!(written.len() as u64 + left_out, 5_000);
+    crate::logs::check_fields(last);
 }

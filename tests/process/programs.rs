@@ -6,7 +6,11 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use crate::common::{example, server_process::ServerProcess, wait_until};
+use crate::common::{
+    example,
+    server_process::{ServerProcess, find_line},
+    wait_until,
+};
 
 fn client(address: &str, input: &str) -> (ExitStatus, String) {
     client_with(address, &[], input)
@@ -31,7 +35,9 @@ fn client_with(address: &str, arguments: &[&str], input: &str) -> (ExitStatus, S
 #[test]
 fn each_signal_shuts_down_gracefully() {
     for signal in ["-INT", "-TERM", "-HUP"] {
-        let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
+        let mut command = Command::new(example("server"));
+        let command = command.args(["--listen", "127.0.0.1:0", "--threads", "2"]);
+        let (mut server, mut log) = ServerProcess::with_log("info", command);
         let mut idle = server.connect();
         idle.sync();
         server.signal(signal);
@@ -40,25 +46,27 @@ fn each_signal_shuts_down_gracefully() {
         assert_eq!(idle.line(), None, "the end of the stream, not a reset");
         let (status, printed) = server.wait();
         assert!(status.success());
-        assert!(
-            printed.ends_with("shut down; clients served: 1, reply lines lost: 0\n"),
-            "{printed}"
-        );
+        assert_eq!(printed, "");
+        find_line(&mut log, &format!("signal=\"SIG{}\"", &signal[1..]));
+        let last = find_line(&mut log, "shut down");
+        let figures = " INFO keywire: shut down clients=1 commands=1 errors=1 lines_lost=0 ";
+        assert!(last.contains(figures), "{last}");
+        assert_eq!(std::io::read_to_string(log).unwrap(), "");
     }
 }
 
 #[test]
 fn a_second_signal_shuts_down_at_once() {
-    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let (mut server, mut log) = ServerProcess::with_log("info", command);
     let mut client = server.connect();
     client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
     client.sync();
     client.send("Get:k\n".repeat(1000));
     client.stream().peek(&mut [0]).unwrap(); // it has begun to answer
     server.signal("-TERM");
-    let mut line = String::new();
-    server.output.read_line(&mut line).unwrap();
-    assert_eq!(line, "shutting down; once more to do it at once\n");
+    find_line(&mut log, "once more to do it at once");
     // The client does not read, so the first signal alone would take the whole grace time.
     server.signal("-TERM");
     let (status, _) = server.wait();
@@ -68,16 +76,16 @@ fn a_second_signal_shuts_down_at_once() {
 
 #[test]
 fn a_terminal_that_goes_away_is_no_reason_to_hurry() {
-    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let (mut server, mut log) = ServerProcess::with_log("info", command);
     let mut client = server.connect();
     client.send(format!("Put:k:{}\n", "x".repeat(60_000)));
     client.sync();
     client.send("Get:k\n".repeat(300));
     client.stream().peek(&mut [0]).unwrap(); // it has begun to answer
     server.signal("-HUP");
-    let mut line = String::new();
-    server.output.read_line(&mut line).unwrap();
-    assert_eq!(line, "shutting down; once more to do it at once\n");
+    find_line(&mut log, "once more to do it at once");
     // The shell and the system may both send it, so a second one means nothing.
     server.signal("-HUP");
     let lines = std::iter::from_fn(|| client.line());
@@ -90,15 +98,14 @@ fn under_nohup_it_goes_on_when_its_terminal_goes_away() {
     let mut command = Command::new("sh");
     let script = "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0";
     let command = command.arg("-c").arg(script).arg(example("server"));
-    let mut server = ServerProcess::spawn(command);
+    let (mut server, mut log) = ServerProcess::with_log("info", command);
     server.signal("-HUP");
     for _ in 0..10 {
         server.connect().sync();
     }
     server.signal("-TERM");
-    let (status, printed) = server.wait();
-    assert!(status.success());
-    assert!(printed.contains("clients served: 10,"), "{printed}");
+    assert!(server.wait().0.success());
+    find_line(&mut log, "shut down clients=10 ");
 }
 
 #[test]
@@ -261,6 +268,17 @@ fn without_tls_the_options_for_it_tell_how_to_build_with_it() {
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("--features tls"), "{errors}");
+}
+
+/// With it, the tests of `tests/metrics` have the word.
+#[cfg(not(feature = "metrics"))]
+#[test]
+fn without_metrics_the_option_for_them_tells_how_to_build_with_them() {
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    let (code, words) = crate::common::server_process::refused(command);
+    assert_eq!(code, 1);
+    assert!(words.contains("--features metrics"), "{words}");
 }
 
 #[test]

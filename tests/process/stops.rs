@@ -1,16 +1,17 @@
 //! The example server, told to stop in the middle of work: for good, or for a while.
 
 use std::{
-    io::{BufRead as _, ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread::{self, Scope, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
 use crate::common::{
-    Client,
-    server_process::{ServerProcess, is_stopped},
+    Client, example,
+    server_process::{ServerProcess, find_line, is_stopped},
     wait_until,
 };
 
@@ -150,26 +151,29 @@ fn a_server_that_is_told_to_end_answers_a_part_without_a_gap_and_refuses_the_res
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..ROUNDS {
         let threads = if round % 2 == 0 { "1" } else { "2" };
-        let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+        let mut command = Command::new(example("server"));
+        let command = command.args(["--listen", "127.0.0.1:0", "--threads", threads]);
+        let (mut server, mut log) = ServerProcess::with_log("info", command);
         // The first round ends before anything has been heard.
         let moment = random.usize(..=round * MOST / ROUNDS);
         let (enough, heard) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (status, printed, time, heard) = thread::scope(|scope| {
+        let (status, time, heard) = thread::scope(|scope| {
             let clients = Clients::start(scope, &server, &enough, &heard);
             wait_until("enough has been heard", || {
                 heard.load(Ordering::Relaxed) >= moment
             });
             server.signal("-TERM");
             let start = Instant::now();
-            let (status, printed) = server.wait();
+            let (status, _) = server.wait();
             let time = start.elapsed();
             let heard: Vec<_> = clients.join().map(|(_, heard)| heard).collect();
-            (status, printed, time, heard)
+            (status, time, heard)
         });
         assert!(status.success());
         assert!(time < GRACE, "it took {time:?}");
-        let last = format!("clients served: {CLIENTS}, reply lines lost: 0\n");
-        assert!(printed.ends_with(&last), "{printed}");
+        let last = find_line(&mut log, "shut down");
+        assert!(last.contains(&format!(" clients={CLIENTS} ")), "{last}");
+        assert!(last.contains(" lines_lost=0 "), "{last}");
         println!(
             "ended in {time:?}: {} replies, {} refused",
             heard.iter().map(|heard| heard.replies).sum::<usize>(),
@@ -237,7 +241,9 @@ fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() 
     const GETS: usize = 100;
     /// The server takes a connection that is silent for so long to be done with.
     const SILENCE: Duration = Duration::from_millis(250);
-    let mut server = ServerProcess::start(&["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let mut command = Command::new(example("server"));
+    let command = command.args(["--listen", "127.0.0.1:0", "--overflow", "wait"]);
+    let (mut server, mut log) = ServerProcess::with_log("info", command);
     let mut observer = put_big(&server);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -257,8 +263,7 @@ fn replies_on_their_way_at_the_end_reach_those_who_read_late_and_go_on_asking() 
         }
         server.signal("-TERM");
         let start = Instant::now();
-        let mut line = String::new();
-        server.output.read_line(&mut line).unwrap();
+        find_line(&mut log, "signal=");
         thread::sleep(2 * SILENCE);
         for client in clients {
             scope.spawn(move || {

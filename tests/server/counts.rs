@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use keywire::Server;
 
-use crate::common::TestServer;
+use crate::common::{TestServer, wait_until};
 
 #[test]
 fn commands_errors_and_lines_are_counted() {
@@ -58,4 +58,46 @@ fn nothing_is_watched_once_the_server_is_gone() {
     assert_eq!(handle.stats().watching, 1);
     server.stop(Duration::ZERO);
     assert_eq!(handle.stats().watching, 0);
+}
+
+#[test]
+fn rounds_and_the_fullest_outbox_of_each_are_sampled() {
+    let server = TestServer::start(Server::builder().outbox_lines(10).build());
+    let handle = server.handle.clone();
+    let mut client = server.connect();
+    let rounds = |fill: f64| {
+        let buckets = handle.histograms().outbox_fill;
+        let buckets: Vec<_> = buckets.buckets().collect();
+        buckets.iter().find(|&&(bound, _)| bound == fill).unwrap().1
+    };
+    // A line of ten.
+    client.sync();
+    wait_until("the round is counted", || rounds(0.1) == 1);
+    // These are 25 of ten, queued as a whole.
+    client.send("Put:k:v\n".repeat(25));
+    client.sync();
+    client.send("Get:k\n");
+    client.texts(25);
+    wait_until("the round is counted", || rounds(5.0) == 1);
+    let histograms = handle.histograms();
+    assert_eq!(histograms.round.count(), histograms.outbox_fill.count());
+    assert!(histograms.round.sum() > 0.0);
+    // That is for stores that have a disk, or nodes.
+    assert_eq!((histograms.commit, histograms.node_answer), (None, None));
+    let rounds = histograms.round.count();
+    server.stop(Duration::ZERO);
+    assert!(handle.histograms().round.count() >= rounds);
+}
+
+#[test]
+fn a_handle_knows_when_the_server_ends() {
+    let server = TestServer::start(Server::new());
+    let handle = server.handle.clone();
+    assert!(!handle.is_shutting_down());
+    let mut client = server.connect();
+    client.send("Put:k:1\n".repeat(10));
+    client.sync();
+    assert!(!handle.is_shutting_down());
+    server.stop(Duration::ZERO);
+    assert!(handle.is_shutting_down() && handle.is_closed());
 }

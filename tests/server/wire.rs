@@ -90,7 +90,7 @@ fn stats_begin_with_active_and_dropped() {
          GetPrefix, Keys, Sync, Stats, Watch, Unwatch, WatchPrefix, UnwatchPrefix and Auth\n\
          :stats:active=1 dropped=0 refused=0 full_clients=0 full_addresses=0 accept_errors=0 commands=3 gets=1 puts=1 updates=0 \
          deletes=0 sets=0 removes=0 walks=0 syncs=0 stats=1 watches=0 unwatches=0 auths=0 unauthorized=0 errors=1 long_lines=0 long_replies=0 long_prefixes=0 full_watches=0 full_store=0 full_values=0 unconfirmed=0 slow_lines=0 idle=0 throttled=0 lines_queued=3 lines_dropped=0 \
-         watching=0 events=0 missed=0 keys=1 values=1 bytes=2 size=74 commits=0 commit_writes=0 commit_last_us=0 commit_longest_us=0 disk_bytes=0 log_commits=0 refusing=0 nodes_up=0 under_way=0 retries=0 failures=0 uptime=0\n",
+         watching=0 events=0 missed=0 keys=1 values=1 bytes=2 size=74 commits=0 commit_writes=0 commit_last_us=0 commit_longest_us=0 disk_bytes=0 log_commits=0 refusing=0 nodes_up=0 under_way=0 retries=0 failures=0 store=1 uptime=0\n",
     );
 }
 

@@ -13,6 +13,7 @@ mod admission;
 mod bounds;
 mod callers;
 mod check;
+mod comes_back;
 mod counts;
 mod elsewhere;
 mod fate;
@@ -48,7 +49,7 @@ const RUNS: u64 = 1000;
 
 /// One run, after which no memory is left that was not there before. What a thread keeps for
 /// itself, it has by the second time.
-fn run_and_forget(seed: u64) -> u64 {
+fn run_and_forget(run: fn(u64) -> u64, seed: u64) -> u64 {
     let mut trace = 0;
     let mut left = || allocation_counter::measure(|| trace = run(seed)).bytes_current;
     let once = left();
@@ -65,15 +66,24 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_run_agrees_with_its_history() {
+    run_all("every_run", run, RUNS);
+}
+
+#[test]
+fn a_client_comes_back_without_a_write_twice_or_a_silent_gap() {
+    run_all("a_client_comes_back", comes_back::run, RUNS / 4);
+}
+
+fn run_all(test: &str, run: fn(u64) -> u64, runs: u64) {
     if let Some(seed) = number("SEED") {
-        run_and_forget(seed);
+        run_and_forget(run, seed);
         return;
     }
-    let runs = number("RUNS").unwrap_or(RUNS);
+    let runs = number("RUNS").unwrap_or(runs);
     let first = number("FIRST").unwrap_or(0);
     for seed in first..first + runs {
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| run_and_forget(seed))) {
-            eprintln!("SEED={seed} cargo test --test simulation repeats it");
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| run_and_forget(run, seed))) {
+            eprintln!("SEED={seed} cargo test --test simulation {test} repeats it");
             panic::resume_unwind(panic);
         }
     }
@@ -83,5 +93,7 @@ fn every_run_agrees_with_its_history() {
 fn a_seed_is_a_run_to_the_last_byte() {
     for seed in 0..number("AGAIN").unwrap_or(60) {
         assert_eq!(run(seed), run(seed), "seed {seed}");
+        let comes_back = comes_back::run;
+        assert_eq!(comes_back(seed), comes_back(seed), "seed {seed}");
     }
 }

@@ -7,6 +7,7 @@ use keywire::Server;
 use crate::{
     common::{
         TestServer, example,
+        proxy::Proxy,
         tools::{ChildProcess, client, command, expect},
         wait_until,
     },
@@ -175,12 +176,74 @@ fn a_watch_ends_when_nobody_reads_it_any_more() {
 #[test]
 fn a_watch_says_when_its_server_has_gone() {
     let server = start();
-    let mut watch = watch(&server, &["watch", "--prefix", ""]);
+    let mut watch = watch(&server, &["--no-reconnect", "watch", "--prefix", ""]);
     server.stop(std::time::Duration::ZERO);
     assert_eq!(watch.line(), "");
     assert_eq!(watch.end(), Some(2));
     let errors = watch.errors();
-    assert!(errors.contains("the connection is over"), "{errors}");
+    assert!(errors.starts_with("error: "), "{errors}");
+}
+
+/// Ends the server, and starts it again behind the proxy.
+fn restart(server: TestServer, proxy: &Proxy) -> TestServer {
+    proxy.refuse(true);
+    let store = server.stop(std::time::Duration::ZERO);
+    let server = TestServer::start(Server::builder().store(store).build());
+    proxy.set_upstream(server.address);
+    proxy.refuse(false);
+    server
+}
+
+#[test]
+fn a_watch_goes_on_when_its_server_is_back() {
+    let server = start();
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let mut command = Command::new(example("client"));
+    let mut watch = ChildProcess::start(command.args(["watch", "k", "--connect", &address]));
+    wait_until("the watch has begun", || server.handle.stats().watches > 0);
+    client(&server, &["put", "k", "1"]);
+    assert_eq!(watch.line(), "put:k:1\n");
+    let server = restart(server, &proxy);
+    assert_eq!(watch.line(), ":missed:0\n");
+    client(&server, &["put", "k", "2"]);
+    assert_eq!(watch.line(), "put:k:2\n");
+    watch.signal("-INT");
+    assert_eq!(watch.end(), Some(0));
+    let errors = watch.errors();
+    let lines: Vec<_> = errors.lines().collect();
+    let [lost, again, missed] = lines[..] else {
+        panic!("{errors}");
+    };
+    assert!(
+        lost.starts_with(&format!("{address}: connection lost: ")),
+        "{errors}"
+    );
+    assert!(lost.ends_with("; reconnecting"), "{errors}");
+    assert_eq!(again, format!("connected again to {address}"));
+    assert_eq!(missed, "missed an unknown number of changes");
+}
+
+#[test]
+fn chat_goes_on_when_its_server_is_back() {
+    let server = start();
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let chat = |name| {
+        let mut command = Command::new(example("chat"));
+        ChildProcess::start(command.args([name, "--connect", &address]))
+    };
+    let mut ann = chat("ann");
+    wait_until("ann is there", || server.handle.stats().active == 2);
+    let mut bob = chat("bob");
+    wait_until("bob is there", || server.handle.stats().active == 4);
+    bob.send("hello\n");
+    assert_eq!(ann.line(), "bob: hello\n");
+    let server = restart(server, &proxy);
+    assert_eq!(ann.line(), "* you missed some messages\n");
+    bob.send("still there?\n");
+    assert_eq!(ann.line(), "bob: still there?\n");
+    drop(server);
 }
 
 #[test]

@@ -127,6 +127,17 @@ fn a_silent_server_does_not_hold_up_the_editor() {
 }
 
 #[test]
+fn a_tab_while_the_server_is_away_changes_nothing() {
+    let server = TestServer::start(Server::new());
+    let mut client = session(&server.address.to_string(), &[]);
+    server.stop(std::time::Duration::ZERO);
+    client.await_shown("reconnecting");
+    client.press("Get:k\tey");
+    client.await_shown("... no keys: ");
+    client.await_shown("Get:key");
+}
+
+#[test]
 fn what_comes_behind_a_list_of_keys_is_shown_at_once() {
     let (server, mut client) = with_keys(["k1", "k2"].map(str::to_owned));
     client.press("Watch:k1\r");

@@ -6,6 +6,7 @@ use keywire::Server;
 
 use crate::common::{
     TestServer,
+    proxy::Proxy,
     terminal::{Has, Terminal},
     tools::{client, expect},
     wait_until,
@@ -142,7 +143,7 @@ fn what_others_say_appears_above_the_line_that_is_typed() {
 #[test]
 fn chat_puts_the_terminal_right_when_its_server_goes() {
     let server = start();
-    let mut ann = tool(&server, Has::All, "chat", &["ann"]);
+    let mut ann = tool(&server, Has::All, "chat", &["ann", "--no-reconnect"]);
     ann.await_shown("ann: ");
     ann.press("half");
     ann.await_shown("half");
@@ -217,6 +218,17 @@ fn the_words_of_a_refusal_do_not_steer_a_terminal() {
         assert!(!shown.contains('\x1b'), "{shown:?}");
         serving.join().unwrap();
     }
+}
+
+#[test]
+fn top_shows_what_keeps_the_values() {
+    let server = start();
+    server.connect().end_with("Set:k:v\nRemove:k:v\n");
+    let mut top = tool(&server, Has::All, "top", &[]);
+    top.await_shown("memory");
+    top.await_shown("remove");
+    top.signal("-TERM");
+    assert_eq!(top.end(), Some(0));
 }
 
 #[test]
@@ -300,4 +312,88 @@ fn signals_end_a_tool_also_if_its_terminal_takes_nothing() {
         assert_eq!(tool.end(), Some(code), "{program}");
         assert!(tool.is_cooked(), "{program}");
     }
+}
+
+#[test]
+fn lines_that_are_typed_go_to_the_server_that_is_back() {
+    let server = start();
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let mut client = Terminal::start(Has::All, "client", &["--connect", &address]);
+    client.await_shown("> ");
+    client.press("Put:k:1\rGet:k\r");
+    client.await_shown("k:1");
+    proxy.refuse(true);
+    let store = server.stop(std::time::Duration::ZERO);
+    client.await_shown("reconnecting");
+    // Typed ahead, while there is no server.
+    client.press("Put:k:2\rGet:k\r");
+    let server = TestServer::start(Server::builder().store(store).build());
+    proxy.set_upstream(server.address);
+    proxy.refuse(false);
+    client.await_shown("connected again to ");
+    client.await_shown("k:2");
+    client.press("\x04");
+    assert_eq!(client.end(), Some(0));
+}
+
+#[test]
+fn what_becomes_of_the_connection_is_shown_above_the_line_that_is_typed() {
+    for (program, arguments, prompt) in [("client", &[][..], "> "), ("chat", &["ann"], "ann: ")] {
+        let server = start();
+        let proxy = Proxy::start(server.address);
+        let address = proxy.address.to_string();
+        let arguments = [arguments, &["--connect", &address]].concat();
+        let mut tool = Terminal::start(Has::All, program, &arguments);
+        tool.await_shown(prompt);
+        tool.press("Put:k:h");
+        tool.await_shown("Put:k:h");
+        proxy.refuse(true);
+        let store = server.stop(std::time::Duration::ZERO);
+        tool.await_shown(&format!("; reconnecting\r\n{prompt}Put:k:h"));
+        tool.press("a");
+        wait_until("the key is shown", || tool.shown().ends_with('a'));
+        let server = TestServer::start(Server::builder().store(store).build());
+        proxy.set_upstream(server.address);
+        proxy.refuse(false);
+        tool.await_shown(&format!(
+            "\r\nconnected again to {address}\r\n{prompt}Put:k:ha"
+        ));
+        tool.press("lf\r");
+        wait_until("the line has arrived", || server.handle.stats().values == 1);
+        tool.press("\x04");
+        assert_eq!(tool.end(), Some(0), "{}", tool.shown());
+    }
+}
+
+#[test]
+fn what_was_not_said_in_a_chat_is_shown_above_the_line_that_is_typed() {
+    let server = TestServer::start(Server::builder().max_line(64).build());
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let mut ann = Terminal::start(Has::All, "chat", &["ann", "--connect", &address]);
+    ann.await_shown("ann: ");
+    proxy.hold_replies();
+    ann.press(&format!("{}\rhalf", "long ".repeat(20)));
+    ann.await_shown("half");
+    proxy.release();
+    ann.await_shown("* not said: long long ");
+    ann.await_shown(")\r\nann: half");
+    ann.press(" a line\r");
+    wait_until("the line has arrived", || server.handle.stats().values == 1);
+    ann.press("\x04");
+    assert_eq!(ann.end(), Some(0));
+}
+
+#[test]
+fn who_does_not_wait_for_the_server_may_leave() {
+    let server = start();
+    let mut client = tool(&server, Has::All, "client", &[]);
+    client.await_shown("> ");
+    server.stop(std::time::Duration::ZERO);
+    client.await_shown("reconnecting");
+    client.press("\x04");
+    assert_eq!(client.end(), Some(2));
+    let shown = plain(&client.shown());
+    assert!(shown.contains("the connection was lost"), "{shown}");
 }

@@ -69,6 +69,7 @@ impl ServerProcess {
         let mut child = command
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -84,6 +85,7 @@ impl ServerProcess {
         }
     }
 
+    /// Ends it. Gives what it has printed, and its log.
     fn terminate(&mut self) -> String {
         let id = self.child.id().to_string();
         assert!(
@@ -95,6 +97,8 @@ impl ServerProcess {
         );
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();
+        let mut log = self.child.stderr.take().unwrap();
+        log.read_to_string(&mut rest).unwrap();
         assert!(self.child.wait().unwrap().success());
         rest
     }
@@ -185,7 +189,7 @@ fn the_server_and_the_client_speak_tls() {
         "",
     );
 
-    assert!(served.terminate().contains("clients served: 7, "));
+    assert!(served.terminate().contains("shut down clients=7 "));
 }
 
 #[test]

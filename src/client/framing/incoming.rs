@@ -14,7 +14,12 @@ const MAX_MESSAGE: usize = 1024;
 impl Framing {
     /// Whether anything is to come from the server: a reply or an event.
     pub(in crate::client) fn expects(&self) -> bool {
-        !self.exchanges.is_empty() || !self.watches.is_empty()
+        self.is_owed() || !self.watches.is_empty()
+    }
+
+    /// Whether the server owes a reply.
+    pub(in crate::client) fn is_owed(&self) -> bool {
+        !self.exchanges.is_empty()
     }
 
     /// The lines that follow are of one read.
@@ -71,7 +76,7 @@ impl Framing {
                 .front()
                 .and_then(|exchange| exchange.query.as_ref())
             {
-                Some(Request::Watch { topic, queue })
+                Some(Request::Watch { topic, queue, .. })
                     if topic.topic() == watched && !self.partial.watching =>
                 {
                     self.partial.watching = true;
@@ -127,6 +132,14 @@ impl Framing {
             Code::Unknown | Code::Store | Code::Unconfirmed | Code::Full
         );
         self.refusal = may_end.then(|| refusal.clone());
+        if line > 0 && self.is_greeting() {
+            return Err(refusal);
+        }
+        // A walk is stopped where it is, and the lines behind it may still be served.
+        if line > 0 && code == Code::Closing && self.comes_back && !self.is_walk(line) {
+            self.closing_from = Some(line);
+            return Err(refusal);
+        }
         if line == 0 {
             self.rejected = matches!(code, Code::Full | Code::Unauthorized);
             // What an unknown code ends, if anything, can't be known.
@@ -169,9 +182,17 @@ impl Framing {
                 (None, None) if left == 0 => exchange.response(&mut partial, dropped)?,
                 (None, None) => Ok(Response::Done),
             };
+            let response = match (left, &exchange.query) {
+                (0, Some(query)) => self.revise(query, response),
+                _ => response,
+            };
             self.respond(response);
         }
+        while matches!(self.kept_writes.front(), Some((line, _)) if *line <= exchange.fence) {
+            self.kept_writes.pop_front();
+        }
         self.begin_exchange();
+        self.finish_greeting();
         Ok(())
     }
 
@@ -210,8 +231,8 @@ impl Framing {
             self.respond(Err(error));
         }
         self.exchanges.clear();
-        for call in self.calls.drain(..) {
-            call.fail(|| reason.clone().into());
+        for call in self.calls.drain(..).chain(self.first_calls.drain(..)) {
+            call.fail(reason);
         }
         self.watches.end(reason);
     }
@@ -226,7 +247,7 @@ impl Framing {
 
 impl PartialResponse {
     /// The error of the command on this line, if that is the first of the errors that came.
-    fn take_error(&mut self, line: u64) -> Option<Error> {
+    pub(super) fn take_error(&mut self, line: u64) -> Option<Error> {
         self.errors.front().filter(|(first, _)| *first == line)?;
         self.errors.pop_front().map(|(_, error)| error)
     }

@@ -65,12 +65,12 @@ impl ClusterBuilder {
     /// [`timeout`](Self::timeout), it is `unconfirmed`. Default: 0.
     ///
     /// The node is asked by `WAIT`, once for all writes that were sent together. Until it answers, it
-    /// answers nothing else of this store. So while replicas are missing, a `Get` of a key on that node may
-    /// take a quarter of the timeout longer, and a write half of it. Nodes whose replicas are there are not
-    /// concerned.
+    /// answers nothing else on that connection. So while replicas are missing, a write on that node may take
+    /// half of the timeout. Nodes whose replicas are there are not concerned, and reads have a second
+    /// connection.
     ///
-    /// A `Get` shows what the master has. Through another server, this may be a write that is not answered
-    /// yet, and through any server one that was `unconfirmed`: such a write may be gone after a failover.
+    /// A `Get` shows what the master has. This may be another client's write that is not answered yet, or one
+    /// that was `unconfirmed`: such a write may be gone after a failover.
     #[must_use]
     pub fn replicas(self, replicas: usize) -> Self {
         Self { replicas, ..self }
@@ -143,8 +143,9 @@ impl ClusterBuilder {
         }
     }
 
-    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. With
-    /// `redis://` in front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
+    /// Asks one of these nodes, `HOST:PORT`, which others there are. The first that answers will do. All of
+    /// them are asked again, their names resolved anew, if later no known node answers. With `redis://` in
+    /// front, it has to be without TLS, and with `rediss://`, it has to be with TLS.
     ///
     /// # Errors
     ///
@@ -180,13 +181,17 @@ impl ClusterBuilder {
         let connector = self.connector();
         seed::check_schemes(&nodes, &connector).map_err(Error::store)?;
         let mut reasons = Vec::new();
-        for node in nodes {
-            match seed::ask(&node, &config, &connector, &publish).await {
+        for node in &nodes {
+            match seed::ask(node, &config, &connector, &publish).await {
                 Ok(seed) => {
                     let now = Instant::now();
                     let layout = Layout::new(&self.prefix, &seed.script);
                     let mut router = Router::new(config, now);
                     router.node(&seed.address, now);
+                    router.seeds = nodes
+                        .iter()
+                        .filter_map(|node| seed::address(node))
+                        .collect();
                     router.on_slots(&seed.slots, now);
                     return Ok(Cluster {
                         shared: Arc::new(Shared::new(layout, connector, router)),

@@ -12,18 +12,16 @@ use std::{
 use futures_lite::AsyncWrite as _;
 
 use super::{
+    input::{Input, Item},
     layout::Layout,
-    resp::{Malformed, Scanner},
+    resp::Malformed,
     router::Router,
     stream::{Connector, Stream},
     watching::SharedWatching,
 };
 use crate::Clock;
 
-/// Bytes read at a time.
-const READ_BYTES: usize = 64 * 1024;
-
-/// The longest reply. A connection that brings a longer one is closed, and what it answers fails.
+/// The longest reply. The command that has a longer one fails.
 pub(super) const MAX_REPLY: usize = 512 * 1024 * 1024;
 
 /// Reads of one node before the others have their turns.
@@ -93,11 +91,9 @@ struct Open {
     stream: Stream,
     /// The count of the node when it was opened.
     closed: u64,
-    /// What was read, and how far it was handled; what is behind `end` is free.
-    input: Vec<u8>,
-    start: usize,
-    end: usize,
-    scanner: Scanner,
+    input: Input,
+    /// It was not read until there was no more.
+    has_more: bool,
     output: Vec<u8>,
     written: usize,
 }
@@ -201,10 +197,8 @@ impl Driver {
                     Connection::Open(Box::new(Open {
                         stream,
                         closed: state.router.nodes[node].closed,
-                        input: Vec::new(),
-                        start: 0,
-                        end: 0,
-                        scanner: Scanner::default(),
+                        input: Input::new(MAX_REPLY),
+                        has_more: false,
                         output: Vec::new(),
                         written: 0,
                     }))
@@ -223,7 +217,7 @@ impl Driver {
             return false;
         }
         let result = open.poll_read(node, &self.shared, now, cx);
-        result.unwrap_or_else(|error| self.close(node, &error, now))
+        result.unwrap_or_else(|_| self.close(node, now))
     }
 
     /// Whether the driver has to look again.
@@ -234,18 +228,14 @@ impl Driver {
         };
         match open.poll_write(node, &self.shared, now, cx) {
             Ok(()) => false,
-            Err(error) => self.close(node, &error, now),
+            Err(_) => self.close(node, now),
         }
     }
 
     /// A connection has failed. Gives true: what was sent on it may go elsewhere.
-    fn close(&mut self, node: usize, error: &io::Error, now: Instant) -> bool {
+    fn close(&mut self, node: usize, now: Instant) -> bool {
         self.connections[node] = Connection::None;
-        let mut state = self.shared.state();
-        if error.kind() == io::ErrorKind::FileTooLarge {
-            state.router.on_long_reply(node);
-        }
-        state.router.on_closed(node, now);
+        self.shared.state().router.on_closed(node, now);
         true
     }
 }
@@ -260,39 +250,25 @@ impl Open {
         cx: &mut Context<'_>,
     ) -> io::Result<bool> {
         for _ in 0..READS {
-            match self.stream.poll_readable(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(ready) => ready?,
+            if !self.has_more {
+                match self.stream.poll_readable(cx) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(ready) => ready?,
+                }
             }
-            while self.read(cx)? {
-                self.handle(node, shared, now)
-                    .map_err(|Malformed| io::ErrorKind::InvalidData)?;
-            }
+            self.has_more = self.read(cx)?;
+            self.handle(node, shared, now)
+                .map_err(|Malformed| io::ErrorKind::InvalidData)?;
         }
         Ok(true)
     }
 
     /// Reads once. `false` if there is nothing.
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-        if self.input.len() - self.end < READ_BYTES / 4 {
-            self.input.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-            if self.input.len() - self.end < READ_BYTES / 2 {
-                if self.end > MAX_REPLY {
-                    return Err(io::ErrorKind::FileTooLarge.into());
-                }
-                let length = (2 * self.input.len()).max(READ_BYTES);
-                self.input.resize(length, 0);
-            }
-        }
-        match self.stream.read_ready(&mut self.input[self.end..], cx) {
+        match self.stream.read_ready(self.input.space(), cx) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(bytes) => {
-                self.end += bytes;
+                self.input.on_read(bytes);
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -302,19 +278,16 @@ impl Open {
     }
 
     fn handle(&mut self, node: usize, shared: &Shared, now: Instant) -> Result<(), Malformed> {
-        let mut state = shared.state();
-        while self.start < self.end {
-            let input = &self.input[self.start..self.end];
-            let Some(length) = self.scanner.scan(input)? else {
-                break;
-            };
-            state.router.on_reply(node, &input[..length], now)?;
-            self.start += length;
+        if !self.has_more {
+            return Ok(());
         }
-        if self.start == self.end && self.input.len() > 4 * READ_BYTES {
-            // After a long reply.
-            self.input = Vec::new();
-            (self.start, self.end) = (0, 0);
+        let mut state = shared.state();
+        state.router.on_read(node, now);
+        while let Some(item) = self.input.next()? {
+            match item {
+                Item::Reply(reply) => state.router.on_reply(node, reply, now)?,
+                Item::TooLong => state.router.on_long_reply(node, now)?,
+            }
         }
         Ok(())
     }
@@ -352,5 +325,68 @@ impl Open {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use async_io::Async;
+    use futures_lite::future;
+
+    use super::*;
+    use crate::store::cluster::{input::READ_BYTES, router::Config, slots::Address};
+
+    /// A node that sends without end.
+    #[test]
+    fn a_node_has_its_turn_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sender = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.write_all(b"$100000000\r\n");
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        });
+        future::block_on(async {
+            let stream = Async::<TcpStream>::connect(address).await.unwrap();
+            let mut open = Open {
+                stream: Stream::Plain(stream),
+                closed: 0,
+                input: Input::new(MAX_REPLY),
+                has_more: false,
+                output: Vec::new(),
+                written: 0,
+            };
+            let now = Instant::now();
+            let config = Config {
+                timeout: Duration::from_secs(1),
+                replicas: 0,
+                auth: None,
+                load: Vec::new(),
+            };
+            let mut router = Router::new(config, now);
+            let host = "node".into();
+            router.node(&Address { host, port: 1 }, now);
+            let layout = Layout::new(b"k:", b"");
+            let shared = Shared::new(layout, Connector::default(), router);
+            for _ in 0..100 {
+                let turn = poll_fn(|cx| {
+                    let before = open.input.len();
+                    let is_busy = open.poll_read(0, &shared, now, cx).unwrap();
+                    assert!(open.input.len() - before <= READS * READ_BYTES);
+                    match is_busy {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }
+                });
+                turn.await;
+            }
+        });
+        sender.join().unwrap();
     }
 }

@@ -1,12 +1,13 @@
 //! A batch → requests: what goes to the nodes for it, and what came back.
 
-use std::{ops::Range, sync::Arc, task::Waker};
+use std::{ops::Range, sync::Arc, task::Waker, time::Instant};
 
 use smallvec::SmallVec;
 
 use super::{
     layout::Layout,
     resp,
+    sequence::Numbers,
     slots::{self, BUCKETS},
 };
 use crate::{
@@ -15,6 +16,10 @@ use crate::{
 };
 
 /// Commands in one script. A node serves nobody else while it runs one.
+///
+/// Of a client that watches, all `Get`s of a bucket are in one script, which may be longer for that. There are
+/// at most 128 `Get`s in a batch, and in a batch of such a client no write is behind one, so it is bounded as
+/// well.
 const SCRIPT_COMMANDS: usize = 64;
 
 /// Bytes of a command as it is sent, for most.
@@ -67,6 +72,7 @@ pub(super) enum Outcome {
 pub(super) struct Request {
     pub(super) route: Route,
     pub(super) is_write: bool,
+    has_get: bool,
     /// Otherwise an `LRANGE`.
     pub(super) is_script: bool,
     /// Its bytes in [`Job::bytes`].
@@ -77,6 +83,8 @@ pub(super) struct Request {
     pub(super) ask: Option<usize>,
     /// Times that it was refused.
     pub(super) refusals: u32,
+    /// It is not sent again before this.
+    pub(super) retry_at: Option<Instant>,
     /// Keys of its commands, as hashes: two requests with none in common may change places.
     pub(super) keys: SmallVec<[u64; 1]>,
 }
@@ -107,12 +115,14 @@ impl Request {
         Self {
             route,
             is_write,
+            has_get: false,
             is_script: false,
             bytes,
             state: State::Waiting,
             outcome: Outcome::None,
             ask: None,
             refusals: 0,
+            retry_at: None,
             keys: SmallVec::new(),
         }
     }
@@ -129,7 +139,8 @@ impl Job {
     /// A `Get` is an `LRANGE`. Other commands are a script; if one batch has several commands of a bucket,
     /// among them a write, they are in one script, so that nothing can come between them.
     ///
-    /// All commands of a bucket that is watched are in one script, so that they have a number.
+    /// Of a bucket that is watched by the client, all commands are in scripts, so that they have numbers, and
+    /// all `Get`s in the same one, so that they have the same.
     pub(super) fn new(
         operations: &[Operation<'_>],
         layout: &Layout,
@@ -149,7 +160,10 @@ impl Job {
             let last = &mut last[usize::from(bucket)];
             let may_join = job.requests.get(*last as usize).is_some_and(|request| {
                 let is_short = request.keys.len() < SCRIPT_COMMANDS;
-                is_short && (is_write || request.is_write) || is_watched(bucket)
+                match is_watched(bucket) {
+                    true => is_short || request.has_get,
+                    false => is_short && (is_write || request.is_write),
+                }
             });
             if !may_join {
                 *last = job.requests.len() as u32;
@@ -158,6 +172,7 @@ impl Job {
             }
             let request = &mut job.requests[*last as usize];
             request.is_write |= is_write;
+            request.has_get |= !is_write;
             request.keys.push(layout.hash(operation.key()));
             job.commands.push(*last);
         }
@@ -200,31 +215,36 @@ impl Job {
         self.unsettled += 1;
     }
 
-    /// The number at which its commands of this bucket took effect, if it is known.
-    pub(super) fn number(&self, bucket: u16) -> Option<u64> {
+    /// The numbers at which its commands of this bucket took effect, if they are known.
+    pub(super) fn numbers(&self, bucket: u16) -> Option<Numbers> {
         let of_bucket = |it: &&Request| it.is_script && it.route == Route::Bucket(bucket);
-        let numbers = self
-            .requests
-            .iter()
-            .filter(of_bucket)
-            .filter_map(|request| {
-                let (Outcome::Reply(range) | Outcome::Unreplicated(range)) = &request.outcome
-                else {
-                    return None;
+        let (mut last, mut shown) = (None, None);
+        for request in self.requests.iter().filter(of_bucket) {
+            let (Outcome::Reply(range) | Outcome::Unreplicated(range)) = &request.outcome else {
+                continue;
+            };
+            let Some(resp::Reply::Array(parts)) = resp::Reply::parse(&self.replies[range.clone()])
+            else {
+                continue;
+            };
+            for part in parts {
+                let (number, is_get) = match part {
+                    resp::Reply::Integer(number) => (Some(number), false),
+                    resp::Reply::Array(mut pair) => (pair.next().and_then(|it| it.integer()), true),
+                    _ => (None, false),
                 };
-                let Some(resp::Reply::Array(parts)) =
-                    resp::Reply::parse(&self.replies[range.clone()])
-                else {
-                    return None;
-                };
-                let number = |part| match part {
-                    resp::Reply::Integer(number) => Some(number),
-                    resp::Reply::Array(mut pair) => pair.next()?.integer(),
-                    _ => None,
-                };
-                parts.filter_map(number).max()
-            });
-        u64::try_from(numbers.max()?).ok()
+                let number = number.and_then(|number| u64::try_from(number).ok());
+                last = last.max(number);
+                if is_get {
+                    shown = number;
+                }
+            }
+        }
+        let last = last?;
+        Some(Numbers {
+            last,
+            shown: shown.unwrap_or(last),
+        })
     }
 
     /// Answers each command of the batch.
@@ -345,3 +365,27 @@ const _: () = assert!(
     BUCKETS <= 10_000,
     "a bucket's number has at most four digits"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many commands of one key a client that watches it sends at a time, no script has many. All its
+    /// `Get`s show the same moment.
+    #[test]
+    fn scripts_on_what_is_watched_are_bounded() {
+        let layout = Layout::new(b"k:", &[b'0'; 40]);
+        let (key, value) = (&b"k"[..], &b"v"[..]);
+        let put = Operation::Write(Write::Put { key, value });
+        let mut operations = vec![put; 4000];
+        operations.extend([Operation::Get { key }; 128]);
+        let job = Job::new(&operations, &layout, usize::MAX, |_| true);
+        let gets = |request: &&Request| request.has_get;
+        assert_eq!(job.requests.iter().filter(gets).count(), 1);
+        assert!(job.requests.iter().all(|request| request.is_script));
+        let lengths = job.requests.iter().map(|request| request.keys.len());
+        assert_eq!(lengths.clone().sum::<usize>(), operations.len());
+        let longest = lengths.max();
+        assert!(longest < Some(SCRIPT_COMMANDS + 128), "{longest:?}");
+    }
+}

@@ -19,14 +19,11 @@ pub(super) struct Layout {
     bases: Vec<Box<[u8]>>,
     /// The script's name: its SHA1 in hexadecimal, as a node has given it.
     script: Box<[u8]>,
-    /// By which a server knows its own writes.
-    server: Box<[u8]>,
     hasher: RandomState,
 }
 
 impl Layout {
     pub(super) fn new(prefix: &[u8], script: &[u8]) -> Self {
-        let hasher = RandomState::new();
         let base = |bucket: u16| {
             let tag = format!("{{{bucket}}}");
             [prefix, tag.as_bytes()].concat().into_boxed_slice()
@@ -34,10 +31,7 @@ impl Layout {
         Self {
             bases: (0..BUCKETS).map(base).collect(),
             script: script.into(),
-            server: format!("{:016x}", hasher.hash_one("server"))
-                .into_bytes()
-                .into(),
-            hasher,
+            hasher: RandomState::new(),
         }
     }
 
@@ -101,7 +95,7 @@ impl Layout {
         });
         let base = self.base(bucket);
         let keys = 1 + commands.len();
-        resp::push_array(out, 3 + keys + 2 + arguments.sum::<usize>());
+        resp::push_array(out, 3 + keys + 1 + arguments.sum::<usize>());
         resp::push_argument(out, b"EVALSHA");
         resp::push_argument(out, &self.script);
         push_number(out, keys);
@@ -109,7 +103,6 @@ impl Layout {
         for command in commands {
             resp::push_parts(out, &[base, b":", command.key()]);
         }
-        resp::push_argument(out, &self.server);
         push_number(
             out,
             if max_values == usize::MAX {

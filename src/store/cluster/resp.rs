@@ -64,6 +64,8 @@ pub(super) struct Scanner {
     offset: usize,
     /// Elements that are still to come.
     elements: u64,
+    /// Bytes of the last one that are still to be skipped.
+    skipped: usize,
 }
 
 impl Default for Scanner {
@@ -71,6 +73,7 @@ impl Default for Scanner {
         Self {
             offset: 0,
             elements: 1,
+            skipped: 0,
         }
     }
 }
@@ -89,23 +92,7 @@ impl Scanner {
             let Some((kind, line, next)) = header(bytes, self.offset)? else {
                 return Ok(None);
             };
-            let mut end = next;
-            match kind {
-                b'+' | b'-' | b':' | b'_' => {}
-                b'$' | b'=' => {
-                    let length = number(line).ok_or(Malformed)?;
-                    if let Ok(length) = usize::try_from(length) {
-                        end = next.checked_add(length + 2).ok_or(Malformed)?;
-                    }
-                }
-                b'*' => {
-                    let length = number(line).ok_or(Malformed)?;
-                    self.expect(u64::try_from(length).unwrap_or(0))?;
-                }
-                b'>' => self.expect(elements(line)?)?,
-                b'%' => self.expect(elements(line)?.saturating_mul(2))?,
-                _ => return Err(Malformed),
-            }
+            let end = next.checked_add(self.rest(kind, line)?).ok_or(Malformed)?;
             if end > bytes.len() {
                 return Ok(None);
             }
@@ -115,6 +102,51 @@ impl Scanner {
         let end = self.offset;
         *self = Self::default();
         Ok(Some(end))
+    }
+
+    /// Goes on behind what was scanned, and the bytes need not come again: how many are done with, and
+    /// whether the reply ends there. What is not done with has to come again, with more behind.
+    pub(super) fn skip(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+        let mut at = std::mem::take(&mut self.offset).min(bytes.len());
+        loop {
+            let length = self.skipped.min(bytes.len() - at);
+            at += length;
+            self.skipped -= length;
+            if self.skipped > 0 {
+                return Ok((at, false));
+            }
+            if self.elements == 0 {
+                *self = Self::default();
+                return Ok((at, true));
+            }
+            let Some((kind, line, next)) = header(bytes, at)? else {
+                return Ok((at, false));
+            };
+            self.skipped = self.rest(kind, line)?;
+            self.elements -= 1;
+            at = next;
+        }
+    }
+
+    /// Bytes of an element behind its line. Elements in it are expected.
+    fn rest(&mut self, kind: u8, line: &[u8]) -> Result<usize, Malformed> {
+        match kind {
+            b'+' | b'-' | b':' | b'_' => {}
+            b'$' | b'=' => {
+                let length = number(line).ok_or(Malformed)?;
+                if let Ok(length) = usize::try_from(length) {
+                    return length.checked_add(2).ok_or(Malformed);
+                }
+            }
+            b'*' => {
+                let length = number(line).ok_or(Malformed)?;
+                self.expect(u64::try_from(length).unwrap_or(0))?;
+            }
+            b'>' => self.expect(elements(line)?)?,
+            b'%' => self.expect(elements(line)?.saturating_mul(2))?,
+            _ => return Err(Malformed),
+        }
+        Ok(0)
     }
 }
 

@@ -6,16 +6,20 @@
 //!              └─┴──── MOVED, ASK, refused, lost <─┘
 //! ```
 //!
-//! - Requests of a bucket are sent in the order submitted, and while any is with one node, none goes to
-//!   another.
-//! - A request that a node has refused is held, in order, until none of its bucket is under way. If a later
+//! - Requests of a key are sent in the order submitted, and while any is with one node, none goes to another.
+//!   (Two `Get`s may.) Requests of a bucket with no key in common may overtake one another.
+//! - A request that a node has refused is held, in order, until none of its keys is under way. If a later
 //!   request of the same client and key was applied by then, it fails: its turn in the order is over. (Each
 //!   client has one job at a time. So requests of different jobs are concurrent while neither is answered,
 //!   and any order of the two is right.)
 //! - A write whose bytes may have been written and that has no reply is never sent again.
 
+mod bucket;
 mod events;
 mod map;
+mod nodes;
+mod order;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +31,14 @@ use std::{
 
 use slab::Slab;
 
+use self::bucket::Bucket;
 use super::{
     super::ClusterStats,
     job::{Job, Outcome, Route, State},
     node::{Entry, Link, Node, RequestId},
     slots::{self, Address, BUCKETS},
 };
+use crate::{Histogram, shared::log::StoreLog};
 
 /// The time between two attempts to learn which node has which slots, while that is wanted.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
@@ -50,8 +56,14 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// The same while none is and a master is not connected.
 const IDLE_TICK: Duration = Duration::from_millis(500);
 
+/// The time after which a node that no map names is forgotten. Longer than a subscription stays there.
+const FORGET_TIME: Duration = Duration::from_secs(10);
+
 /// `MOVED` replies that a request follows at once. The next ones wait, like other refusals.
 const FAST_MOVES: u32 = 3;
+
+/// The longest time between two attempts to send a request whose keys are on two nodes.
+const PARTED_BACKOFF: Duration = Duration::from_millis(100);
 
 pub(super) struct Config {
     pub(super) timeout: Duration,
@@ -62,22 +74,13 @@ pub(super) struct Config {
     pub(super) load: Vec<u8>,
 }
 
-#[derive(Default)]
-struct Bucket {
-    /// Requests in `waiting` or in `sent` of `node`.
-    active: usize,
-    node: usize,
-    /// Those that can't be sent yet, in the order submitted.
-    held: VecDeque<RequestId>,
-    /// Not before this.
-    retry_at: Option<Instant>,
-}
-
 pub(super) struct Router {
     pub(super) config: Config,
     pub(super) nodes: Vec<Node>,
     slots: Vec<u16>,
     owners: Vec<Option<usize>>,
+    /// Their epochs, as [`map`] counts them.
+    epochs: Vec<u64>,
     buckets: Vec<Bucket>,
     pub(super) jobs: Slab<Job>,
     next_number: u64,
@@ -88,8 +91,12 @@ pub(super) struct Router {
     refresh: bool,
     next_refresh: Instant,
     next_asked: usize,
+    /// What the user has named. They are asked if no other node answers.
+    pub(super) seeds: Vec<Address>,
     wakers: Vec<Waker>,
     pub(super) stats: ClusterStats,
+    pub(super) answer_times: Histogram,
+    log: StoreLog,
 }
 
 impl Router {
@@ -99,6 +106,7 @@ impl Router {
             nodes: Vec::new(),
             slots: (0..BUCKETS).map(slots::slot).collect(),
             owners: vec![None; BUCKETS.into()],
+            epochs: vec![0; BUCKETS.into()],
             buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
             jobs: Slab::new(),
             next_number: 0,
@@ -107,18 +115,12 @@ impl Router {
             refresh: false,
             next_refresh: now,
             next_asked: 0,
+            seeds: Vec::new(),
             wakers: Vec::new(),
             stats: ClusterStats::default(),
+            answer_times: Histogram::of_times(),
+            log: StoreLog::default(),
         }
-    }
-
-    /// The node at this address.
-    pub(super) fn node(&mut self, address: &Address, now: Instant) -> usize {
-        let known = self.nodes.iter().position(|node| node.address == *address);
-        known.unwrap_or_else(|| {
-            self.nodes.push(Node::new(address.clone(), now));
-            self.nodes.len() - 1
-        })
     }
 
     pub(super) fn owner(&self, bucket: u16) -> Option<usize> {
@@ -126,7 +128,8 @@ impl Router {
     }
 
     pub(super) fn masters(&self) -> impl Iterator<Item = usize> {
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_master)
+        let is_master = |node: &Node| node.is_master && node.reads_for.is_none();
+        (0..self.nodes.len()).filter(move |&node| is_master(&self.nodes[node]))
     }
 
     pub(super) fn slot(&self, bucket: u16) -> u16 {
@@ -239,79 +242,9 @@ impl Router {
         }
     }
 
-    /// A request begins, or begins anew.
-    fn dispatch(&mut self, id: RequestId, now: Instant) {
-        if self.is_settled(id) {
-            return self.leave_queue(id);
-        }
-        let target = self.target(id);
-        if let Some(number) = self.bucket(id) {
-            let bucket = &self.buckets[usize::from(number)];
-            let is_free = bucket.active == 0 || Some(bucket.node) == target;
-            if !bucket.held.is_empty() || !is_free || target.is_none() {
-                self.refresh |= target.is_none();
-                return self.hold(id, number);
-            }
-        }
-        if let Some(node) = target {
-            self.enqueue(id, node, now);
-        }
-    }
-
-    /// Puts it among the held ones of its bucket, in order.
-    fn hold(&mut self, id: RequestId, number: u16) {
-        let jobs = &self.jobs;
-        let order = |id: RequestId| (jobs[id.job].number, id.request);
-        let bucket = &mut self.buckets[usize::from(number)];
-        let behind = bucket
-            .held
-            .iter()
-            .rev()
-            .take_while(|&&other| order(other) > order(id));
-        let at = bucket.held.len() - behind.count();
-        if bucket.held.is_empty() {
-            self.delayed.push(number);
-        }
-        bucket.held.insert(at, id);
-        self.jobs[id.job].requests[id.request].state = State::Waiting;
-    }
-
-    /// Sends what is held, once nothing of the bucket is under way: to one node, in order.
-    fn release(&mut self, number: u16, now: Instant) {
-        let bucket = &self.buckets[usize::from(number)];
-        if bucket.active > 0 || bucket.retry_at.is_some_and(|at| now < at) {
-            return;
-        }
-        while let Some(&id) = self.buckets[usize::from(number)].held.front() {
-            let target = match self.is_settled(id) {
-                true => None,
-                false => match self.target(id) {
-                    Some(target) => Some(target),
-                    None => {
-                        self.refresh = true;
-                        return;
-                    }
-                },
-            };
-            let bucket = &mut self.buckets[usize::from(number)];
-            if target.is_some_and(|target| bucket.active > 0 && bucket.node != target) {
-                return;
-            }
-            bucket.held.pop_front();
-            match target {
-                Some(node) => self.enqueue(id, node, now),
-                None => self.leave_queue(id),
-            }
-        }
-        self.buckets[usize::from(number)].retry_at = None;
-        self.delayed.retain(|&other| other != number);
-    }
-
     fn enqueue(&mut self, id: RequestId, node: usize, now: Instant) {
         if let Some(bucket) = self.bucket(id) {
-            let bucket = &mut self.buckets[usize::from(bucket)];
-            bucket.active += 1;
-            bucket.node = node;
+            self.buckets[usize::from(bucket)].activate(id, node);
         }
         let it = &mut self.nodes[node];
         if it.link == Link::Up && it.waiting.is_empty() && it.has_room() {
@@ -342,18 +275,13 @@ impl Router {
             let Some(id) = self.nodes[node].waiting.pop_front() else {
                 return;
             };
-            let bucket = self.bucket(id);
-            let is_behind = |bucket: u16| {
-                let first = self.buckets[usize::from(bucket)].held.front();
-                first.is_some_and(|&first| self.order(first) < self.order(id))
-            };
             if self.is_settled(id) {
                 self.leave_active(id, now);
-            } else if let Some(bucket) = bucket.filter(|&bucket| is_behind(bucket)) {
+            } else if let Some(bucket) = self.bucket(id).filter(|&it| self.is_behind(id, it)) {
                 // An earlier one has come back.
                 self.deactivate(id);
                 self.hold(id, bucket);
-                self.release(bucket, now);
+                self.release_if_idle(bucket, now);
             } else {
                 self.send(id, node, now);
             }
@@ -370,14 +298,7 @@ impl Router {
 
     fn deactivate(&mut self, id: RequestId) -> Option<u16> {
         let bucket = self.bucket(id)?;
-        self.buckets[usize::from(bucket)].active -= 1;
+        self.buckets[usize::from(bucket)].deactivate(id);
         Some(bucket)
-    }
-
-    fn release_if_idle(&mut self, bucket: u16, now: Instant) {
-        let it = &self.buckets[usize::from(bucket)];
-        if it.active == 0 && !it.held.is_empty() {
-            self.release(bucket, now);
-        }
     }
 }

@@ -1,9 +1,9 @@
 -- Applies commands of one bucket in one step.
--- KEYS: the bucket's number, then the list of each command. ARGV: the server's id, the most values that a key
--- may have (0: any number), then each command's letter and arguments.
+-- KEYS: the bucket's number, then the list of each command. ARGV: the most values that a key may have (0: any
+-- number), then each command's letter and arguments.
 -- Gives for a write its number, or 0 if the key has too many values; for a Get {number, values}.
 -- An error UNAPPLIED says that nothing was applied.
-local id, max, at = ARGV[1], tonumber(ARGV[2]), 3
+local max, at = tonumber(ARGV[1]), 2
 local base = string.sub(KEYS[1], 1, -5)
 local channel, name_at = base .. '#ch', #base + 2
 local replies = {}
@@ -66,7 +66,7 @@ for i = 2, #KEYS do
   end
   if line and reply ~= 0 and not (type(reply) == 'table' and reply.err) then
     number = redis.call('INCR', KEYS[1])
-    redis.call('SPUBLISH', channel, string.format('%d', number) .. ' ' .. id .. ' ' .. line)
+    redis.call('SPUBLISH', channel, string.format('%d', number) .. ' ' .. line)
     reply = number
   end
   replies[#replies + 1] = reply

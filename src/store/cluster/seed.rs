@@ -8,7 +8,7 @@ use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, future};
 use super::{
     resp::{Reply, Scanner},
     router::{CONNECT_TIMEOUT, Config},
-    slots::{Address, SlotRange, parse_slots},
+    slots::{Address, Epochs, NODES_COMMAND, SLOTS_COMMAND, SlotRange, parse_epochs, parse_slots},
     stream::{Connector, Stream},
 };
 
@@ -17,6 +17,11 @@ pub(super) struct Seed {
     /// The script's name.
     pub(super) script: Vec<u8>,
     pub(super) slots: Vec<SlotRange>,
+}
+
+/// Where a node of this name listens.
+pub(super) fn address(node: &str) -> Option<Address> {
+    Address::parse(split(node).1, "127.0.0.1")
 }
 
 /// Splits `redis://HOST:PORT` and the like: whether it asks for TLS, if it says, and HOST:PORT.
@@ -63,7 +68,7 @@ pub(super) async fn ask(
     connector: &Connector,
     publish: &[u8],
 ) -> Result<Seed, String> {
-    let address = Address::parse(split(node).1, "127.0.0.1").ok_or("that is not HOST:PORT")?;
+    let address = address(node).ok_or("that is not HOST:PORT")?;
     let ask = async {
         let stream = connector.clone().connect(address.clone());
         let mut stream = stream.await.map_err(text)?;
@@ -83,8 +88,13 @@ pub(super) async fn ask(
             }
             _ => {}
         }
-        let slots = call(&mut stream, b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n").await?;
-        let slots = parse_slots(&slots, &address.host).ok_or("it is no node of a cluster")?;
+        let epochs = match call(&mut stream, NODES_COMMAND).await {
+            Ok(nodes) => parse_epochs(&nodes),
+            Err(_) => Epochs::new(),
+        };
+        let slots = call(&mut stream, SLOTS_COMMAND).await?;
+        let slots =
+            parse_slots(&slots, &address.host, &epochs).ok_or("it is no node of a cluster")?;
         if slots.is_empty() {
             return Err("its cluster has no slots".to_string());
         }

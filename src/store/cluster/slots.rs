@@ -2,7 +2,7 @@
 //!
 //! The hash tag of a key's name is its bucket, so all keys of a bucket are in one slot, and on one node.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use super::resp::Reply;
 
@@ -10,6 +10,10 @@ use super::resp::Reply;
 pub(super) const BUCKETS: u16 = 1024;
 
 pub(super) const SLOTS: u16 = 16384;
+
+/// Their replies belong together: [`parse_epochs`], [`parse_slots`].
+pub(super) const NODES_COMMAND: &[u8] = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nNODES\r\n";
+pub(super) const SLOTS_COMMAND: &[u8] = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
 
 /// CRC16/XMODEM, by which Redis chooses slots.
 const CRC16: [u16; 256] = {
@@ -91,16 +95,36 @@ impl fmt::Debug for Address {
 }
 
 /// A row of the reply to `CLUSTER SLOTS`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SlotRange {
     pub(super) first: u16,
     pub(super) last: u16,
     pub(super) master: Address,
     pub(super) replicas: Vec<Address>,
+    /// The configuration epoch of the master, if the node has given it. Whoever takes a slot over has a later
+    /// one than who had it.
+    pub(super) epoch: Option<u64>,
+}
+
+/// The configuration epochs of nodes, by their ids.
+pub(super) type Epochs = HashMap<Vec<u8>, u64>;
+
+/// Reads the reply to `CLUSTER NODES`. A user may have no right to ask: then there are none.
+pub(super) fn parse_epochs(reply: &[u8]) -> Epochs {
+    let Some(Reply::Bytes(text)) = Reply::parse(reply) else {
+        return Epochs::new();
+    };
+    let nodes = text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let mut words = line.split(|&byte| byte == b' ');
+        let id = words.next()?.to_vec();
+        let epoch = std::str::from_utf8(words.nth(5)?).ok()?.parse().ok()?;
+        Some((id, epoch))
+    });
+    nodes.collect()
 }
 
 /// Reads the reply to `CLUSTER SLOTS` of a node at this host. `None` if it is none.
-pub(super) fn parse_slots(reply: &[u8], host: &str) -> Option<Vec<SlotRange>> {
+pub(super) fn parse_slots(reply: &[u8], host: &str, epochs: &Epochs) -> Option<Vec<SlotRange>> {
     let Reply::Array(rows) = Reply::parse(reply)? else {
         return None;
     };
@@ -110,19 +134,27 @@ pub(super) fn parse_slots(reply: &[u8], host: &str) -> Option<Vec<SlotRange>> {
         };
         let first = row.next()?.integer()?.try_into().ok()?;
         let last = row.next()?.integer()?.try_into().ok()?;
-        let mut nodes = row.map(|node| {
+        let mut epoch = None;
+        let mut nodes = row.enumerate().map(|(index, node)| {
             let Reply::Array(mut node) = node else {
                 return None;
             };
             let name = std::str::from_utf8(node.next()?.bytes().unwrap_or_default()).ok()?;
             let port = node.next()?.integer()?.try_into().ok()?;
+            if index == 0 {
+                let id = node.next().and_then(|id| id.bytes());
+                epoch = id.and_then(|id| epochs.get(id)).copied();
+            }
             Some(Address::new(name, port, host))
         });
+        let master = nodes.next()??;
+        let replicas = nodes.collect::<Option<_>>()?;
         Some(SlotRange {
             first,
             last,
-            master: nodes.next()??,
-            replicas: nodes.collect::<Option<_>>()?,
+            master,
+            replicas,
+            epoch,
         })
     })
     .collect()
@@ -190,11 +222,20 @@ mod tests {
     fn a_slot_map_is_read() {
         let reply = b"*1\r\n*4\r\n:0\r\n:5460\r\n*3\r\n$0\r\n\r\n:7610\r\n$2\r\nid\r\n\
                       *3\r\n$4\r\nhost\r\n:7611\r\n$2\r\nid\r\n";
-        let rows = parse_slots(reply, "seed").unwrap();
+        let nodes = "id 127.0.0.1:7610@17610,name myself,master - 0 0 12 connected 0-5460\n\
+                     other 127.0.0.1:7611@17611 slave id 0 1 12 connected\n";
+        let nodes = format!("${}\r\n{nodes}\r\n", nodes.len());
+        let epochs = parse_epochs(nodes.as_bytes());
+        assert_eq!(epochs.len(), 2);
+        let rows = parse_slots(reply, "seed", &epochs).unwrap();
+        assert_eq!(rows[0].epoch, Some(12));
         assert_eq!((rows[0].first, rows[0].last), (0, 5460));
         assert_eq!(rows[0].master.to_string(), "seed:7610");
         assert_eq!(rows[0].replicas[0].to_string(), "host:7611");
-        assert_eq!(parse_slots(b"-ERR\r\n", "seed"), None);
+        let epochs = parse_epochs(b"-NOPERM x\r\n");
+        let rows = parse_slots(reply, "seed", &epochs).unwrap();
+        assert_eq!(rows[0].epoch, None);
+        assert_eq!(parse_slots(b"-ERR\r\n", "seed", &epochs), None);
     }
     #[test]
     fn masters_without_slots_are_read() {

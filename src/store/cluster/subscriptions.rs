@@ -1,5 +1,9 @@
 //! Keeps each watched bucket subscribed at the node that has it.
 
+mod bucket;
+mod connection;
+mod retry;
+
 use std::{
     collections::HashMap,
     future::{Future, poll_fn},
@@ -10,21 +14,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_lite::{AsyncRead as _, AsyncWrite as _};
-
 use super::{
-    driver::{MAX_REPLY, Shared},
+    driver::Shared,
     feed::{Event, Feed},
-    slots::BUCKETS,
-    stream::Stream,
+    slots::{Address, BUCKETS},
 };
 use crate::Clock;
+use bucket::{Bucket, Place};
+use connection::Connection;
+use retry::Retry;
 
 /// While anything is watched, the time between two looks at what is late.
 const TICK: Duration = Duration::from_millis(100);
-
-/// The time before a bucket is subscribed to again that could not be.
-const RETRY_TIME: Duration = Duration::from_millis(100);
 
 /// Buckets whose numbers are asked for in each [`AUDIT_TICKS`], so that a change that was lost, or a node that
 /// has become a replica, is found also if no other change comes.
@@ -34,45 +35,8 @@ const AUDIT_TICKS: u32 = 5;
 /// The time after which a node that owes an answer is suspected to have lost its slots.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Bytes read at a time, and reads of one node before others have their turns.
-const READ_BYTES: usize = 64 * 1024;
+/// Reads of one node before others have their turns.
 const READS: usize = 4;
-
-type Connect = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
-
-/// How far the subscription to a bucket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// It may be tried at that time.
-    None(Option<Instant>),
-    /// Asked for on the connection with this number.
-    Asked(u64),
-    /// Confirmed. The number is still to come.
-    Confirmed(u64),
-    Live(u64),
-}
-
-impl Place {
-    fn connection(self) -> Option<u64> {
-        match self {
-            Self::None(_) => None,
-            Self::Asked(at) | Self::Confirmed(at) | Self::Live(at) => Some(at),
-        }
-    }
-}
-
-enum Link {
-    Connecting(Connect),
-    Open(Stream),
-}
-
-struct Connection {
-    link: Link,
-    node: usize,
-    feed: Feed,
-    input: Vec<u8>,
-    written: usize,
-}
 
 /// Serves the subscriptions, for ever.
 pub(super) async fn run(shared: Arc<Shared>, clock: Arc<dyn Clock>) {
@@ -81,8 +45,8 @@ pub(super) async fn run(shared: Arc<Shared>, clock: Arc<dyn Clock>) {
         clock,
         connections: HashMap::new(),
         next_connection: 0,
-        places: vec![Place::None(None); BUCKETS.into()],
-        runs: vec![None; BUCKETS.into()],
+        buckets: vec![Bucket::default(); BUCKETS.into()],
+        retries: HashMap::new(),
         tick: None,
         ticks: 0,
         next_audited: 0,
@@ -95,9 +59,9 @@ struct Subscriptions {
     clock: Arc<dyn Clock>,
     connections: HashMap<u64, Connection>,
     next_connection: u64,
-    places: Vec<Place>,
-    /// The run of the node that gave the number of a bucket.
-    runs: Vec<Option<Arc<[u8]>>>,
+    buckets: Vec<Bucket>,
+    /// When a node may be connected to again.
+    retries: HashMap<usize, Retry>,
     tick: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     ticks: u32,
     next_audited: u16,
@@ -132,8 +96,11 @@ impl Subscriptions {
         }
         let numbers: Vec<u64> = self.connections.keys().copied().collect();
         for number in numbers {
-            if self.poll_write(number, cx).is_err() {
-                self.close(number, now);
+            if let Some(connection) = self.connections.get_mut(&number) {
+                connection.feed.end_questions(now);
+                if let Poll::Ready(Err(_)) = connection.poll_write(cx) {
+                    self.close(number, now);
+                }
             }
         }
         Poll::Pending
@@ -200,13 +167,16 @@ impl Subscriptions {
     }
 
     fn ask_number(&mut self, bucket: u16, now: Instant) -> bool {
-        let Place::Live(at) = self.places[usize::from(bucket)] else {
+        let known = &self.buckets[usize::from(bucket)];
+        let Place::Live(at) = known.place else {
             return false;
         };
         let Some(connection) = self.connections.get_mut(&at) else {
             return false;
         };
-        connection.feed.ask_number(bucket, &self.shared.layout, now);
+        let is_moving = known.asked.is_some();
+        let layout = &self.shared.layout;
+        connection.feed.ask_number(bucket, is_moving, layout, now);
         true
     }
 
@@ -219,64 +189,25 @@ impl Subscriptions {
 
     /// Whether a subscription was lost.
     fn poll_connection(&mut self, number: u64, now: Instant, cx: &mut Context<'_>) -> bool {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return false;
-        };
-        if let Link::Connecting(connect) = &mut connection.link {
-            match connect.as_mut().poll(cx) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(stream)) => connection.link = Link::Open(stream),
-                Poll::Ready(Err(_)) => {
+        let mut is_lost = false;
+        for _ in 0..READS {
+            let Some(connection) = self.connections.get_mut(&number) else {
+                return is_lost;
+            };
+            let handled = match connection.poll_read(cx) {
+                Poll::Pending => return is_lost,
+                Poll::Ready(read) => read.and_then(|()| self.handle(number, now)),
+            };
+            match handled {
+                Ok(lost) => is_lost |= lost,
+                Err(_) => {
                     self.close(number, now);
                     return true;
                 }
             }
         }
-        match self.poll_read(number, now, cx) {
-            Ok(is_lost) => is_lost,
-            Err(_) => {
-                self.close(number, now);
-                true
-            }
-        }
-    }
-
-    fn poll_read(&mut self, number: u64, now: Instant, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut is_lost = false;
-        for _ in 0..READS {
-            let Some(connection) = self.connections.get_mut(&number) else {
-                return Ok(is_lost);
-            };
-            let Link::Open(stream) = &mut connection.link else {
-                return Ok(is_lost);
-            };
-            // TLS may have read more than it has given.
-            if matches!(stream, Stream::Plain(_)) {
-                match stream.poll_readable(cx) {
-                    Poll::Pending => return Ok(is_lost),
-                    Poll::Ready(ready) => ready?,
-                }
-            }
-            let length = connection.input.len();
-            if length > MAX_REPLY {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            connection.input.resize(length + READ_BYTES, 0);
-            let read = Pin::new(stream).poll_read(cx, &mut connection.input[length..]);
-            let bytes = match &read {
-                Poll::Ready(Ok(bytes)) => *bytes,
-                _ => 0,
-            };
-            connection.input.truncate(length + bytes);
-            match read {
-                Poll::Pending => return Ok(is_lost),
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Poll::Ready(Ok(_)) => is_lost |= self.handle(number, now)?,
-                Poll::Ready(Err(error)) => return Err(error),
-            }
-        }
         cx.waker().wake_by_ref();
-        Ok(is_lost)
+        is_lost
     }
 
     /// Handles the messages that are whole. Whether a subscription was lost.
@@ -286,43 +217,72 @@ impl Subscriptions {
             return Ok(false);
         };
         let mut is_lost = false;
+        let mut moved = Vec::new();
         let mut start = 0;
+        let layout = &self.shared.layout;
         let mut watching = self.shared.watching.lock();
-        let Connection { feed, input, .. } = connection;
+        let Connection {
+            feed, input, node, ..
+        } = connection;
         while start < input.len() {
             let Some(length) = feed.scanner.scan(&input[start..]).map_err(malformed)? else {
                 break;
             };
             let message = &input[start..start + length];
             start += length;
-            let layout = &self.shared.layout;
             let event = feed.on_message(message, layout, now).map_err(malformed)?;
             let bucket = match event {
                 Event::None => continue,
+                Event::OtherHistory => {
+                    // A number that was asked for is that of the one or of the other.
+                    for (bucket, known) in (0..).zip(&mut self.buckets) {
+                        known.has_moved = false;
+                        if known.place == Place::Live(number) {
+                            known.place = Place::Confirmed(number);
+                            watching.sequencer.on_lost(bucket);
+                            feed.ask_number(bucket, known.asked.is_some(), layout, now);
+                        }
+                    }
+                    continue;
+                }
                 Event::Subscribed(bucket)
                 | Event::Lost(bucket)
+                | Event::Elsewhere(bucket, _)
                 | Event::Number(bucket, _)
                 | Event::Change(bucket, ..) => bucket,
             };
-            let place = &mut self.places[usize::from(bucket)];
-            if place.connection() != Some(number) {
+            let known = &mut self.buckets[usize::from(bucket)];
+            if known.place.connection() != Some(number) {
                 // It is subscribed elsewhere by now, or not at all.
                 continue;
             }
             let sequencer = &mut watching.sequencer;
             match event {
-                Event::None => {}
-                Event::Subscribed(_) => *place = Place::Confirmed(number),
+                Event::None | Event::OtherHistory => {}
+                Event::Subscribed(_) => known.place = Place::Confirmed(number),
                 Event::Lost(_) => {
-                    *place = Place::None(Some(now + RETRY_TIME));
+                    known.lose();
+                    known.retry.fail(now);
                     sequencer.on_lost(bucket);
                     is_lost = true;
                 }
-                Event::Number(_, value) if *place != Place::Asked(number) => {
-                    let run = &mut self.runs[usize::from(bucket)];
-                    let is_same = run.is_some() && *run == feed.run;
-                    run.clone_from(&feed.run);
-                    *place = Place::Live(number);
+                Event::Elsewhere(_, address) => {
+                    let is_live = known.place == Place::Live(number);
+                    known.lose();
+                    known.has_moved = is_live;
+                    known.retry.fail(now);
+                    moved.push((bucket, *node, address.to_owned()));
+                    feed.unsubscribe(bucket, layout, now);
+                    sequencer.on_lost(bucket);
+                    is_lost = true;
+                }
+                Event::Number(_, value) if known.place != Place::Asked(number) => {
+                    let is_same = known.history.is_some() && known.history == feed.history;
+                    let is_same = std::mem::take(&mut known.has_moved) || is_same;
+                    known.history.clone_from(&feed.history);
+                    known.place = Place::Live(number);
+                    known.retry = Retry::default();
+                    self.retries.remove(node);
                     sequencer.on_number(bucket, value, is_same);
                     watching.wake_requests();
                 }
@@ -332,45 +292,27 @@ impl Subscriptions {
         }
         watching.flush();
         input.drain(..start);
+        drop(watching);
+        for (bucket, node, address) in moved {
+            let router = &mut self.shared.state().router;
+            let host = &router.nodes[node].address.host;
+            let address = Address::parse(&address, host);
+            let asked = address.map(|address| router.node(&address, now));
+            self.buckets[usize::from(bucket)].asked = asked;
+        }
         Ok(is_lost)
-    }
-
-    fn poll_write(&mut self, number: u64, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return Ok(());
-        };
-        let Connection {
-            link: Link::Open(stream),
-            feed,
-            written,
-            ..
-        } = connection
-        else {
-            return Ok(());
-        };
-        while *written < feed.out.len() {
-            match Pin::new(&mut *stream).poll_write(cx, &feed.out[*written..]) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(bytes) => *written += bytes?,
-            }
-        }
-        feed.out.clear();
-        *written = 0;
-        match Pin::new(stream).poll_flush(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(flushed) => flushed,
-        }
     }
 
     /// The connection is gone, and what was subscribed on it is lost.
     fn close(&mut self, number: u64, now: Instant) {
-        if self.connections.remove(&number).is_none() {
+        let Some(closed) = self.connections.remove(&number) else {
             return;
-        }
+        };
+        self.retries.entry(closed.node).or_default().fail(now);
         let mut watching = self.shared.watching.lock();
-        for (bucket, place) in (0..).zip(&mut self.places) {
-            if place.connection() == Some(number) {
-                *place = Place::None(Some(now + RETRY_TIME));
+        for (bucket, known) in (0..).zip(&mut self.buckets) {
+            if known.place.connection() == Some(number) {
+                known.lose();
                 watching.sequencer.on_lost(bucket);
             }
         }
@@ -388,55 +330,58 @@ impl Subscriptions {
         let layout = &shared.layout;
         let mut watching = shared.watching.lock();
         for (bucket, owner) in (0..BUCKETS).zip(owners) {
-            let place = self.places[usize::from(bucket)];
-            let owner = owner.filter(|_| watching.is_wanted(bucket));
-            if let Some(at) = place.connection() {
+            let known = &mut self.buckets[usize::from(bucket)];
+            if !watching.is_wanted(bucket) || known.asked == owner {
+                // If it has come to that owner, the move is over.
+                known.asked = None;
+            }
+            let is_moving = known.asked.is_some();
+            let owner = known.asked.or(owner).filter(|_| watching.is_wanted(bucket));
+            if let Some(at) = known.place.connection() {
                 match self.connections.get_mut(&at) {
                     Some(it) if owner == Some(it.node) => {
-                        if matches!(place, Place::Live(_)) && !watching.sequencer.is_live(bucket) {
+                        let is_live = watching.sequencer.is_live(bucket);
+                        if matches!(known.place, Place::Live(_)) && !is_live {
                             // It was given up, and is wanted again.
-                            it.feed.ask_number(bucket, layout, now);
+                            it.feed.ask_number(bucket, is_moving, layout, now);
                         }
                         continue;
                     }
                     Some(it) => it.feed.unsubscribe(bucket, layout, now),
                     None => {}
                 }
-                self.places[usize::from(bucket)] = Place::None(None);
+                known.place = Place::None;
+                known.has_moved = false;
                 watching.sequencer.on_lost(bucket);
             }
             if !watching.is_wanted(bucket) {
-                self.places[usize::from(bucket)] = Place::None(None);
-                self.runs[usize::from(bucket)] = None;
+                *known = Bucket::default();
                 continue;
             }
-            let is_early = matches!(place, Place::None(Some(at)) if now < at);
-            let Some(owner) = owner.filter(|_| !is_early) else {
+            let Some(owner) = owner.filter(|_| !known.retry.is_early(now)) else {
                 continue;
             };
-            let known = self.connections.iter().find(|(_, it)| it.node == owner);
-            let at = known.map_or(self.next_connection, |(&at, _)| at);
+            let open = self.connections.iter().find(|(_, it)| it.node == owner);
+            let open = open.map(|(&at, _)| at);
+            let retry = self.retries.get(&owner);
+            if open.is_none() && retry.is_some_and(|it| it.is_early(now)) {
+                continue;
+            }
+            let at = open.unwrap_or(self.next_connection);
             let next_connection = &mut self.next_connection;
             let connection = self.connections.entry(at).or_insert_with(|| {
                 *next_connection += 1;
                 // It is to be polled.
                 cx.waker().wake_by_ref();
-                Connection {
-                    link: Link::Connecting(Box::pin(
-                        shared.connector.clone().connect(addresses[owner].clone()),
-                    )),
-                    node: owner,
-                    feed: Feed::new(auth.as_deref(), now),
-                    input: Vec::new(),
-                    written: 0,
-                }
+                let connect = shared.connector.clone().connect(addresses[owner].clone());
+                Connection::new(Box::pin(connect), owner, Feed::new(auth.as_deref(), now))
             });
-            connection.feed.subscribe(bucket, layout, now);
-            self.places[usize::from(bucket)] = Place::Asked(at);
+            connection.feed.subscribe(bucket, is_moving, layout, now);
+            known.place = Place::Asked(at);
         }
         drop(watching);
-        let places = &self.places;
-        let is_used = |number: u64| places.iter().any(|it| it.connection() == Some(number));
+        let buckets = &self.buckets;
+        let is_used = |at: u64| buckets.iter().any(|it| it.place.connection() == Some(at));
         // The subscriptions of a connection end with it.
         self.connections.retain(|&number, _| is_used(number));
     }

@@ -8,18 +8,18 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_io::Timer;
 use futures_lite::{Stream, future};
 
 use super::{
-    sequence::{Output, Sequencer},
+    sequence::{Numbers, Output, Sequencer},
     slots::{self, BUCKETS},
 };
 use crate::{
-    protocol::{Command, Operation, Topic},
+    protocol::Topic,
     store::{Batch, Change, WatchRequest},
 };
 
@@ -154,10 +154,15 @@ impl Ticket {
         }
     }
 
-    pub(super) fn answer(mut self, batch: Batch, number: impl Fn(u16) -> Option<u64>) {
+    pub(super) fn answer(
+        mut self,
+        batch: Batch,
+        numbers: impl Fn(u16) -> Option<Numbers>,
+        now: Instant,
+    ) {
         if let Some(ticket) = self.number.take() {
             let mut watching = self.watching.lock();
-            watching.sequencer.answer(ticket, batch, number);
+            watching.sequencer.answer(ticket, batch, numbers, now);
             watching.flush();
         }
     }
@@ -216,16 +221,16 @@ impl Watching {
     pub(super) fn flush(&mut self) {
         while let Some(output) = self.sequencer.out.pop_front() {
             let change = match output {
-                Output::Change(line) => {
-                    self.queue_bytes += CHANGE_BYTES + line.len();
-                    change(&line)
-                }
+                Output::Change { line, except } => Change::published(&line, except),
                 Output::Missed(bucket) => {
-                    self.queue_bytes += CHANGE_BYTES;
                     Change::missed_of(move |key| slots::bucket(key) == bucket)
                 }
-                Output::Batch(batch) => Change::from(batch),
+                Output::Batch(mut batch, changes) => {
+                    batch.set_own_changes(changes);
+                    Change::from(batch)
+                }
             };
+            self.queue_bytes += queue_bytes(&change);
             self.queue.push_back(change);
         }
         if self.queue_bytes > MAX_QUEUE {
@@ -258,12 +263,8 @@ impl Watching {
     }
 }
 
-/// Of a line that was published.
-fn change(line: &[u8]) -> Change {
-    match Command::parse(line) {
-        Ok(Command::Operation(Operation::Write(write))) => Change::from(write),
-        _ => Change::missed(),
-    }
+fn queue_bytes(change: &Change) -> usize {
+    change.line_bytes().map_or(0, |bytes| CHANGE_BYTES + bytes)
 }
 
 /// The changes, for the server.
@@ -279,8 +280,53 @@ impl Stream for Changes {
             watching.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        let bytes = change.line_bytes().map_or(0, |bytes| CHANGE_BYTES + bytes);
-        watching.queue_bytes = watching.queue_bytes.saturating_sub(bytes);
+        watching.queue_bytes = watching.queue_bytes.saturating_sub(queue_bytes(&change));
         Poll::Ready(Some(change))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::StreamExt as _;
+
+    use super::*;
+    use crate::protocol::Write;
+
+    /// A server that takes no changes misses some, and is told so once, before those that come later.
+    #[test]
+    fn a_full_queue_of_changes_is_missed() {
+        let shared = SharedWatching::new();
+        let mut changes = Changes(shared.clone());
+        let change = |number: u64, line: &[u8]| {
+            let mut watching = shared.lock();
+            watching.sequencer.on_change(0, number, line);
+            watching.flush();
+        };
+        shared.lock().want(0..1);
+        shared.lock().sequencer.on_number(0, 0, false);
+        let long = [b"Put:k:", &[b'x'; 1 << 20][..]].concat();
+        for number in 1..=100 {
+            change(number, &long);
+            let watching = shared.lock();
+            assert!(watching.queue_bytes <= MAX_QUEUE && watching.queue.len() <= 64);
+        }
+        change(101, b"Put:k:last");
+        let mut next = || future::block_on(future::poll_once(changes.next())).flatten();
+        assert!(next().unwrap().write().is_none(), "some were missed");
+        let last = Write::Put {
+            key: b"k",
+            value: b"last",
+        };
+        let mut told = 0;
+        while let Some(change) = next() {
+            assert!(change.write().is_some(), "it is told once");
+            told += 1;
+            if change.write() == Some(last) {
+                assert!(next().is_none() && told < 65);
+                assert_eq!(shared.lock().queue_bytes, 0);
+                return;
+            }
+        }
+        panic!("the last change is not told");
     }
 }

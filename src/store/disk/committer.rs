@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     Clock, clock,
+    shared::log::{self, StoreLog},
     store::{DiskStats, Memory, Store},
 };
 
@@ -59,6 +60,7 @@ pub(super) struct Committer<S> {
     /// The one that is being written.
     next: Option<Snapshot>,
     background: Background,
+    events: StoreLog,
 }
 
 /// A snapshot that is not complete. It has the generation of the log.
@@ -112,6 +114,7 @@ impl<S: Storage> Committer<S> {
             older: loaded.logs,
             snapshot: loaded.snapshot,
             background: Background::Idle,
+            events: StoreLog::default(),
         };
         committer.count(|_| {});
         let shared = committer.shared.clone();
@@ -124,6 +127,7 @@ impl<S: Storage> Committer<S> {
             Ok(never) => match never {},
             Err(fault) => fault,
         };
+        log::disk_failed(&fault.error);
         let (memory, durable) = self.shared.on_fault(&fault);
         let loaded = load(self.storage.clone(), memory, durable + 1, &mut |_, _| {}).await;
         self.shared.on_values(loaded.map(|loaded| loaded.memory));
@@ -138,13 +142,13 @@ impl<S: Storage> Committer<S> {
             beside(&mut self.background, gathered).await;
             self.taken = Some(clock.now());
             self.commit(clock).await?;
-            self.go_on_with_snapshot()?;
+            self.go_on_with_snapshot(clock)?;
         }
     }
 
     async fn commit(&mut self, clock: &dyn Clock) -> Result<(), Fault> {
         let began = clock.now();
-        let Some((commit, part)) = self.take() else {
+        let Some((commit, part)) = self.take(began) else {
             return Ok(());
         };
         let begin = self.log.end;
@@ -166,8 +170,10 @@ impl<S: Storage> Committer<S> {
             let unknown = undone.is_err().then_some(commit.number);
             return Err(Fault { error, unknown });
         }
-        let took = micros(clock.now() - began);
+        let time = clock.now() - began;
+        let took = micros(time);
         self.log.commits += 1;
+        self.shared.state().commit_times.record_time(time);
         self.count(|stats| {
             stats.commits += 1;
             stats.writes += commit.writes;
@@ -179,7 +185,7 @@ impl<S: Storage> Committer<S> {
     }
 
     /// The next commit, and the part of a snapshot that is written with it.
-    fn take(&mut self) -> Option<(Commit, Vec<u8>)> {
+    fn take(&mut self, now: Instant) -> Option<(Commit, Vec<u8>)> {
         let (commit, state) = self.shared.take()?;
         let mut bytes = Vec::new();
         let data = Store::size(&state.memory).charged();
@@ -220,6 +226,7 @@ impl<S: Storage> Committer<S> {
         }
         // The new log is there before the new snapshot is.
         if self.next.is_none() && self.log.end >= due {
+            self.events.snapshot_begun(now);
             self.next = Some(Snapshot::new());
             let generation = self.log.generation + 1;
             let log = Log {
@@ -259,7 +266,7 @@ impl<S: Storage> Committer<S> {
     }
 
     /// All commits that are in the snapshot are on the disk.
-    fn go_on_with_snapshot(&mut self) -> io::Result<()> {
+    fn go_on_with_snapshot(&mut self, clock: &dyn Clock) -> io::Result<()> {
         match std::mem::replace(&mut self.background, Background::Idle) {
             Background::Idle => {}
             Background::Failed(error) => return Err(error),
@@ -296,6 +303,7 @@ impl<S: Storage> Committer<S> {
             }
             Progress::Finishing => {
                 self.snapshot = next.length;
+                self.events.snapshot_complete(self.snapshot, clock.now());
                 self.older.clear();
                 self.next = None;
                 self.count(|_| {});

@@ -10,6 +10,7 @@ use event_listener::Event as Notify;
 
 use super::Sync;
 use crate::{
+    Histogram,
     lock::Lock,
     protocol::{Command, Operation, Write},
     store::{
@@ -51,6 +52,7 @@ pub(super) struct State {
     /// Somebody waits for all of it to be on the disk.
     pub(super) flushing: bool,
     pub(super) stats: DiskStats,
+    pub(super) commit_times: Histogram,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -95,6 +97,7 @@ impl Shared {
             values: Values::There,
             flushing: false,
             stats: DiskStats::default(),
+            commit_times: Histogram::of_times(),
         };
         state.begin_commit();
         Self {

@@ -23,7 +23,7 @@ pub(crate) fn check_error(error: &Error) {
         Error::Refused { .. } | Error::Unconfirmed { .. } | Error::RepliesDropped { .. }
     );
     assert!(
-        known || matches!(error, Error::Disconnected(_)),
+        known || matches!(error, Error::Disconnected(_) | Error::NotSent(_)),
         "a client was told: {error}"
     );
 }
@@ -117,7 +117,7 @@ pub(crate) fn check_calls(
                 let by_store = matches!(what, Some(What::Unconfirmed(_)));
                 assert!(*told > settings.stopped || settings.is_strict() || idle || by_store);
             }
-            (Err(Error::Disconnected(_)), _) => {}
+            (Err(Error::Disconnected(_)), _) | (Err(Error::NotSent(_)), None) => {}
             _ => panic!("{call:?}: {what:?}"),
         }
     }

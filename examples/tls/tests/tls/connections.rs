@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future};
 use keywire::{
-    Client, Event, Listener as _, Server,
+    Client, Error, Event, Listener as _, Server,
     tls::{
         TlsListener,
         futures_rustls::pki_types::ServerName,
@@ -70,6 +70,41 @@ fn the_library_s_client_works_over_it() {
         });
         pipeline.send().await.unwrap();
         assert_eq!(client.get("many").await.unwrap().len(), 1000);
+    });
+}
+
+#[test]
+fn the_library_s_client_makes_its_own_connections() {
+    run(async {
+        let served = TlsServer::start();
+        let port = served.address.port();
+        let builder = |host: &str, authority: &Authority| {
+            let client = Client::builder().address(format_args!("{host}:{port}"));
+            client.tls(authority.client())
+        };
+        let client = builder("127.0.0.1", &served.authority)
+            .connect()
+            .await
+            .unwrap();
+        client.put("k", "v").await.unwrap();
+        let named = builder("127.0.0.1", &served.authority).tls_name("localhost");
+        assert_eq!(
+            named.connect().await.unwrap().get("k").await.unwrap(),
+            [b"v"]
+        );
+        let other = Authority::new("another");
+        for wrong in [
+            builder("127.0.0.1", &served.authority).tls_name("example.com"),
+            builder("127.0.0.1", &served.authority).tls_name("no name"),
+            builder("127.0.0.1", &other),
+        ] {
+            let error = wrong.connect().await.unwrap_err();
+            assert!(matches!(error, Error::Connect(_)), "{error}");
+        }
+        // Plain text to a TLS port does not help by being repeated.
+        let plain = Client::builder().address(served.address);
+        let error = plain.build().sync().await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
     });
 }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::{CONNECT_TIMEOUT, FAST_MOVES, IDLE_TICK, Router, SILENCE, TICK};
+use super::{CONNECT_TIMEOUT, IDLE_TICK, Router, SILENCE, TICK, refusal::Refusal};
 use crate::store::cluster::{
-    job::{FEW_REPLICAS, Outcome, Route, State, code},
-    node::{Entry, Link, Node, RequestId, backoff},
+    job::{FEW_REPLICAS, Outcome, Route, State},
+    node::{Entry, Link, Node, RequestId},
     resp::{self, Reply},
     slots::{self, Address},
 };
@@ -13,39 +13,7 @@ use crate::store::cluster::{
 const LOST: &str = "the connection to the cluster was lost before the answer";
 const LATE: &str = "the cluster has not answered in time";
 const ABSENT: &str = "the cluster could not be reached in time";
-const OVERTAKEN: &str = "the cluster refused it, and applied a later command of the client";
 const TOO_LONG: &str = "the reply is too long";
-
-/// What a node's refusal means for a request.
-enum Refusal {
-    Moved(u16, Address),
-    Ask(Address),
-    NoScript,
-    /// It was not applied, and may be later.
-    TryAgain,
-}
-
-impl Refusal {
-    /// `None` if the error is an answer.
-    fn parse(error: &[u8], host: &str) -> Option<Self> {
-        let mut words = error.split(|&byte| byte == b' ');
-        let mut redirect = || {
-            let text = |word: Option<&[u8]>| Some(std::str::from_utf8(word?).ok()?.to_string());
-            words.next();
-            let slot = text(words.next())?.parse().ok()?;
-            Some((slot, Address::parse(&text(words.next())?, host)?))
-        };
-        match code(error) {
-            b"MOVED" => redirect().map(|(slot, address)| Self::Moved(slot, address)),
-            b"ASK" => redirect().map(|(_, address)| Self::Ask(address)),
-            b"NOSCRIPT" => Some(Self::NoScript),
-            b"TRYAGAIN" | b"CLUSTERDOWN" | b"LOADING" | b"READONLY" | b"MASTERDOWN" | b"BUSY" => {
-                Some(Self::TryAgain)
-            }
-            _ => None,
-        }
-    }
-}
 
 impl Router {
     /// A node that the driver is to connect to.
@@ -63,13 +31,20 @@ impl Router {
         if let Some(auth) = &config.auth {
             node.push(Entry::Auth, auth, now);
         }
-        node.push(Entry::Script, &config.load, now);
+        node.load_script(&config.load, now);
     }
 
     /// The connection is gone, or could not be made.
     pub(in super::super) fn on_closed(&mut self, node: usize, now: Instant) {
-        if self.nodes[node].link == Link::Up {
-            self.stats.nodes_up -= 1;
+        let it = &self.nodes[node];
+        // A second connection comes and goes with the first one.
+        if it.reads_for.is_none() {
+            if it.link == Link::Up {
+                self.stats.nodes_up -= 1;
+                self.log.node_lost(&it.address, now);
+            } else if it.attempts() == 0 {
+                self.log.node_absent(&it.address, now);
+            }
         }
         self.refresh = true;
         self.on_replicas(node, false);
@@ -95,7 +70,9 @@ impl Router {
                     Some(bucket) => self.hold(id, bucket),
                     None => {
                         self.jobs[id.job].requests[id.request].state = State::Waiting;
+                        let node = self.nodes[node].reads_for.unwrap_or(node);
                         self.nodes[node].waiting.push_back(id);
+                        self.nodes[node].want(now);
                     }
                 }
             }
@@ -136,9 +113,12 @@ impl Router {
         now: Instant,
     ) -> Result<(), resp::Malformed> {
         let it = &mut self.nodes[node];
-        it.silent_since = now;
         let (entry, _) = it.sent.pop_front().ok_or(resp::Malformed)?;
+        if let Some(time) = it.timed_answer(now) {
+            self.answer_times.record_time(time);
+        }
         let is_error = reply.first() == Some(&b'-');
+        it.loads &= entry != Entry::Script;
         match entry {
             Entry::Request(id) => {
                 it.requests -= 1;
@@ -150,9 +130,10 @@ impl Router {
                 let is_enough = usize::try_from(count).is_ok_and(|it| it >= self.config.replicas);
                 self.on_replicas(node, is_enough);
             }
+            Entry::Epochs => it.epochs = slots::parse_epochs(reply),
             Entry::Slots => {
-                let host = self.nodes[node].address.host.clone();
-                if let Some(rows) = slots::parse_slots(reply, &host) {
+                let epochs = std::mem::take(&mut it.epochs);
+                if let Some(rows) = slots::parse_slots(reply, &it.address.host, &epochs) {
                     self.on_slots(&rows, now);
                 }
             }
@@ -162,7 +143,10 @@ impl Router {
             }
             Entry::Script if it.link == Link::Handshake => {
                 it.on_up();
-                self.stats.nodes_up += 1;
+                if it.reads_for.is_none() {
+                    self.log.node_up(&it.address, now);
+                    self.stats.nodes_up += 1;
+                }
                 self.pump(node, now);
             }
             Entry::Auth | Entry::Script | Entry::Asking => {}
@@ -229,80 +213,26 @@ impl Router {
         }
     }
 
-    fn on_refusal(
+    /// Part of a reply has come.
+    pub(in super::super) fn on_read(&mut self, node: usize, now: Instant) {
+        self.nodes[node].silent_since = now;
+    }
+
+    /// The node's next reply was longer than what is read. It would be so again: the request fails.
+    pub(in super::super) fn on_long_reply(
         &mut self,
-        id: RequestId,
         node: usize,
-        bucket: u16,
-        refusal: Refusal,
         now: Instant,
-    ) {
-        if self.is_settled(id) {
-            return self.leave_queue(id);
+    ) -> Result<(), resp::Malformed> {
+        if let Some(&(Entry::Request(id), _)) = self.nodes[node].sent.front() {
+            let request = self.jobs[id.job].requests.get(id.request);
+            let outcome = match request.is_some_and(|request| request.is_write) {
+                true => Outcome::Unconfirmed(TOO_LONG.into()),
+                false => Outcome::Failed(TOO_LONG.into()),
+            };
+            self.settle(id, outcome);
         }
-        self.stats.retries += 1;
-        let request = &mut self.jobs[id.job].requests[id.request];
-        let refusals = request.refusals;
-        request.refusals += 1;
-        request.ask = None;
-        let mut delay = refusals >= FAST_MOVES;
-        match refusal {
-            Refusal::Moved(slot, address) => {
-                let owner = self.node(&address, now);
-                self.on_moved(slot, owner, now);
-            }
-            Refusal::Ask(address) => {
-                let target = self.node(&address, now);
-                self.jobs[id.job].requests[id.request].ask = Some(target);
-            }
-            Refusal::NoScript => {
-                let Self { config, nodes, .. } = self;
-                nodes[node].push(Entry::Script, &config.load, now);
-            }
-            Refusal::TryAgain => {
-                delay = true;
-                self.refresh = true;
-            }
-        }
-        if delay {
-            let at = now + backoff(refusals);
-            let bucket = &mut self.buckets[usize::from(bucket)];
-            bucket.retry_at = Some(bucket.retry_at.map_or(at, |other| other.max(at)));
-        }
-        self.hold(id, bucket);
-    }
-
-    /// The node's next reply is longer than what is read. It would be so again: the request fails. The
-    /// connection is to be closed.
-    pub(in super::super) fn on_long_reply(&mut self, node: usize) {
-        let Some(&(Entry::Request(id), _)) = self.nodes[node].sent.front() else {
-            return;
-        };
-        let request = self.jobs[id.job].requests.get(id.request);
-        let outcome = match request.is_some_and(|request| request.is_write) {
-            true => Outcome::Unconfirmed(TOO_LONG.into()),
-            false => Outcome::Failed(TOO_LONG.into()),
-        };
-        self.settle(id, outcome);
-    }
-
-    /// This request was applied, or may be: earlier ones of the same client and key that were refused are too
-    /// late. Those of other clients are not: none of the two was answered when the other was submitted.
-    fn fail_overtaken(&mut self, id: RequestId) {
-        let Some(bucket) = self.bucket(id) else {
-            return;
-        };
-        let request = &self.jobs[id.job].requests[id.request];
-        let held = &self.buckets[usize::from(bucket)].held;
-        let is_overtaken = |&&other: &&RequestId| {
-            other.job == id.job
-                && other.request < id.request
-                && self.jobs[other.job].requests[other.request].conflicts(request)
-        };
-        let overtaken: Vec<_> = held.iter().filter(is_overtaken).copied().collect();
-        for id in overtaken {
-            self.settle(id, Outcome::Failed(OVERTAKEN.into()));
-        }
+        self.on_reply(node, b"-TOOLONG\r\n", now)
     }
 
     /// Looks at what is late. To be called every [`TICK`] while commands are under way.
@@ -329,7 +259,13 @@ impl Router {
         self.release_all(now);
         self.refresh_slots(now);
         for node in 0..self.nodes.len() {
+            if self.nodes[node].link == Link::Up && self.is_forgotten(&self.nodes[node], now) {
+                self.on_closed(node, now);
+            }
             let it = &mut self.nodes[node];
+            if it.is_used() {
+                it.used_at = now;
+            }
             if it.is_master || !it.waiting.is_empty() {
                 it.want(now);
             }

@@ -1,15 +1,18 @@
 //! Rules of the router, one by one. All of them together: `simulation.rs`.
 
+mod map;
+
 use std::time::{Duration, Instant};
 
 use super::{
     super::{
         job::{Job, Outcome},
         layout::Layout,
+        node::FIRST_BACKOFF,
         resp,
         slots::{self, Address, SLOTS, SlotRange},
     },
-    Config, Router,
+    Config, PARTED_BACKOFF, Router, TICK,
 };
 use crate::protocol::{Operation, Write};
 
@@ -20,6 +23,24 @@ struct Fixture {
     router: Router,
     layout: Layout,
     now: Instant,
+}
+
+fn address(port: u16) -> Address {
+    Address {
+        host: "node".into(),
+        port,
+    }
+}
+
+/// All slots are of this node.
+fn row(port: u16, epoch: Option<u64>) -> SlotRange {
+    SlotRange {
+        first: 0,
+        last: SLOTS - 1,
+        master: address(port),
+        replicas: Vec::new(),
+        epoch,
+    }
 }
 
 impl Fixture {
@@ -34,17 +55,7 @@ impl Fixture {
             load,
         };
         let mut router = Router::new(config, now);
-        let master = Address {
-            host: "node".into(),
-            port: 1,
-        };
-        let row = SlotRange {
-            first: 0,
-            last: SLOTS - 1,
-            master,
-            replicas: Vec::new(),
-        };
-        router.on_slots(&[row], now);
+        router.on_slots(&[row(1, None)], now);
         let (node, _) = router.next_connect().unwrap();
         router.on_connected(node, now);
         let layout = Layout::new(b"k:", &[b'0'; 40]);
@@ -64,14 +75,19 @@ impl Fixture {
     }
 
     fn reply(&mut self, reply: &[u8]) {
+        self.router.on_read(0, self.now);
         self.router.on_reply(0, reply, self.now).unwrap();
     }
 
     /// The names of the commands that are written.
     fn written(&mut self) -> Vec<String> {
+        self.written_to(0)
+    }
+
+    fn written_to(&mut self, node: usize) -> Vec<String> {
         let mut out = Vec::new();
-        self.router.take_out(0, &mut out, self.now);
-        self.router.on_written(0, out.len());
+        self.router.take_out(node, &mut out, self.now);
+        self.router.on_written(node, out.len());
         let mut names = Vec::new();
         while let Some(length) = resp::Scanner::default().scan(&out).unwrap() {
             let Some(resp::Reply::Array(words)) = resp::Reply::parse(&out[..length]) else {
@@ -82,6 +98,18 @@ impl Fixture {
             out.drain(..length);
         }
         names
+    }
+
+    /// Lets so much time pass at most, until these are written.
+    fn await_written(&mut self, time: Duration, commands: &[&str]) {
+        let until = self.now + time + TICK;
+        let mut written = Vec::new();
+        while written.is_empty() && self.now < until {
+            self.now += TICK;
+            self.router.on_time(self.now);
+            written = self.written();
+        }
+        assert_eq!(written, commands);
     }
 
     fn outcomes(&mut self, job: usize) -> Vec<Outcome> {
@@ -179,6 +207,71 @@ fn one_wait_is_under_way_at_a_time() {
     assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
 }
 
+/// A node answers nothing on a connection on which it waits for replicas.
+#[test]
+fn reads_do_not_wait_for_replicas() {
+    let mut node = Fixture::new(1);
+    let (reader, _) = node.router.next_connect().unwrap();
+    node.router.on_connected(reader, node.now);
+    let first = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
+    // There is no reader yet.
+    let second = node.submit(&[get(b"k")]);
+    assert_eq!(node.written(), ["LRANGE"]);
+    assert_eq!(node.written_to(reader), ["SCRIPT"]);
+    let loaded = b"$1\r\nx\r\n";
+    node.router.on_reply(reader, loaded, node.now).unwrap();
+    assert_eq!(node.router.stats.nodes_up, 1);
+    assert_eq!(node.router.masters().collect::<Vec<_>>(), [0]);
+
+    // Neither the write that is not answered nor another client's holds it up.
+    let other = node.submit(&[put(b"k")]);
+    let third = node.submit(&[get(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    assert_eq!(node.written_to(reader), ["LRANGE"]);
+    node.router.on_reply(reader, b"*0\r\n", node.now).unwrap();
+    assert_eq!(node.outcomes(third), [Outcome::Reply(0..4)]);
+    // The reader's connection is gone.
+    let fourth = node.submit(&[get(b"k")]);
+    assert_eq!(node.written_to(reader), ["LRANGE"]);
+    node.router.on_closed(reader, node.now);
+    node.reply(b"*1\r\n:1\r\n");
+    node.reply(b":1\r\n");
+    node.reply(b"*0\r\n");
+    assert_eq!(node.outcomes(first), [Outcome::Reply(0..8)]);
+    assert_eq!(node.outcomes(second), [Outcome::Reply(0..4)]);
+    node.reply(b"*1\r\n:2\r\n");
+    node.await_written(TICK, &["LRANGE", "CLUSTER", "CLUSTER", "WAIT"]);
+    for reply in [b"*0\r\n", b"$-1\r\n", b"*-1\r\n", b":1\r\n"] as [&[u8]; 4] {
+        node.reply(reply);
+    }
+    assert_eq!(node.outcomes(fourth), [Outcome::Reply(0..4)]);
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
+}
+
+/// Commands of one client have the order in which it sent them.
+#[test]
+fn a_read_is_behind_its_own_clients_write() {
+    let mut node = Fixture::new(1);
+    let (reader, _) = node.router.next_connect().unwrap();
+    node.router.on_connected(reader, node.now);
+    node.written_to(reader);
+    let loaded = b"$1\r\nx\r\n";
+    node.router.on_reply(reader, loaded, node.now).unwrap();
+    // More than one script holds.
+    let many: Vec<_> = (0..65).map(|_| put(b"k")).chain([get(b"k")]).collect();
+    node.submit(&[&many[..64], &many[65..]].concat());
+    assert_eq!(node.written(), ["EVALSHA", "LRANGE", "WAIT"]);
+    node.submit(&[&many[65..], &many[65..], &many[..1]].concat());
+    assert_eq!(node.written_to(reader), ["LRANGE"]);
+    assert!(node.written().is_empty());
+    node.reply(b"*1\r\n:1\r\n");
+    node.reply(b"*0\r\n");
+    assert!(node.written().is_empty());
+    node.router.on_reply(reader, b"*0\r\n", node.now).unwrap();
+    assert_eq!(node.written(), ["EVALSHA"]);
+}
+
 #[test]
 fn a_write_that_was_refused_waits_for_no_replica() {
     let mut node = Fixture::new(1);
@@ -189,15 +282,17 @@ fn a_write_that_was_refused_waits_for_no_replica() {
 }
 
 #[test]
-fn a_reply_that_is_too_long_fails_its_request_at_once() {
+fn a_reply_that_is_too_long_fails_only_its_request() {
     let mut node = Fixture::new(0);
     let (long, other) = (node.submit(&[get(b"k")]), node.submit(&[get(b"k")]));
     assert_eq!(node.written(), ["LRANGE", "LRANGE"]);
-    node.router.on_long_reply(0);
-    node.router.on_closed(0, node.now);
+    node.router.on_long_reply(0, node.now).unwrap();
     let outcomes = node.outcomes(long);
     assert!(matches!(outcomes[..], [Outcome::Failed(_)]), "{outcomes:?}");
+    // The next reply is that of the next request.
     assert!(node.router.take(other).is_none());
+    node.reply(b"*0\r\n");
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..4)]);
 }
 
 #[test]
@@ -214,4 +309,111 @@ fn what_waits_for_a_node_that_is_gone_is_kept_no_longer_than_its_time() {
     }
     assert!(fixture.router.jobs.is_empty());
     assert!(fixture.router.nodes[0].waiting.is_empty());
+}
+
+/// While a slot moves, and the bucket's number is on one node and a key on another.
+#[test]
+fn a_key_that_is_apart_holds_up_no_other_key_of_its_bucket() {
+    let mut node = Fixture::new(0);
+    let neighbour = neighbour(b"k");
+    let apart = node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"-TRYAGAIN x\r\n");
+    let behind = node.submit(&[put(b"k")]);
+    assert!(node.written().is_empty());
+    let other = node.submit(&[put(&neighbour)]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    let mut last = node.now;
+    for _ in 0..20 {
+        // Others of its bucket are always under way.
+        node.await_written(PARTED_BACKOFF, &["EVALSHA"; 2]);
+        assert!(node.now - last >= FIRST_BACKOFF);
+        last = node.now;
+        node.reply(b"*1\r\n:1\r\n");
+        node.submit(&[put(&neighbour)]);
+        assert_eq!(node.written(), ["EVALSHA"]);
+        node.reply(b"-TRYAGAIN x\r\n");
+        node.reply(b"-TRYAGAIN x\r\n");
+    }
+    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
+    // It has moved.
+    node.reply(b"*1\r\n:1\r\n");
+    node.await_written(PARTED_BACKOFF, &["EVALSHA"; 2]);
+    node.reply(b"*1\r\n:2\r\n");
+    assert_eq!(node.outcomes(apart), [Outcome::Reply(0..8)]);
+    node.reply(b"*1\r\n:3\r\n");
+    assert_eq!(node.outcomes(behind), [Outcome::Reply(0..8)]);
+}
+
+#[test]
+fn a_script_that_many_requests_have_missed_is_loaded_once() {
+    let mut node = Fixture::new(0);
+    let jobs: Vec<_> = (0..10).map(|_| node.submit(&[put(b"k")])).collect();
+    assert_eq!(node.written().len(), jobs.len());
+    for _ in &jobs {
+        node.reply(b"-NOSCRIPT x\r\n");
+    }
+    let written = node.written();
+    assert_eq!(written[..2], ["SCRIPT", "EVALSHA"]);
+    assert_eq!(written.len(), 1 + jobs.len());
+    node.reply(b"$1\r\nx\r\n");
+    for job in jobs {
+        node.reply(b"*1\r\n:1\r\n");
+        assert_eq!(node.outcomes(job), [Outcome::Reply(0..8)]);
+    }
+}
+
+/// However long it is away, and however often it is tried meanwhile.
+#[cfg(feature = "tracing")]
+#[test]
+fn a_node_that_goes_and_comes_back_is_logged_once_each_time() {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let written = Written::default();
+    let writer = written.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let log = log.with_ansi(false).without_time().finish();
+    // With one subscriber only, `tracing` takes that of the thread that comes to an event first for all: other
+    // tests have none.
+    let none = tracing::subscriber::NoSubscriber::default();
+    let _second = tracing::Dispatch::new(none);
+    tracing::subscriber::with_default(log, || {
+        let mut fixture = Fixture::new(0);
+        fixture.router.on_closed(0, fixture.now);
+        for _ in 0..3 {
+            fixture.now += TIMEOUT;
+            fixture.router.on_time(fixture.now);
+            let (node, _) = fixture.router.next_connect().unwrap();
+            fixture.router.on_closed(node, fixture.now);
+        }
+        fixture.now += TIMEOUT;
+        fixture.router.on_time(fixture.now);
+        let (node, _) = fixture.router.next_connect().unwrap();
+        fixture.router.on_connected(node, fixture.now);
+        assert_eq!(fixture.written(), ["SCRIPT"]);
+        fixture.reply(b"$1\r\nx\r\n");
+    });
+    let written = written.0.lock().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&written),
+        " INFO keywire: connected to a node of the cluster node=node:1\n \
+         WARN keywire: the connection to a node of the cluster is lost node=node:1\n \
+         INFO keywire: connected to a node of the cluster node=node:1\n"
+    );
 }

@@ -99,6 +99,7 @@ impl Simulation {
         }
         for node in &mut self.nodes {
             (node.hangs, node.is_down) = (false, false);
+            node.old_rows = None;
         }
         for _ in 0..600 {
             self.step(false);

@@ -6,6 +6,11 @@ use crate::store::cluster::{
     slots,
 };
 
+/// The key of a bucket's number.
+pub(super) fn number_key(bucket: u16) -> Vec<u8> {
+    format!("#{bucket}").into_bytes()
+}
+
 impl Simulation {
     pub(super) fn execute(&mut self, node: usize, words: &[Vec<u8>], asking: bool) -> Vec<u8> {
         match &words[0][..] {
@@ -15,7 +20,7 @@ impl Simulation {
                 return b"$1\r\nx\r\n".to_vec();
             }
             b"WAIT" => return format!(":{}\r\n", self.random.usize(..3)).into_bytes(),
-            b"CLUSTER" => return self.slots_reply(),
+            b"CLUSTER" => return self.map_reply(node, words[1] == b"NODES"),
             _ => {}
         }
         let is_script = words[0] == b"EVALSHA";
@@ -47,20 +52,27 @@ impl Simulation {
             let errors: [&[u8]; 3] = [b"-CLUSTERDOWN x\r\n", b"-TRYAGAIN x\r\n", b"-LOADING x\r\n"];
             return errors[self.random.usize(..3)].to_vec();
         }
-        let has = keys
-            .iter()
-            .filter(|&key| !self.moved.contains_key(key))
-            .count();
+        let number = is_script.then(|| number_key(bucket));
+        let of_request = keys.iter().chain(&number);
+        let count = of_request.clone().count();
+        let has = of_request.filter(|&key| !self.moved.contains(key)).count();
         if owner != node && !(asking && target == Some(node)) {
+            let old_rows = self.nodes[node].old_rows.iter().flatten();
+            let mut known = old_rows.filter(|row| row.first == slot);
+            let owner = known.next().map_or(owner, |row| row.master.port.into());
+            if owner == node {
+                // It has lost the slot and can't know it.
+                return b"-CLUSTERDOWN x\r\n".to_vec();
+            }
             return format!("-MOVED {slot} sim:{owner}\r\n").into_bytes();
         }
         if let Some(target) = target.filter(|_| owner == node) {
             match has {
                 0 => return format!("-ASK {slot} sim:{target}\r\n").into_bytes(),
-                _ if has < keys.len() => return b"-TRYAGAIN x\r\n".to_vec(),
+                _ if has < count => return b"-TRYAGAIN x\r\n".to_vec(),
                 _ => {}
             }
-        } else if owner != node && has > 0 {
+        } else if owner != node && has > 0 && count > 1 {
             return b"-TRYAGAIN x\r\n".to_vec();
         }
         if is_script && !self.nodes[node].knows_script {
@@ -72,7 +84,7 @@ impl Simulation {
             return reply;
         }
         push_array(&mut reply, keys.len());
-        let mut arguments = words[3 + 1 + keys.len() + 2..].iter();
+        let mut arguments = words[3 + 1 + keys.len() + 1..].iter();
         for key in keys {
             match &arguments.next().unwrap()[..] {
                 b"G" => {
@@ -100,14 +112,28 @@ impl Simulation {
         }
     }
 
-    fn slots_reply(&self) -> Vec<u8> {
-        let rows = self.rows();
+    /// `CLUSTER NODES` or `CLUSTER SLOTS`, as this node knows it. The id of a node is its port.
+    fn map_reply(&self, node: usize, is_nodes: bool) -> Vec<u8> {
+        let rows = self.nodes[node].old_rows.clone();
+        let rows = rows.unwrap_or_else(|| self.rows());
         let mut reply = Vec::new();
+        if is_nodes {
+            let lines = rows.iter().map(|row| {
+                let (port, epoch) = (row.master.port, row.epoch.unwrap_or(0));
+                format!(
+                    "{port} sim:{port}@1 master - 0 0 {epoch} connected {}\n",
+                    row.first
+                )
+            });
+            push_argument(&mut reply, lines.collect::<String>().as_bytes());
+            return reply;
+        }
         push_array(&mut reply, rows.len());
         for row in rows {
             let (slot, port) = (row.first, row.master.port);
             reply.extend_from_slice(format!("*3\r\n:{slot}\r\n:{slot}\r\n").as_bytes());
-            reply.extend_from_slice(format!("*2\r\n$3\r\nsim\r\n:{port}\r\n").as_bytes());
+            reply.extend_from_slice(format!("*3\r\n$3\r\nsim\r\n:{port}\r\n").as_bytes());
+            push_argument(&mut reply, port.to_string().as_bytes());
         }
         reply
     }

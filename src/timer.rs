@@ -1,4 +1,4 @@
-//! The one timer of a connection.
+//! The one timer of a connection, at either end of it.
 
 use std::{
     future::Future,

@@ -1,0 +1,273 @@
+//! The connections of a client, one after the other: attempted, used, lost, and attempted anew.
+//!
+//! In: calls and dropped watchers, by channels; transports, from the connector. Out: what the framing
+//! makes of the lines. It is polled by whoever drives it and starts nothing of itself, so nothing is
+//! attempted while nobody waits.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{
+    attempts::Attempts,
+    connection::{ClientConnection, Inbox},
+    connector::{Connecting, Connector},
+    framing::Framing,
+    link::QUEUED_CALLS,
+    silence::Silence,
+    state::ConnectionState,
+    validate,
+};
+use crate::{
+    Secret,
+    clock::later,
+    error::{ConnectionError, Error},
+    protocol::Code,
+    transport::Transport,
+};
+
+/// Attempts and losses in a row, before others on this thread have their turn.
+const STEPS_PER_POLL: usize = 16;
+
+pub(super) struct Session {
+    phase: Phase,
+    framing: Framing,
+    inbox: Inbox,
+    /// `None` for a connection that no other can replace.
+    comeback: Option<Comeback>,
+    /// What ended the last connection, for the callers.
+    end: Arc<OnceLock<ConnectionError>>,
+}
+
+enum Phase {
+    Waiting(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Connecting(Connecting),
+    Connected(Box<ClientConnection>),
+}
+
+/// How a client comes back.
+pub(super) struct Comeback {
+    pub(super) connector: Connector,
+    pub(super) attempts: Attempts,
+    pub(super) secret: Option<Secret>,
+    pub(super) persistence: Persistence,
+    pub(super) silence: Option<std::time::Duration>,
+    pub(super) observer: Option<Observer>,
+    /// Since when the connection is of use.
+    pub(super) greeted: Option<Instant>,
+}
+
+pub(super) type Observer = Box<dyn FnMut(ConnectionState) + Send>;
+
+/// Which failures are final.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// All.
+    Once,
+    /// Those of the first connection.
+    AfterFirst,
+    /// None, but a server that does not want this client.
+    Always,
+}
+
+impl Session {
+    /// Over this one connection.
+    pub(super) fn over(
+        transport: Box<dyn Transport>,
+        inbox: Inbox,
+        end: Arc<OnceLock<ConnectionError>>,
+    ) -> Self {
+        Self {
+            phase: Phase::Connected(ClientConnection::new(transport, None).into()),
+            framing: Framing::default(),
+            inbox,
+            comeback: None,
+            end,
+        }
+    }
+
+    /// Over connections that it makes itself, as soon as it is polled.
+    pub(super) fn new(
+        comeback: Comeback,
+        inbox: Inbox,
+        end: Arc<OnceLock<ConnectionError>>,
+    ) -> Self {
+        let framing = match comeback.persistence {
+            Persistence::Once => Framing::default(),
+            Persistence::AfterFirst | Persistence::Always => Framing::coming_back(),
+        };
+        Self {
+            phase: Phase::Connecting(comeback.connect()),
+            framing,
+            inbox,
+            comeback: Some(comeback),
+            end,
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..STEPS_PER_POLL {
+            let error = match &mut self.phase {
+                Phase::Waiting(sleep) => match sleep.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.keep_calls();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(()) => {
+                        self.connect();
+                        continue;
+                    }
+                },
+                Phase::Connecting(connect) => match connect.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.keep_calls();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(transport)) => {
+                        self.begin(transport);
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => ConnectionError::Connect(error.into()),
+                },
+                Phase::Connected(connection) => {
+                    let moved = connection.poll(cx, &mut self.framing, &self.inbox);
+                    self.note_greeting();
+                    match moved {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(error) => error,
+                    }
+                }
+            };
+            if let Err(end) = self.lose(error) {
+                let _ = self.end.set(end);
+                return Poll::Ready(());
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn connect(&mut self) {
+        if let Some(comeback) = &self.comeback {
+            self.phase = Phase::Connecting(comeback.connect());
+        }
+    }
+
+    fn begin(&mut self, transport: Box<dyn Transport>) {
+        let Some(comeback) = &self.comeback else {
+            return;
+        };
+        let silence = Silence::new(comeback.connector.clock.clone(), comeback.silence);
+        self.phase = Phase::Connected(ClientConnection::new(transport, Some(silence)).into());
+        self.framing
+            .greet(comeback.secret.as_ref().map(validate::auth));
+    }
+
+    /// The connection is of use as soon as the server has answered.
+    fn note_greeting(&mut self) {
+        let Some(comeback) = &mut self.comeback else {
+            return;
+        };
+        if comeback.greeted.is_some() || !self.framing.is_greeted() {
+            return;
+        }
+        comeback.greeted = Some(comeback.connector.clock.now());
+        if comeback.persistence == Persistence::AfterFirst {
+            comeback.persistence = Persistence::Always;
+        }
+        let address = comeback.connector.name(comeback.attempts.address());
+        comeback.observe(ConnectionState::Connected { address });
+    }
+
+    /// A connection is lost, or was not made. `Err` if that is the end.
+    fn lose(&mut self, error: ConnectionError) -> Result<(), ConnectionError> {
+        let Some(comeback) = &mut self.comeback else {
+            return Err(error);
+        };
+        let clock = comeback.connector.clock.clone();
+        let greeted = comeback.greeted.take();
+        let wait = match greeted {
+            Some(since) => {
+                let lived = clock.now().saturating_duration_since(since);
+                Some(comeback.attempts.lose(lived))
+            }
+            None => comeback.attempts.fail(),
+        };
+        let is_final = match comeback.persistence {
+            Persistence::Once | Persistence::AfterFirst => greeted.is_some() || wait.is_some(),
+            Persistence::Always => false,
+        };
+        if is_final || is_refusal(&error, greeted.is_some()) {
+            return Err(error);
+        }
+        if let Phase::Connected(connection) = &self.phase {
+            self.framing.lose(&error, connection.unsent());
+        }
+        let error = Error::from(error);
+        let state = match greeted {
+            Some(_) => ConnectionState::Lost { error },
+            None => ConnectionState::Failed { error },
+        };
+        self.phase = match wait {
+            Some(wait) => Phase::Waiting(clock.sleep(later(clock.now(), wait))),
+            None => Phase::Connecting(comeback.connect()),
+        };
+        comeback.observe(state);
+        Ok(())
+    }
+
+    /// While there is no connection, calls wait here. Those whose callers have given up make room.
+    fn keep_calls(&mut self) {
+        if self.inbox.calls.is_empty() {
+            return;
+        }
+        let mut kept = self.framing.purge();
+        while kept < QUEUED_CALLS {
+            let Ok(call) = self.inbox.calls.try_recv() else {
+                return;
+            };
+            self.framing.keep(call.into());
+            kept += 1;
+        }
+    }
+}
+
+impl Comeback {
+    fn connect(&self) -> Connecting {
+        self.connector.connect(self.attempts.address())
+    }
+
+    fn observe(&mut self, state: ConnectionState) {
+        if let Some(observer) = &mut self.observer {
+            observer(state);
+        }
+    }
+}
+
+/// Whether the server does not want this client: another connection would fare no better.
+fn is_refusal(error: &ConnectionError, was_greeted: bool) -> bool {
+    match error {
+        ConnectionError::Refused { code, .. } => {
+            *code == Code::Unauthorized || *code == Code::Malformed && !was_greeted
+        }
+        _ => false,
+    }
+}
+
+/// However the last connection ends, every call and every watcher that waits for it gets the reason.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let end = &self.end;
+        self.framing
+            .end(end.get_or_init(|| ConnectionError::Disconnected(None)));
+        // The link keeps the channels alive, so what is in them is dropped here.
+        self.inbox.calls.close();
+        self.inbox.unwatches.close();
+        while self.inbox.calls.try_recv().is_ok() {}
+        while self.inbox.unwatches.try_recv().is_ok() {}
+    }
+}

@@ -1,0 +1,26 @@
+//! What a client says of its connection.
+
+use crate::Error;
+
+/// What has become of the connection of a client that comes back by itself. See
+/// [`ClientBuilder::on_connection`](crate::ClientBuilder::on_connection).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// There is a connection, and the server has answered on it.
+    Connected {
+        /// The address as it was given to the builder; `connector` for a
+        /// [connector](crate::ClientBuilder::connector).
+        address: String,
+    },
+    /// The connection is lost. Another is attempted while some task waits for one.
+    Lost {
+        /// Why.
+        error: Error,
+    },
+    /// An attempt has failed. The next follows.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+}
