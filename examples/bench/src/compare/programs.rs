@@ -210,6 +210,9 @@ impl Programs {
             Kind::Kevy => self.kevy()?.program.clone(),
         };
         let mut command = self.mortal(program);
+        if matches!(kind, Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Cluster { .. }) {
+            command.args(["--log", "warn"]);
+        }
         match kind {
             Kind::Keywire { threads } => command
                 .args(["--listen", &format!("127.0.0.1:{port}")])
