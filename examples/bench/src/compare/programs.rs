@@ -210,7 +210,10 @@ impl Programs {
             Kind::Kevy => self.kevy()?.program.clone(),
         };
         let mut command = self.mortal(program);
-        if matches!(kind, Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Cluster { .. }) {
+        if matches!(
+            kind,
+            Kind::Keywire { .. } | Kind::Disk { .. } | Kind::Cluster { .. }
+        ) {
             command.args(["--log", "warn"]);
         }
         match kind {
