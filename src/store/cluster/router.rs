@@ -7,9 +7,9 @@
 //! ```
 //!
 //! - Requests of a key are sent in the order submitted, and while any is with one node, none goes to another.
-//!   (Two `Get`s may.) Requests of a bucket with no key in common may overtake one another.
+//!   (Two `Get`s of different clients may.) Requests of a bucket with no key in common may overtake one another.
 //! - A request that a node has refused is held, in order, until none of its keys is under way. If a later
-//!   request of the same client and key was applied by then, it fails: its turn in the order is over. (Each
+//!   request of the same client and key was answered by then, it fails: its turn in the order is over. (Each
 //!   client has one job at a time. So requests of different jobs are concurrent while neither is answered,
 //!   and any order of the two is right.)
 //! - A write whose bytes may have been written and that has no reply is never sent again.
