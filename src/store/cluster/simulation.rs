@@ -177,7 +177,7 @@ impl Simulation {
             simulation.owners.insert(bucket, (owner, None));
         }
         let rows = simulation.rows();
-        simulation.router.on_slots(&rows, now);
+        simulation.router.on_slots(None, &rows, now);
         simulation
     }
 

@@ -55,7 +55,7 @@ impl Fixture {
             load,
         };
         let mut router = Router::new(config, now);
-        router.on_slots(&[row(1, None)], now);
+        router.on_slots(None, &[row(1, None)], now);
         let (node, _) = router.next_connect().unwrap();
         router.on_connected(node, now);
         let layout = Layout::new(b"k:", &[b'0'; 40]);
