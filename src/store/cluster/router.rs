@@ -36,6 +36,7 @@ use super::{
     super::ClusterStats,
     job::{Job, Outcome, Route, State},
     node::{Entry, Link, Node, RequestId},
+    resp::Reply,
     slots::{self, Address, BUCKETS},
 };
 use crate::{Histogram, shared::log::StoreLog};
@@ -97,6 +98,15 @@ pub(super) struct Router {
     pub(super) stats: ClusterStats,
     pub(super) answer_times: Histogram,
     log: StoreLog,
+}
+
+/// How many writes a script has applied, by its reply. Those that it has applied have numbers.
+fn writes_applied(reply: &[u8]) -> usize {
+    let Some(Reply::Array(parts)) = Reply::parse(reply) else {
+        return 0;
+    };
+    let is_applied = |part: &Reply<'_>| part.integer().is_some_and(|number| number > 0);
+    parts.filter(is_applied).count()
 }
 
 impl Router {
@@ -210,9 +220,11 @@ impl Router {
         if request.state == State::Settled {
             return;
         }
-        if !matches!(outcome, Outcome::Reply(_)) {
-            self.stats.failures += request.keys.len().max(1) as u64;
-        }
+        self.stats.failures += match &outcome {
+            Outcome::Reply(_) => 0,
+            Outcome::Unreplicated(reply) => writes_applied(&job.replies[reply.clone()]),
+            _ => request.keys.len().max(1),
+        } as u64;
         request.state = State::Settled;
         request.outcome = outcome;
         job.unsettled -= 1;
