@@ -9,7 +9,7 @@ use super::{
     super::{
         job::{Job, Outcome},
         layout::Layout,
-        node::FIRST_BACKOFF,
+        node::{FIRST_BACKOFF, NODE_BYTES},
         resp,
         slots::{self, Address, SLOTS, SlotRange},
     },
@@ -218,6 +218,29 @@ fn what_waits_for_a_node_that_is_gone_is_kept_no_longer_than_its_time() {
     }
     assert!(fixture.router.jobs.is_empty());
     assert!(fixture.router.nodes[0].waiting.is_empty());
+}
+
+/// It would fail the other, whose turn is over then.
+#[test]
+fn what_waits_for_room_stays_behind_what_has_come_back() {
+    let mut node = Fixture::new(0);
+    let long = vec![b'x'; NODE_BYTES];
+    let (key, value) = (&b"k"[..], &long[..]);
+    let mut operations = vec![Operation::Write(Write::Put { key, value })];
+    // More than one script holds.
+    operations.extend([put(key); 64]);
+    let job = node.submit(&operations);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"-TRYAGAIN x\r\n");
+    assert!(node.written().is_empty());
+    node.await_written(PARTED_BACKOFF, &["EVALSHA"]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"*1\r\n:1\r\n");
+    node.reply(b"*1\r\n:2\r\n");
+    assert_eq!(
+        node.outcomes(job),
+        [Outcome::Reply(0..8), Outcome::Reply(8..16)]
+    );
 }
 
 /// The first may still be applied where it is.
