@@ -194,3 +194,77 @@ impl fmt::Debug for Change {
         f.debug_tuple("Change").field(&self.write()).finish()
     }
 }
+
+#[cfg(all(test, unix, feature = "cluster"))]
+mod tests {
+    use std::{
+        future::{Future, ready},
+        os::unix::net::UnixStream,
+        time::Duration,
+    };
+
+    use async_io::{Async, Timer};
+    use futures_lite::{
+        AsyncBufReadExt as _, AsyncWriteExt as _, Stream, StreamExt as _, future, io, stream,
+    };
+
+    use super::*;
+    use crate::{
+        Server,
+        protocol::Operation,
+        store::{Changes, Order, Store, Submission},
+    };
+
+    /// Has changes for each client with its batch.
+    struct Own;
+
+    impl Store for Own {
+        const ORDER: Order = Order::PerKey;
+        const CHANGES: Changes = Changes::All;
+
+        fn submit(
+            &mut self,
+            mut batch: Batch,
+        ) -> Submission<Batch, impl Future<Output = Batch> + Send + 'static> {
+            batch.each(|operation, answer| match operation {
+                Operation::Get { .. } => answer.values([&b"1"[..]]),
+                Operation::Write(_) => answer.done(),
+            });
+            batch.set_own_changes(OwnChanges {
+                before: vec![b"Put:k:1"[..].into()],
+                behind: vec![b"Put:k:2"[..].into(), b"Put:other:3"[..].into()],
+                has_missed: true,
+            });
+            Submission::Pending(ready(batch))
+        }
+
+        fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
+            Some(stream::pending())
+        }
+    }
+
+    #[test]
+    fn own_changes_are_told_on_both_sides_and_behind_them_what_was_missed() {
+        let server = Server::builder().store(Own).build();
+        let handle = server.handle();
+        let client = async {
+            let (ours, theirs) = Async::<UnixStream>::pair().unwrap();
+            handle.attach(theirs).await.unwrap();
+            let (read, mut write) = io::split(ours);
+            write.write_all(b"Watch:k\nGet:k\n").await.unwrap();
+            let lines: Vec<_> = io::BufReader::new(read).lines().take(5).collect().await;
+            lines.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let server = async {
+            let _ = server.run().await;
+            Vec::new()
+        };
+        let late = async {
+            Timer::after(Duration::from_secs(10)).await;
+            Vec::new()
+        };
+        let lines = future::block_on(future::or(client, future::or(server, late)));
+        let expected = [":watch:k", ":put:k:1", "k:1", ":put:k:2", ":missed:0"];
+        assert_eq!(lines, expected);
+    }
+}

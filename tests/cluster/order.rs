@@ -16,7 +16,7 @@ use crate::{
     linear::{List, Op},
     load::{Fate, Record, call_all, check_order},
     nodes::shared,
-    servers::{ClusterServer, client, two_servers, within},
+    servers::{ClusterServer, client, server_with, two_servers, within},
 };
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -84,6 +84,14 @@ fn concurrent_calls(servers: &[ClusterServer; 2], calls: usize, seed: u64) -> Ve
 fn a_key_is_linearizable_through_two_servers() {
     let _bound = within(60);
     let servers = two_servers(shared(), "order:");
+    check_order(&concurrent_calls(&servers, 250, 0));
+}
+
+/// With `replicas`, a node's reads have a connection of their own beside that of its writes.
+#[test]
+fn a_key_is_linearizable_where_reads_have_their_own_connection() {
+    let _bound = within(60);
+    let servers = [(); 2].map(|()| server_with(shared(), "reads:", |store| store.replicas(1)));
     check_order(&concurrent_calls(&servers, 250, 0));
 }
 

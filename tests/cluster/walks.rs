@@ -238,3 +238,32 @@ fn a_walk_finds_keys_at_a_node_without_slots() {
         assert_eq!(get_prefix(&client(server), b""), lists);
     }
 }
+
+/// Slots have moved to it, and nothing has told the servers so.
+#[test]
+fn a_walk_finds_keys_at_a_node_that_the_server_does_not_know() {
+    let nodes = exclusive(Setup {
+        replicas: 0,
+        ..Setup::default()
+    });
+    let lists = lists_of(&keys_by_master(&nodes, 30)[..1]);
+    empty(&nodes, 2, 1);
+    let servers = two_servers(&nodes, "unknown:");
+    put_all(&client(&servers[0]), &lists);
+    let slots: BTreeSet<u16> = lists.keys().map(|key| slot(key)).collect();
+    for slot in slots {
+        let slot = Move {
+            nodes: &nodes,
+            slot,
+            from: 0,
+            to: 2,
+        };
+        slot.begin();
+        slot.left().iter().for_each(|name| slot.migrate(name));
+        slot.end();
+    }
+    // Neither has sent a command there since.
+    for server in &servers {
+        assert_eq!(get_prefix(&client(server), b""), lists);
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     load::Load,
     nodes::{Setup, exclusive, shared},
     resharding::{MOVED, exchange},
-    servers::{ClusterServer, client, keys_by_master, two_servers, within},
+    servers::{ClusterServer, client, keys_by_master, server, two_servers, within},
 };
 
 /// A client that keeps a copy of what is under a prefix, or of one key, by what it is told.
@@ -215,6 +215,31 @@ fn own_writes_are_told() {
             assert_eq!(watcher.next().await.unwrap().unwrap(), delete);
         }
     });
+}
+
+/// A client sends all at once. Each of its `Get`s shows the writes that it was told of before, and no other.
+#[test]
+fn own_writes_are_told_before_the_reads_behind_them() {
+    let _bound = within(30);
+    let server = server(shared(), "pipelined:");
+    let mut lines = String::from("Watch:k\n");
+    for number in 0..20 {
+        lines += &format!("Get:k\nPut:k:{number}\nGet:k\nSet:k:{number}\n");
+    }
+    lines += "Get:k\nDelete:k\nSync:end\n";
+    let mut client = server.connect();
+    client.send(lines);
+    let mut expected = vec![":watch:k".to_owned()];
+    for number in 0..20 {
+        let shown = (number > 0).then(|| format!("k:{}", number - 1));
+        expected.extend(shown.clone());
+        expected.push(format!(":put:k:{number}"));
+        expected.extend(shown);
+        expected.push(format!("k:{number}"));
+        expected.push(format!(":set:k:{number}"));
+    }
+    expected.extend(["k:19", ":delete:k", ":sync:0:end"].map(String::from));
+    assert_eq!(client.texts(expected.len()), expected);
 }
 
 /// One writer counts. What a client reads behind its Watch is followed by the next number, on either server,

@@ -192,7 +192,7 @@ impl ClusterBuilder {
                         .iter()
                         .filter_map(|node| seed::address(node))
                         .collect();
-                    router.on_slots(&seed.slots, now);
+                    router.on_slots(None, &seed.slots, now);
                     return Ok(Cluster {
                         shared: Arc::new(Shared::new(layout, connector, router)),
                     });

@@ -127,9 +127,8 @@ impl Request {
         }
     }
 
-    /// Whether the order of the two matters.
-    pub(super) fn conflicts(&self, other: &Self) -> bool {
-        (self.is_write || other.is_write) && self.keys.iter().any(|key| other.keys.contains(key))
+    pub(super) fn shares_key(&self, other: &Self) -> bool {
+        self.keys.iter().any(|key| other.keys.contains(key))
     }
 }
 

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! - Requests of a key are sent in the order submitted, and while any is with one node, none goes to another.
-//!   (Two `Get`s may.) Requests of a bucket with no key in common may overtake one another.
+//!   (Two `Get`s of different clients may.) Requests of a bucket with no key in common may overtake one another.
 //! - A request that a node has refused is held, in order, until none of its keys is under way. If a later
-//!   request of the same client and key was applied by then, it fails: its turn in the order is over. (Each
+//!   request of the same client and key was answered by then, it fails: its turn in the order is over. (Each
 //!   client has one job at a time. So requests of different jobs are concurrent while neither is answered,
 //!   and any order of the two is right.)
 //! - A write whose bytes may have been written and that has no reply is never sent again.
@@ -36,6 +36,7 @@ use super::{
     super::ClusterStats,
     job::{Job, Outcome, Route, State},
     node::{Entry, Link, Node, RequestId},
+    resp::Reply,
     slots::{self, Address, BUCKETS},
 };
 use crate::{Histogram, shared::log::StoreLog};
@@ -97,6 +98,15 @@ pub(super) struct Router {
     pub(super) stats: ClusterStats,
     pub(super) answer_times: Histogram,
     log: StoreLog,
+}
+
+/// How many writes a script has applied, by its reply. Those that it has applied have numbers.
+fn writes_applied(reply: &[u8]) -> usize {
+    let Some(Reply::Array(parts)) = Reply::parse(reply) else {
+        return 0;
+    };
+    let is_applied = |part: &Reply<'_>| part.integer().is_some_and(|number| number > 0);
+    parts.filter(is_applied).count()
 }
 
 impl Router {
@@ -210,9 +220,11 @@ impl Router {
         if request.state == State::Settled {
             return;
         }
-        if !matches!(outcome, Outcome::Reply(_)) {
-            self.stats.failures += request.keys.len().max(1) as u64;
-        }
+        self.stats.failures += match &outcome {
+            Outcome::Reply(_) => 0,
+            Outcome::Unreplicated(reply) => writes_applied(&job.replies[reply.clone()]),
+            _ => request.keys.len().max(1),
+        } as u64;
         request.state = State::Settled;
         request.outcome = outcome;
         job.unsettled -= 1;

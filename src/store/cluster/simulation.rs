@@ -72,6 +72,7 @@ struct Simulation {
     writes: HashMap<u64, Fate>,
     /// Writes that were answered, and the number of the first that was submitted after that.
     answered: HashMap<u64, u64>,
+    shown: Vec<Shown>,
     done: Done,
 }
 
@@ -88,6 +89,13 @@ enum Fate {
     Done,
     Failed,
     Unconfirmed,
+}
+
+/// What a `Get` has shown, and the number of the first write that was submitted after it was answered.
+struct Shown {
+    key: usize,
+    length: usize,
+    next: u64,
 }
 
 /// What was submitted: key, and the value of a write.
@@ -155,6 +163,7 @@ impl Simulation {
             next_value: 1,
             writes: HashMap::new(),
             answered: HashMap::new(),
+            shown: Vec::new(),
             done: Done::default(),
         };
         let buckets: Vec<u16> = simulation
@@ -168,7 +177,7 @@ impl Simulation {
             simulation.owners.insert(bucket, (owner, None));
         }
         let rows = simulation.rows();
-        simulation.router.on_slots(&rows, now);
+        simulation.router.on_slots(None, &rows, now);
         simulation
     }
 

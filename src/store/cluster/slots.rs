@@ -160,13 +160,11 @@ pub(super) fn parse_slots(reply: &[u8], host: &str, epochs: &Epochs) -> Option<V
     .collect()
 }
 
-/// The masters without slots, in the reply to `CLUSTER SHARDS` of a node at this host. A reply that is none
-/// names none: not every service that offers a cluster has the command.
-pub(super) fn masters_without_slots(reply: Reply<'_>, host: &str, is_tls: bool) -> Vec<Address> {
+/// The masters, also those without slots, in the reply to `CLUSTER SHARDS` of a node at this host. A reply that is
+/// none names none: not every service that offers a cluster has the command.
+pub(super) fn masters(reply: Reply<'_>, host: &str, is_tls: bool) -> Vec<Address> {
     let port: &[u8] = if is_tls { b"tls-port" } else { b"port" };
-    let shards = elements(Some(reply));
-    let shards = shards.filter(|shard| elements(field(shard, b"slots")).next().is_none());
-    let nodes = shards.flat_map(|shard| elements(field(&shard, b"nodes")));
+    let nodes = elements(Some(reply)).flat_map(|shard| elements(field(&shard, b"nodes")));
     let address = |node| {
         let text = |name| std::str::from_utf8(field(&node, name)?.bytes()?).ok();
         let port = field(&node, port)?.integer()?.try_into().ok()?;
@@ -238,7 +236,7 @@ mod tests {
         assert_eq!(parse_slots(b"-ERR\r\n", "seed", &epochs), None);
     }
     #[test]
-    fn masters_without_slots_are_read() {
+    fn masters_are_read() {
         let node = |port: u16, role: &str, health: &str| {
             let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
             let fields = [
@@ -265,10 +263,10 @@ mod tests {
         let reply = format!("*3\r\n{}", reply.concat());
         let read = |reply: &str, is_tls| {
             let reply = Reply::parse(reply.as_bytes()).unwrap();
-            let masters = masters_without_slots(reply, "seed", is_tls);
+            let masters = masters(reply, "seed", is_tls);
             masters.iter().map(Address::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(read(&reply, false), ["seed:2"]);
+        assert_eq!(read(&reply, false), ["seed:1", "seed:2"]);
         assert!(read(&reply, true).is_empty());
         assert!(read("-ERR unknown subcommand\r\n", false).is_empty());
     }

@@ -3,6 +3,8 @@
 mod bucket;
 mod connection;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -40,17 +42,7 @@ const READS: usize = 4;
 
 /// Serves the subscriptions, for ever.
 pub(super) async fn run(shared: Arc<Shared>, clock: Arc<dyn Clock>) {
-    let mut subscriptions = Subscriptions {
-        shared,
-        clock,
-        connections: HashMap::new(),
-        next_connection: 0,
-        buckets: vec![Bucket::default(); BUCKETS.into()],
-        retries: HashMap::new(),
-        tick: None,
-        ticks: 0,
-        next_audited: 0,
-    };
+    let mut subscriptions = Subscriptions::new(shared, clock);
     poll_fn(|cx| subscriptions.poll(cx)).await
 }
 
@@ -68,6 +60,20 @@ struct Subscriptions {
 }
 
 impl Subscriptions {
+    fn new(shared: Arc<Shared>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            shared,
+            clock,
+            connections: HashMap::new(),
+            next_connection: 0,
+            buckets: vec![Bucket::default(); BUCKETS.into()],
+            retries: HashMap::new(),
+            tick: None,
+            ticks: 0,
+            next_audited: 0,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (is_used, mut is_changed) = {
             let mut watching = self.shared.watching.lock();
@@ -321,7 +327,12 @@ impl Subscriptions {
     /// Subscribes to each bucket that is wanted at the node that has it, and to no other.
     fn assign(&mut self, now: Instant, cx: &mut Context<'_>) {
         let (owners, addresses, auth) = {
-            let router = &self.shared.state().router;
+            let router = &mut self.shared.state().router;
+            // No map may name a node that a slot is being moved to.
+            let asked = self.buckets.iter().filter_map(|it| it.asked);
+            for node in asked.chain(self.connections.values().map(|it| it.node)) {
+                router.nodes[node].used_at = now;
+            }
             let owners: Vec<_> = (0..BUCKETS).map(|bucket| router.owner(bucket)).collect();
             let addresses: Vec<_> = router.nodes.iter().map(|it| it.address.clone()).collect();
             (owners, addresses, router.config.auth.clone())

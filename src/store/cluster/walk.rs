@@ -1,8 +1,8 @@
 //! The names of all keys, for `GetPrefix` and `Keys`: bucket by bucket, from every master.
 //!
 //! A key that moves from one node to another has to be found at one of the two. So a slot is listed at its owner
-//! first. Then its owner is asked which masters without slots there are: if a key had left for one of them, the owner
-//! knows it. Then all other masters are asked, and these.
+//! first. Then its owner is asked which masters there are: if a key had left for one of them, the owner knows it,
+//! and the map may not, since it is old or the other has no slots yet. Then all other masters are asked.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
@@ -112,7 +112,7 @@ async fn list_once(shared: &Arc<Shared>, view: &View) -> Result<Keys, String> {
     let at_owners: Vec<_> = at_owners.collect();
     list_at(shared, &at_owners, &mut keys).await?;
     let owners = at_owners.iter().map(|&(owner, _)| owner).collect();
-    let mut nodes = without_slots(shared, owners).await?;
+    let mut nodes = masters(shared, owners).await?;
     nodes.extend(&view.masters);
     let at_others: Vec<_> = buckets
         .iter()
@@ -156,11 +156,8 @@ async fn list_at(
     Ok(())
 }
 
-/// The masters without slots that these nodes know.
-async fn without_slots(
-    shared: &Arc<Shared>,
-    asked: BTreeSet<usize>,
-) -> Result<BTreeSet<usize>, String> {
+/// The masters that these nodes know.
+async fn masters(shared: &Arc<Shared>, asked: BTreeSet<usize>) -> Result<BTreeSet<usize>, String> {
     let mut job = Job::default();
     for &node in &asked {
         job.push(node, &[b"CLUSTER", b"SHARDS"]);
@@ -174,7 +171,7 @@ async fn without_slots(
         let mut state = shared.state();
         let now = state.now();
         let host = state.router.nodes[node].address.host.clone();
-        for address in slots::masters_without_slots(reply, &host, shared.connector.is_tls()) {
+        for address in slots::masters(reply, &host, shared.connector.is_tls()) {
             found.insert(state.router.node(&address, now));
         }
     }

@@ -108,6 +108,11 @@ impl SharedWatching {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn wanted(&self, topic: Topic<'_>) -> impl Drop {
+        Wanted::new(self, buckets(topic))
+    }
+
     pub(super) fn unwatch(&self, topic: Topic<'_>) {
         self.lock().unwant(buckets(topic));
     }

@@ -59,9 +59,9 @@ impl Bucket {
     }
 }
 
-/// Where earlier requests are, by their keys.
+/// Where earlier requests are, by their keys, and by key and job.
 #[derive(Default)]
-pub(super) struct Places(HashMap<u64, Place>);
+pub(super) struct Places(HashMap<(u64, Option<usize>), Place>);
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -71,22 +71,29 @@ struct Place {
 }
 
 impl Places {
-    pub(super) fn add(&mut self, request: &Request, node: Option<usize>) {
+    pub(super) fn add(&mut self, job: usize, request: &Request, node: Option<usize>) {
         for &key in &request.keys {
-            let place = self.0.entry(key).or_insert(Place {
-                node,
-                has_write: false,
-            });
-            place.has_write |= request.is_write;
-            place.node = place.node.filter(|_| place.node == node);
+            for of_job in [None, Some(job)] {
+                let place = self.0.entry((key, of_job)).or_insert(Place {
+                    node,
+                    has_write: false,
+                });
+                place.has_write |= request.is_write;
+                place.node = place.node.filter(|_| place.node == node);
+            }
         }
     }
 
     /// Whether a request may be sent to this node, behind those.
-    pub(super) fn allow(&self, request: &Request, node: usize) -> bool {
-        let is_free =
-            |place: &Place| !place.has_write && !request.is_write || place.node == Some(node);
-        let mut places = request.keys.iter().filter_map(|key| self.0.get(key));
-        places.all(is_free)
+    pub(super) fn allow(&self, job: usize, request: &Request, node: usize) -> bool {
+        request.keys.iter().all(|&key| {
+            [None, Some(job)].iter().all(|&of_job| {
+                let Some(place) = self.0.get(&(key, of_job)) else {
+                    return true;
+                };
+                let are_reads = !place.has_write && !request.is_write;
+                are_reads && of_job.is_none() || place.node == Some(node)
+            })
+        })
     }
 }

@@ -134,7 +134,7 @@ impl Router {
             Entry::Slots => {
                 let epochs = std::mem::take(&mut it.epochs);
                 if let Some(rows) = slots::parse_slots(reply, &it.address.host, &epochs) {
-                    self.on_slots(&rows, now);
+                    self.on_slots(Some(node), &rows, now);
                 }
             }
             Entry::Auth | Entry::Script if is_error && it.link == Link::Handshake => {

@@ -12,8 +12,15 @@ use crate::store::cluster::{
 };
 
 impl Router {
-    /// A node has given the whole map. It may be old: of each slot the owner with the latest epoch counts.
-    pub(in super::super) fn on_slots(&mut self, rows: &[SlotRange], now: Instant) {
+    /// A node has given the whole map. It may be old: of each slot the owner with the latest epoch counts,
+    /// unless it is the owner's own map that names another.
+    pub(in super::super) fn on_slots(
+        &mut self,
+        from: Option<usize>,
+        rows: &[SlotRange],
+        now: Instant,
+    ) {
+        let from = from.map(|node| self.nodes[node].reads_for.unwrap_or(node));
         self.refresh = false;
         for node in self.nodes.iter_mut().filter(|node| node.is_used()) {
             node.used_at = now;
@@ -37,7 +44,8 @@ impl Router {
             .zip(&mut self.owners)
             .zip(&mut self.epochs)
         {
-            let is_given_up = owner.is_none_or(|owner| self.nodes[owner].is_given_up());
+            let is_given_up =
+                owner.is_none_or(|owner| Some(owner) == from || self.nodes[owner].is_given_up());
             match by_slot[usize::from(*slot)] {
                 Some((master, epoch)) => {
                     // A node that does not give epochs is believed.

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use super::{FORGET_TIME, Router};
-use crate::store::cluster::{node::Node, slots::Address};
+use crate::store::cluster::{
+    node::{Link, Node},
+    slots::Address,
+};
 
 impl Router {
     /// The node at this address.
@@ -19,11 +22,10 @@ impl Router {
     }
 
     fn insert(&mut self, mut node: Node, now: Instant) -> usize {
-        // The place of one that nobody can have in mind any more.
-        let forgotten = self.nodes.iter().position(|it| self.is_forgotten(it, now));
-        if let Some(place) = forgotten {
-            // The driver closes its connection.
-            node.closed = self.nodes[place].closed + 1;
+        // The place of one that nobody can have in mind any more, and that has no connection.
+        let is_free = |it: &Node| it.link != Link::Up && self.is_forgotten(it, now);
+        if let Some(place) = self.nodes.iter().position(is_free) {
+            node.closed = self.nodes[place].closed;
             self.nodes[place] = node;
             return place;
         }

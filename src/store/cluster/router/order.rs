@@ -33,7 +33,8 @@ impl Router {
         }
     }
 
-    /// The node or its reader. A client's `Get` behind its own write goes the same way.
+    /// The node or its reader. A client's `Get` behind its own write, or behind its own `Get` that went to the
+    /// node, goes the same way.
     fn connection(&self, id: RequestId, node: usize) -> usize {
         let request = &self.jobs[id.job].requests[id.request];
         let is_there = |&reader: &usize| {
@@ -42,14 +43,16 @@ impl Router {
         };
         let reader = self.nodes[node].reader.filter(is_there);
         let reader = reader.filter(|_| !request.is_write && request.ask.is_none());
-        let has_own_write = || {
+        let has_own = || {
             let bucket = self
                 .bucket(id)
                 .map(|bucket| &self.buckets[usize::from(bucket)]);
             let mut active = bucket.into_iter().flat_map(Bucket::active);
-            active.any(|&(other, _)| other.job == id.job && self.conflict(id, other))
+            active.any(|&(other, at)| {
+                Some(at) != reader && other.job == id.job && self.conflict(id, other)
+            })
         };
-        reader.filter(|_| !has_own_write()).unwrap_or(node)
+        reader.filter(|_| !has_own()).unwrap_or(node)
     }
 
     /// Whether no request is held, or on another node, that has to stay before this one.
@@ -75,10 +78,12 @@ impl Router {
         before.any(|&other| self.conflict(id, other))
     }
 
-    /// Whether the order of the two matters.
-    fn conflict(&self, one: RequestId, other: RequestId) -> bool {
+    /// Whether the order of the two matters. It does for two `Get`s of one client: the later one may not show
+    /// what was before.
+    pub(super) fn conflict(&self, one: RequestId, other: RequestId) -> bool {
         let request = |id: RequestId| &self.jobs[id.job].requests[id.request];
-        request(one).conflicts(request(other))
+        let (is_same_job, one, other) = (one.job == other.job, request(one), request(other));
+        (is_same_job || one.is_write || other.is_write) && one.shares_key(other)
     }
 
     /// Puts it among the held ones of its bucket, in order.
@@ -112,7 +117,7 @@ impl Router {
         let held = std::mem::take(&mut bucket.held);
         let mut places = Places::default();
         for &(id, _) in self.buckets[usize::from(number)].active() {
-            places.add(&self.jobs[id.job].requests[id.request], None);
+            places.add(id.job, &self.jobs[id.job].requests[id.request], None);
         }
         let mut retry_at = None;
         let mut has_free = false;
@@ -129,8 +134,8 @@ impl Router {
             let mut nodes = target
                 .into_iter()
                 .flat_map(|node| [self.connection(id, node), node]);
-            let node = nodes.find(|&node| places.allow(request, node));
-            places.add(request, node);
+            let node = nodes.find(|&node| places.allow(id.job, request, node));
+            places.add(id.job, request, node);
             if let Some(node) = node {
                 self.enqueue(id, node, now);
                 continue;

@@ -9,7 +9,7 @@ use crate::store::cluster::{
     slots::Address,
 };
 
-const OVERTAKEN: &str = "the cluster refused it, and applied a later command of the client";
+const OVERTAKEN: &str = "the cluster refused it, and answered a later command of the client";
 
 /// What a node's refusal means for a request.
 pub(super) enum Refusal {
@@ -97,12 +97,9 @@ impl Router {
         let Some(bucket) = self.bucket(id) else {
             return;
         };
-        let request = &self.jobs[id.job].requests[id.request];
         let held = &self.buckets[usize::from(bucket)].held;
         let is_overtaken = |&&other: &&RequestId| {
-            other.job == id.job
-                && other.request < id.request
-                && self.jobs[other.job].requests[other.request].conflicts(request)
+            other.job == id.job && other.request < id.request && self.conflict(id, other)
         };
         let overtaken: Vec<_> = held.iter().filter(is_overtaken).copied().collect();
         for id in overtaken {

@@ -1,6 +1,7 @@
 //! Rules of the router, one by one. All of them together: `simulation.rs`.
 
 mod map;
+mod replicas;
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::{
     super::{
         job::{Job, Outcome},
         layout::Layout,
-        node::FIRST_BACKOFF,
+        node::{FIRST_BACKOFF, NODE_BYTES},
         resp,
         slots::{self, Address, SLOTS, SlotRange},
     },
@@ -55,7 +56,7 @@ impl Fixture {
             load,
         };
         let mut router = Router::new(config, now);
-        router.on_slots(&[row(1, None)], now);
+        router.on_slots(None, &[row(1, None)], now);
         let (node, _) = router.next_connect().unwrap();
         router.on_connected(node, now);
         let layout = Layout::new(b"k:", &[b'0'; 40]);
@@ -189,98 +190,6 @@ fn a_write_that_was_sent_is_never_sent_again() {
     assert!(node.router.take(read).is_none() && node.router.take(late).is_none());
 }
 
-/// Else a read would be behind all of them, each of which may take a quarter of the timeout.
-#[test]
-fn one_wait_is_under_way_at_a_time() {
-    let mut node = Fixture::new(1);
-    let one = node.submit(&[put(b"k")]);
-    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
-    let other = node.submit(&[put(b"k")]);
-    assert_eq!(node.written(), ["EVALSHA"]);
-    node.reply(b"*1\r\n:1\r\n");
-    assert!(node.router.take(one).is_none());
-    node.reply(b":0\r\n");
-    assert_eq!(node.outcomes(one), [Outcome::Unreplicated(0..8)]);
-    assert_eq!(node.written(), ["WAIT"]);
-    node.reply(b"*1\r\n:2\r\n");
-    node.reply(b":1\r\n");
-    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
-}
-
-/// A node answers nothing on a connection on which it waits for replicas.
-#[test]
-fn reads_do_not_wait_for_replicas() {
-    let mut node = Fixture::new(1);
-    let (reader, _) = node.router.next_connect().unwrap();
-    node.router.on_connected(reader, node.now);
-    let first = node.submit(&[put(b"k")]);
-    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
-    // There is no reader yet.
-    let second = node.submit(&[get(b"k")]);
-    assert_eq!(node.written(), ["LRANGE"]);
-    assert_eq!(node.written_to(reader), ["SCRIPT"]);
-    let loaded = b"$1\r\nx\r\n";
-    node.router.on_reply(reader, loaded, node.now).unwrap();
-    assert_eq!(node.router.stats.nodes_up, 1);
-    assert_eq!(node.router.masters().collect::<Vec<_>>(), [0]);
-
-    // Neither the write that is not answered nor another client's holds it up.
-    let other = node.submit(&[put(b"k")]);
-    let third = node.submit(&[get(b"k")]);
-    assert_eq!(node.written(), ["EVALSHA"]);
-    assert_eq!(node.written_to(reader), ["LRANGE"]);
-    node.router.on_reply(reader, b"*0\r\n", node.now).unwrap();
-    assert_eq!(node.outcomes(third), [Outcome::Reply(0..4)]);
-    // The reader's connection is gone.
-    let fourth = node.submit(&[get(b"k")]);
-    assert_eq!(node.written_to(reader), ["LRANGE"]);
-    node.router.on_closed(reader, node.now);
-    node.reply(b"*1\r\n:1\r\n");
-    node.reply(b":1\r\n");
-    node.reply(b"*0\r\n");
-    assert_eq!(node.outcomes(first), [Outcome::Reply(0..8)]);
-    assert_eq!(node.outcomes(second), [Outcome::Reply(0..4)]);
-    node.reply(b"*1\r\n:2\r\n");
-    node.await_written(TICK, &["LRANGE", "CLUSTER", "CLUSTER", "WAIT"]);
-    for reply in [b"*0\r\n", b"$-1\r\n", b"*-1\r\n", b":1\r\n"] as [&[u8]; 4] {
-        node.reply(reply);
-    }
-    assert_eq!(node.outcomes(fourth), [Outcome::Reply(0..4)]);
-    assert_eq!(node.outcomes(other), [Outcome::Reply(0..8)]);
-}
-
-/// Commands of one client have the order in which it sent them.
-#[test]
-fn a_read_is_behind_its_own_clients_write() {
-    let mut node = Fixture::new(1);
-    let (reader, _) = node.router.next_connect().unwrap();
-    node.router.on_connected(reader, node.now);
-    node.written_to(reader);
-    let loaded = b"$1\r\nx\r\n";
-    node.router.on_reply(reader, loaded, node.now).unwrap();
-    // More than one script holds.
-    let many: Vec<_> = (0..65).map(|_| put(b"k")).chain([get(b"k")]).collect();
-    node.submit(&[&many[..64], &many[65..]].concat());
-    assert_eq!(node.written(), ["EVALSHA", "LRANGE", "WAIT"]);
-    node.submit(&[&many[65..], &many[65..], &many[..1]].concat());
-    assert_eq!(node.written_to(reader), ["LRANGE"]);
-    assert!(node.written().is_empty());
-    node.reply(b"*1\r\n:1\r\n");
-    node.reply(b"*0\r\n");
-    assert!(node.written().is_empty());
-    node.router.on_reply(reader, b"*0\r\n", node.now).unwrap();
-    assert_eq!(node.written(), ["EVALSHA"]);
-}
-
-#[test]
-fn a_write_that_was_refused_waits_for_no_replica() {
-    let mut node = Fixture::new(1);
-    let job = node.submit(&[put(b"k")]);
-    assert_eq!(node.written(), ["EVALSHA", "WAIT"]);
-    node.reply(b"-NOREPLICAS x\r\n");
-    assert_eq!(node.outcomes(job), [Outcome::Reply(0..15)]);
-}
-
 #[test]
 fn a_reply_that_is_too_long_fails_only_its_request() {
     let mut node = Fixture::new(0);
@@ -309,6 +218,49 @@ fn what_waits_for_a_node_that_is_gone_is_kept_no_longer_than_its_time() {
     }
     assert!(fixture.router.jobs.is_empty());
     assert!(fixture.router.nodes[0].waiting.is_empty());
+}
+
+/// It would fail the other, whose turn is over then.
+#[test]
+fn what_waits_for_room_stays_behind_what_has_come_back() {
+    let mut node = Fixture::new(0);
+    let long = vec![b'x'; NODE_BYTES];
+    let (key, value) = (&b"k"[..], &long[..]);
+    let mut operations = vec![Operation::Write(Write::Put { key, value })];
+    // More than one script holds.
+    operations.extend([put(key); 64]);
+    let job = node.submit(&operations);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"-TRYAGAIN x\r\n");
+    assert!(node.written().is_empty());
+    node.await_written(PARTED_BACKOFF, &["EVALSHA"]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.reply(b"*1\r\n:1\r\n");
+    node.reply(b"*1\r\n:2\r\n");
+    assert_eq!(
+        node.outcomes(job),
+        [Outcome::Reply(0..8), Outcome::Reply(8..16)]
+    );
+}
+
+/// The first may still be applied where it is.
+#[test]
+fn writes_of_a_key_are_on_one_node_at_a_time() {
+    let mut node = Fixture::new(0);
+    node.submit(&[put(b"k")]);
+    assert_eq!(node.written(), ["EVALSHA"]);
+    node.router.on_slots(None, &[row(2, None)], node.now);
+    let (next, _) = node.router.next_connect().unwrap();
+    node.router.on_connected(next, node.now);
+    let loaded = b"$1\r\nx\r\n";
+    node.router.on_reply(next, loaded, node.now).unwrap();
+    node.written_to(next);
+    node.submit(&[put(b"k")]);
+    let read = node.submit(&[get(b"k")]);
+    assert!(node.written_to(next).is_empty());
+    assert!(node.router.take(read).is_none());
+    node.reply(b"*1\r\n:1\r\n");
+    assert_eq!(node.written_to(next), ["EVALSHA", "LRANGE"]);
 }
 
 /// While a slot moves, and the bucket's number is on one node and a key on another.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Done, Fate, Simulation};
+use super::{Done, Fate, Shown, Simulation};
 use crate::store::cluster::{job::Outcome, resp::Reply};
 
 impl Simulation {
@@ -18,6 +18,7 @@ impl Simulation {
             let expected = self.open.remove(&id).unwrap();
             let mut parts = HashMap::new();
             let mut own: Vec<(usize, u64)> = Vec::new();
+            let mut shown = HashMap::new();
             for (&(key, value), &request) in expected.commands.iter().zip(&job.commands) {
                 let request = request as usize;
                 let it = &job.requests[request];
@@ -77,6 +78,21 @@ impl Simulation {
                     );
                 }
                 self.check_holds(key, &list, expected.from);
+                // Lists only grow.
+                let before = shown.insert(key, list.len());
+                assert!(
+                    before.is_none_or(|before| before <= list.len()),
+                    "a Get shows less than the one before it in its batch"
+                );
+                let mut before = self.shown.iter().filter(|it| it.next <= expected.from);
+                assert!(
+                    before.all(|it| it.key != key || it.length <= list.len()),
+                    "a Get shows less than one that was answered before it"
+                );
+            }
+            for (key, length) in shown {
+                let next = self.next_value;
+                self.shown.push(Shown { key, length, next });
             }
         }
     }
