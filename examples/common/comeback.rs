@@ -7,17 +7,24 @@ use crate::say::{reason, say};
 /// Says what becomes of the connection to this address, once there was one.
 pub(crate) fn announce(address: &str) -> impl FnMut(ConnectionState) + Send + 'static {
     let address = address.to_owned();
-    let mut was_lost = false;
+    // Why the last attempt failed, once the connection was lost. The same is not said again.
+    let mut failure = None;
     move |state| match state {
         ConnectionState::Lost { error } => {
-            was_lost = true;
+            failure = Some(String::new());
             let why = reason(&error);
             say(format_args!(
                 "{address}: connection lost: {why}; reconnecting"
             ));
         }
-        ConnectionState::Connected { .. } if was_lost => {
-            was_lost = false;
+        ConnectionState::Failed { error } => {
+            let why = reason(&error);
+            if failure.as_ref().is_some_and(|last| *last != why) {
+                say(format_args!("{address}: {why}; trying again"));
+                failure = Some(why);
+            }
+        }
+        ConnectionState::Connected { .. } if failure.take().is_some() => {
             say(format_args!("connected again to {address}"));
         }
         _ => {}
