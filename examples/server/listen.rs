@@ -118,7 +118,7 @@ fn is_this_machine(address: &SocketAddr) -> bool {
 }
 
 /// All addresses of a name, each once. The system knows what stands behind a `%`.
-fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
     let Some(host) = host else {
         // The first serves both families, so the second is for machines that have only IPv4.
         let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
@@ -136,7 +136,7 @@ fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// Listens on these addresses, or only on the `first` that this machine has. Those of a family
 /// that it does not have don't count, if another is left. If the port is to be any free one, it is
 /// the same for all.
-fn bind_all(
+pub(crate) fn bind_all(
     addresses: &[SocketAddr],
     first: bool,
 ) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
