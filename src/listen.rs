@@ -18,7 +18,7 @@ use incoming::IncomingSender;
 
 use crate::{
     clock,
-    shared::{log, state::ServerState},
+    shared::{log::AcceptLog, state::ServerState},
 };
 
 /// How long an accept loop waits after an error, such as having no file descriptor left. Long
@@ -91,6 +91,7 @@ async fn accept_loop<L: Listener>(
     incoming: IncomingSender,
     server: Arc<ServerState>,
 ) {
+    let mut log = AcceptLog::default();
     loop {
         match listener.accept().await {
             Ok((connection, address)) => {
@@ -99,7 +100,7 @@ async fn accept_loop<L: Listener>(
                 }
             }
             Err(error) => {
-                log::accept_failed(&error);
+                log.failed(&error, server.clock.now());
                 server.count_accept_error();
                 clock::sleep(&*server.clock, ACCEPT_RETRY).await;
             }

@@ -5,6 +5,7 @@ mod common;
 use std::{
     fmt::{Debug, Write as _},
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -13,7 +14,7 @@ use std::{
 
 use common::{local::LocalServer, loopback, stores::ManualClock};
 use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, future};
-use keywire::{Overflow, Secret, Server};
+use keywire::{Listener, Overflow, Secret, Server};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -198,9 +199,51 @@ fn a_flood_makes_few_events() {
             .filter(|line| line.contains("secret"))
             .collect();
         assert_eq!(failures.len(), 3 * 3 * 20, "{heard}");
-        assert_eq!(failures[0], "WARN not the secret client=1");
-        assert_eq!(failures[20], "WARN not the secret suppressed=80 client=1");
+        assert_eq!(
+            failures[0],
+            "WARN unauthorized: a wrong secret, or none client=1"
+        );
+        assert_eq!(
+            failures[20],
+            "WARN unauthorized: a wrong secret, or none suppressed=80 client=1"
+        );
         assert!(heard.lines().count() < 3 * 5 * 3 * 20);
+    });
+}
+
+/// Never has a descriptor for another connection.
+struct Exhausted;
+
+impl Listener for Exhausted {
+    type Connection = Broken;
+
+    async fn accept(&mut self) -> io::Result<(Broken, Option<IpAddr>)> {
+        Err(io::Error::other("too many open files"))
+    }
+}
+
+#[test]
+fn a_listener_that_fails_all_the_time_is_in_the_log_every_ten_seconds() {
+    let recorder = Recorder::default();
+    with_default(recorder.clone(), || {
+        let clock = ManualClock::new();
+        let server = Server::builder().clock(clock.clone()).listen(Exhausted);
+        let mut server = LocalServer::new(server.build());
+        let mut seconds = |seconds: u32| {
+            for _ in 0..seconds * 20 {
+                server.run();
+                clock.advance(Duration::from_millis(50));
+            }
+        };
+        let words = "a listener failed to accept a connection";
+        let error = "error=too many open files";
+        seconds(10);
+        assert_eq!(recorder.heard(), format!("WARN {words} {error}\n"));
+        seconds(10);
+        assert_eq!(
+            recorder.heard(),
+            format!("WARN {words} suppressed=199 {error}\n")
+        );
     });
 }
 

@@ -5,12 +5,15 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, ErrorKind, Write as _},
     path::PathBuf,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
-use clap::{Arg, ArgAction, Command, CommandFactory, Parser, builder::BoolishValueParser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, builder::BoolishValueParser,
+};
 use clap_complete::Shell;
 
 /// An option that asks for something else than the program's work. It has no variable.
@@ -45,10 +48,37 @@ pub(crate) fn command<T: CommandFactory>() -> Command {
     command.after_help(help)
 }
 
-/// The options that the program was started with. Help, its version and what is wrong with the options end it.
+/// The options that the program was started with.
 pub(crate) fn parse<T: Parser>() -> T {
-    let matches = command::<T>().get_matches();
+    let matches = matches(command::<T>(), env::args_os().collect());
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Help, its version and what is wrong with the options are printed here, and end the program.
+pub(crate) fn matches(mut command: Command, arguments: Vec<OsString>) -> ArgMatches {
+    command
+        .try_get_matches_from_mut(arguments)
+        .unwrap_or_else(|said| {
+            let code = match said.print() {
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => 2,
+                _ => said.exit_code(),
+            };
+            let variables = variables(&command);
+            if said.use_stderr() && !variables.is_empty() {
+                // The option that is wrong may be one that nobody has typed.
+                let variables = variables.join(", ");
+                let _ = writeln!(io::stderr(), "Set in the environment: {variables}");
+            }
+            process::exit(code)
+        })
+}
+
+/// The options that come from the environment, by the names of their variables. Values are not shown.
+fn variables(command: &Command) -> Vec<String> {
+    let variables = command.get_arguments().filter_map(Arg::get_env);
+    let set = variables.filter(|variable| env::var_os(variable).is_some());
+    set.map(|variable| variable.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Reads an option from its variable, too. One that differs from the rule stands in the help.

@@ -1,6 +1,7 @@
 //! Where the server listens: the sockets of an address.
 
 use std::{
+    fmt::Display,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
     path::Path,
@@ -83,22 +84,36 @@ impl Address {
                 .map(|(listener, file)| vec![Bound::Unix(listener, Some(file))])
                 .map_err(|error| format!("can't listen on {text:?}: {error}")),
             Kind::Tcp(host, port) => {
-                let addresses = resolve(host.as_deref(), *port)
-                    .map_err(|error| format!("{text:?}: {error}"))?;
-                if !(guarded || addresses.iter().all(is_this_machine)) {
-                    return Err(format!(
-                        "{text:?}: {BEYOND}; localhost:PORT is this machine only"
-                    ));
-                }
-                let listeners = bind_all(&addresses, host.is_none())
-                    .map_err(|(address, error)| format!("{text:?}: {address}: {error}"))?;
+                let listeners = bind(text, host.as_deref(), *port, guarded, BEYOND)?;
                 Ok(listeners.into_iter().map(Bound::Tcp).collect())
             }
         }
     }
 }
 
-pub(crate) fn is_this_machine(address: &SocketAddr) -> bool {
+/// Listens on all addresses of a host. If it may not be `reached` from beyond this machine, `beyond` says what
+/// that takes.
+pub(crate) fn bind(
+    text: &str,
+    host: Option<&str>,
+    port: u16,
+    reached: bool,
+    beyond: &str,
+) -> Result<Vec<TcpListener>, String> {
+    let failed = |reason: &dyn Display| format!("can't listen on {text:?}: {reason}");
+    let addresses = resolve(host, port).map_err(|error| failed(&error))?;
+    if !(reached || addresses.iter().all(is_this_machine)) {
+        let beyond = format!("{beyond}; localhost:PORT is this machine only");
+        return Err(failed(&beyond));
+    }
+    bind_all(&addresses, host.is_none()).map_err(|(address, error)| match address.to_string() {
+        address if address == text => failed(&error),
+        // One of those that a name stands for.
+        address => failed(&format!("{address}: {error}")),
+    })
+}
+
+fn is_this_machine(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
@@ -124,11 +139,11 @@ pub(crate) fn resolve(host: Option<&str>, port: u16) -> io::Result<Vec<SocketAdd
 pub(crate) fn bind_all(
     addresses: &[SocketAddr],
     first: bool,
-) -> Result<Vec<TcpListener>, (SocketAddr, Error)> {
+) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut tries = 1;
     loop {
         match bind_once(addresses, first) {
-            Err((address, Error::Listen(error)))
+            Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
                     && address.port() == 0
                     && tries < PORT_TRIES =>
@@ -143,25 +158,22 @@ pub(crate) fn bind_all(
 fn bind_once(
     addresses: &[SocketAddr],
     first: bool,
-) -> Result<Vec<TcpListener>, (SocketAddr, Error)> {
+) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut missing = None;
     for &wanted in addresses {
         let mut address = wanted;
         if let (0, Some(listener)) = (wanted.port(), listeners.first()) {
-            let bound = listener.local_addr();
-            address.set_port(
-                bound
-                    .map_err(|error| (wanted, Error::Listen(error)))?
-                    .port(),
-            );
+            let bound = listener.local_addr().map_err(|error| (wanted, error))?;
+            address.set_port(bound.port());
         }
         match smol::block_on(keywire::bind(address)) {
             Ok(listener) => listeners.push(listener),
             Err(Error::Listen(error)) if is_missing_family(&address, &error) => {
-                missing.get_or_insert((wanted, Error::Listen(error)));
+                missing.get_or_insert((wanted, error));
             }
-            Err(error) => return Err((wanted, error)),
+            Err(Error::Listen(error)) => return Err((wanted, error)),
+            Err(error) => return Err((wanted, io::Error::other(error))),
         }
         if first && !listeners.is_empty() {
             break;

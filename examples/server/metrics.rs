@@ -16,10 +16,10 @@ pub(crate) fn start(options: &Options, handle: &Handle) -> Result<Option<String>
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         bound.push(format!("http://{address}/metrics"));
     }
-    let handle = handle.clone();
+    let (handle, reserve) = (handle.clone(), http::Reserve::filled());
     std::thread::Builder::new()
         .name("metrics".into())
-        .spawn(move || http::serve(&listeners, &handle))
+        .spawn(move || http::serve(&listeners, &handle, &reserve))
         .map_err(|error| format!("can't start a thread for metrics: {error}"))?;
     Ok(Some(bound.join(" and ")))
 }
@@ -36,12 +36,21 @@ pub(crate) fn start(options: &Options, _: &Handle) -> Result<Option<String>, Str
 
 #[cfg(feature = "metrics")]
 mod http {
-    use std::{collections::VecDeque, io, net::Shutdown, time::Duration};
+    use std::{
+        cell::RefCell,
+        collections::VecDeque,
+        io,
+        net::Shutdown,
+        os::fd::{AsFd as _, OwnedFd},
+        sync::Arc,
+        time::Duration,
+    };
 
     use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future, stream};
     use keywire::{Handle, metrics::CONTENT_TYPE};
+    use rustix::io::dup2;
     use smol::{
-        LocalExecutor, Task, Timer,
+        Async, LocalExecutor, Task, Timer,
         net::{TcpListener, TcpStream},
     };
 
@@ -69,36 +78,32 @@ mod http {
 
     const TEXT: &str = "text/plain; charset=utf-8";
 
+    const BEYOND: &str = "others than this machine could read the metrics, for which there is no secret; \
+                          --open lets them";
+
     /// There is no secret, so `open` has to allow others than this machine.
     pub(super) fn bind(address: &Address, open: bool) -> Result<Vec<TcpListener>, String> {
         let text = &address.text;
-        let Kind::Tcp(host, port) = &address.kind else {
-            return Err(format!("--metrics {text}: expected HOST:PORT"));
+        let listeners = match &address.kind {
+            Kind::Tcp(host, port) => listen::bind(text, host.as_deref(), *port, open, BEYOND),
+            Kind::Unix(_) => Err(format!("{text}: expected HOST:PORT")),
         };
-        let addresses = listen::resolve(host.as_deref(), *port)
-            .map_err(|error| format!("--metrics {text}: {error}"))?;
-        if !(open || addresses.iter().all(listen::is_this_machine)) {
-            return Err(format!(
-                "--metrics {text}: others than this machine could read the metrics, for which there is no \
-                 secret; --open lets them; localhost:PORT is this machine only"
-            ));
-        }
-        listen::bind_all(&addresses, host.is_none())
-            .map_err(|(address, error)| format!("--metrics {text}: {address}: {error}"))
+        listeners.map_err(|error| format!("--metrics: {error}"))
     }
 
     /// Answers for ever.
-    pub(super) fn serve(listeners: &[TcpListener], handle: &Handle) {
+    pub(super) fn serve(listeners: &[TcpListener], handle: &Handle, reserve: &Reserve) {
         let executor = LocalExecutor::new();
         // Not that of smol, which would wait for the sockets of all threads: the threads that serve would be
         // woken by this one.
-        future::block_on(executor.run(accept(listeners, &executor, handle)));
+        future::block_on(executor.run(accept(listeners, &executor, handle, reserve)));
     }
 
     async fn accept<'a>(
         listeners: &[TcpListener],
         executor: &LocalExecutor<'a>,
         handle: &'a Handle,
+        reserve: &'a Reserve,
     ) {
         let none = stream::empty().boxed_local();
         let incoming = listeners.iter().map(TcpListener::incoming);
@@ -106,21 +111,63 @@ mod http {
         let mut connections: VecDeque<Task<()>> = VecDeque::new();
         while let Some(accepted) = incoming.next().await {
             let Ok(connection) = accepted else {
-                Timer::after(RETRY).await;
+                if !reserve.release() {
+                    Timer::after(RETRY).await;
+                }
                 continue;
             };
+            reserve.fill();
             connections.retain(|connection| !connection.is_finished());
             if connections.len() >= MAX_CONNECTIONS {
                 connections.pop_front();
             }
-            connections.push_back(executor.spawn(async {
+            connections.push_back(executor.spawn(async move {
                 let timeout = async {
                     Timer::after(TIME).await;
                     Err(io::ErrorKind::TimedOut.into())
                 };
                 // Nobody is there to be told.
-                let _ = future::or(answer(connection, handle), timeout).await;
+                let _ = future::or(answer(connection.clone(), handle), timeout).await;
+                reserve.fill_from(connection);
             }));
+        }
+    }
+
+    /// A descriptor for a connection that comes while the clients of the server have all others. Whether the
+    /// server is well has to be known then, too.
+    pub(super) struct Reserve(RefCell<Option<OwnedFd>>);
+
+    impl Reserve {
+        pub(super) fn filled() -> Self {
+            let reserve = Self(RefCell::new(None));
+            reserve.fill();
+            reserve
+        }
+
+        fn fill(&self) {
+            let mut kept = self.0.borrow_mut();
+            if kept.is_none() {
+                *kept = io::stdin().as_fd().try_clone_to_owned().ok();
+            }
+        }
+
+        /// Closes a connection. If need be, its descriptor is kept, before a client can have it.
+        fn fill_from(&self, connection: TcpStream) {
+            let mut kept = self.0.borrow_mut();
+            if kept.is_some() {
+                return;
+            }
+            let connection = Arc::<Async<std::net::TcpStream>>::from(connection);
+            let connection = Arc::into_inner(connection).and_then(|one| one.into_inner().ok());
+            if let Some(mut descriptor) = connection.map(OwnedFd::from) {
+                *kept = dup2(io::stdin(), &mut descriptor)
+                    .is_ok()
+                    .then_some(descriptor);
+            }
+        }
+
+        fn release(&self) -> bool {
+            self.0.take().is_some()
         }
     }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, FromArgMatches as _, Parser, ValueEnum, parser::ValueSource};
 use clap_complete::Shell;
@@ -180,7 +180,7 @@ pub(crate) struct Options {
 
 /// The options that the program was started with. What is wrong with them ends it.
 pub(crate) fn parse() -> Options {
-    let matches = program::command::<Options>().get_matches();
+    let matches = program::matches(program::command::<Options>(), env::args_os().collect());
     let mut options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     options.limits = limits(&matches);
     options

@@ -3,27 +3,17 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io::ErrorKind,
-    process,
 };
 
 use clap::{Arg, Command, Parser};
 
 use crate::program;
 
-/// The options that this program was started with. Help, its version and what is wrong with the
-/// options are printed here, and end the program.
+/// The options that this program was started with. What is wrong with them ends it.
 pub(crate) fn parse<T: Parser>() -> T {
     let (program, arguments) = keep_values(program::command::<T>(), env::args_os().collect());
-    let matches = program.try_get_matches_from(arguments);
-    let options = matches.and_then(|matches| T::from_arg_matches(&matches));
-    options.unwrap_or_else(|said| {
-        let code = match said.print() {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => 2,
-            _ => said.exit_code(),
-        };
-        process::exit(code)
-    })
+    let matches = program::matches(program, arguments);
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Moves what belongs to a command behind a `--`, so that it is taken as it is even if it looks

@@ -19,15 +19,22 @@ pub(crate) fn announce(
     mut tell: impl FnMut(String) + Send + 'static,
 ) -> impl FnMut(ConnectionState) + Send + 'static {
     let address = address.to_owned();
-    let mut was_lost = false;
+    // Why the last attempt failed, once the connection was lost. The same is not told again.
+    let mut failure = None;
     move |state| match state {
         ConnectionState::Lost { error } => {
-            was_lost = true;
+            failure = Some(String::new());
             let why = reason(&error);
             tell(format!("{address}: connection lost: {why}; reconnecting"));
         }
-        ConnectionState::Connected { .. } if was_lost => {
-            was_lost = false;
+        ConnectionState::Failed { error } => {
+            let why = reason(&error);
+            if failure.as_ref().is_some_and(|last| *last != why) {
+                tell(format!("{address}: {why}; trying again"));
+                failure = Some(why);
+            }
+        }
+        ConnectionState::Connected { .. } if failure.take().is_some() => {
             tell(format!("connected again to {address}"));
         }
         _ => {}

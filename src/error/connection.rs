@@ -41,7 +41,9 @@ impl Error {
 
 impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
-        ConnectionError::Disconnected(Some(Arc::new(error)))
+        // TLS without its `close_notify` is an end of the stream like any other, since lines are framed.
+        let cause = (error.kind() != io::ErrorKind::UnexpectedEof).then(|| Arc::new(error));
+        ConnectionError::Disconnected(cause)
     }
 }
 

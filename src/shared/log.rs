@@ -25,6 +25,9 @@ const EVENTS_PER_SECOND: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A failure to accept is logged once in this time.
+const ACCEPT_FAILURE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Emits an event, unless the budget of its kind is used up. The budget is asked only if anyone listens.
 macro_rules! log_event {
     ($acquired:expr, $level:ident, $($event:tt)*) => {
@@ -68,12 +71,12 @@ struct Budget {
 
 impl Budget {
     /// `Some` lets an event through, with the number of those that were suppressed before it.
-    fn try_acquire(&mut self, now: Instant) -> Option<u64> {
-        if self.began.is_none_or(|began| now - began >= SECOND) {
+    fn try_acquire(&mut self, now: Instant, (events, time): (u32, Duration)) -> Option<u64> {
+        if self.began.is_none_or(|began| now - began >= time) {
             self.began = Some(now);
             self.emitted = 0;
         }
-        if self.emitted == EVENTS_PER_SECOND {
+        if self.emitted == events {
             self.suppressed += 1;
             return None;
         }
@@ -87,7 +90,7 @@ struct Budgets([Budget; Kind::SnapshotComplete as usize + 1]);
 
 impl Budgets {
     fn try_acquire(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        self.0[kind as usize].try_acquire(now)
+        self.0[kind as usize].try_acquire(now, (EVENTS_PER_SECOND, SECOND))
     }
 }
 
@@ -133,7 +136,7 @@ impl LogLimiter {
             self.try_acquire(Kind::Unauthorized),
             WARN,
             client,
-            "not the secret"
+            "unauthorized: a wrong secret, or none"
         );
     }
 
@@ -248,8 +251,17 @@ pub(crate) fn closed() {
     tracing::debug!(target: TARGET, "closed");
 }
 
-/// This needs no budget: the accept loop waits before it tries again.
-pub(crate) fn accept_failed(error: &io::Error) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(target: TARGET, %error, "a listener failed to accept a connection");
+/// The log of an accept loop. Without descriptors it fails 20 times a second, for as long as that lasts.
+#[derive(Default)]
+pub(crate) struct AcceptLog(Budget);
+
+impl AcceptLog {
+    pub(crate) fn failed(&mut self, error: &io::Error, now: Instant) {
+        log_event!(
+            self.0.try_acquire(now, (1, ACCEPT_FAILURE_INTERVAL)),
+            WARN,
+            %error,
+            "a listener failed to accept a connection"
+        );
+    }
 }

@@ -3,12 +3,14 @@
 use std::{
     io,
     net::TcpListener,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
     thread,
     time::{Duration, Instant},
 };
 
-use futures_lite::future;
+use futures_lite::{AsyncRead, AsyncWrite, future};
 use keywire::{Client, Error, Server, protocol::Code};
 
 use super::connect;
@@ -48,6 +50,45 @@ fn a_server_that_shuts_down_is_a_clear_error_to_all() {
             "{error}"
         );
     });
+}
+
+/// TLS whose peer was killed: it ends without `close_notify`.
+struct Truncated;
+
+impl AsyncRead for Truncated {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let words = "peer closed connection without sending TLS close_notify";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, words)))
+    }
+}
+
+impl AsyncWrite for Truncated {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn an_end_without_close_notify_is_an_end() {
+    let client = Client::from_stream(Truncated);
+    let error = future::block_on(client.get("k")).unwrap_err();
+    assert!(matches!(error, Error::Disconnected(None)), "{error:?}");
 }
 
 /// Whoever waits for an event waits for ever otherwise.

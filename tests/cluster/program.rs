@@ -1,6 +1,6 @@
 //! The example server's options for a cluster. It has to have been built with the feature.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _, process::Command};
 
 use crate::{
     common::{
@@ -101,11 +101,16 @@ fn the_secret_comes_from_a_file_and_is_not_shown() {
     );
     let mut with_secret = command(&options);
     with_secret.arg("--cluster-secret-file").arg(&file);
-    let mut server = ServerProcess::spawn(&mut with_secret);
-    server.connect().end_with("Put:k:v\n");
+    let (mut server, mut log) = ServerProcess::with_log("trace", &mut with_secret);
+    server.connect().end_with("Put:hush-key:hush-value\n");
     server.signal("-TERM");
-    let (status, words) = server.wait();
-    assert!(status.success() && !words.contains(SECRET), "{words}");
+    let (status, mut words) = server.wait();
+    log.read_to_string(&mut words).unwrap();
+    assert!(words.contains("connected to a node"), "{words}");
+    assert!(
+        status.success() && !words.contains(SECRET) && !words.contains("hush"),
+        "{words}"
+    );
     fs::write(&file, "another\n").unwrap();
     let (_, words) = refused(&mut with_secret);
     assert!(

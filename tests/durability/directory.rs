@@ -64,6 +64,15 @@ fn a_directory_of_others_is_refused() {
 }
 
 #[test]
+fn a_file_in_its_place_is_no_directory() {
+    let directory = Directory::in_memory();
+    fs::write(directory.path(), "Dear").unwrap();
+    let error = refused(directory.path());
+    fs::remove_file(directory.path()).unwrap();
+    assert!(error.contains("not a directory"), "{error}");
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let directory = Directory::in_memory();
     let process = Process::start(directory.path(), &[]);

@@ -222,3 +222,26 @@ fn a_busy_server_answers() {
         enough.store(true, Ordering::Relaxed);
     });
 }
+
+/// What restarts a server that does not answer would end the connections of all its clients.
+#[test]
+fn a_server_without_descriptors_still_says_how_it_is() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 40 && exec \"$0\" \"$@\""]);
+    let server = Server::spawn(command.arg(example("server")));
+    let clients: Vec<_> = (0..60).map(|_| server.process.connect()).collect();
+    let errors = || {
+        let metrics = server.get("/metrics").body;
+        let mut lines = metrics.lines();
+        let errors = lines.find_map(|line| line.strip_prefix("keywire_accept_errors_total "));
+        errors.unwrap().parse::<u64>().unwrap()
+    };
+    wait_until("there is no descriptor left", || errors() > 0);
+    let before = errors();
+    for _ in 0..5 {
+        assert_eq!(server.get("/healthz").body, "serving\n");
+    }
+    // All the while there was none for clients.
+    wait_until("it tries again", || errors() > before);
+    drop(clients);
+}

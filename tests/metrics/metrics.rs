@@ -10,4 +10,5 @@ mod dashboard;
 mod health;
 mod http;
 mod request;
+mod secrecy;
 mod text;

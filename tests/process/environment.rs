@@ -80,9 +80,28 @@ fn a_variable_with_a_wrong_value_is_a_wrong_option() {
         let option = name.strip_prefix("KEYWIRE_").unwrap().to_lowercase();
         let option = format!("--{}", option.replace('_', "-"));
         assert!(words.contains(&option), "{words}");
+        assert!(words.contains(name), "{words}");
     }
     let wrong = client(&[("KEYWIRE_TIMEOUT", "soon")], &["get", "k"]);
     assert_eq!(wrong.status.code(), Some(2));
+    let words = String::from_utf8(wrong.stderr).unwrap();
+    assert!(words.contains("KEYWIRE_TIMEOUT"), "{words}");
+}
+
+/// So are two that contradict each other, or one that lacks another.
+#[test]
+fn what_is_wrong_names_the_variables_and_no_value() {
+    let mut command = server();
+    command
+        .env("KEYWIRE_TLS_CERT", "hush.pem")
+        .env("KEYWIRE_DATA", "");
+    let (code, words) = refused(&mut command);
+    assert_eq!(code, 2, "{words}");
+    let last = words.lines().last().unwrap();
+    assert_eq!(last, "Set in the environment: KEYWIRE_TLS_CERT");
+    assert!(!words.contains("hush"), "{words}");
+    let (_, words) = refused(server().arg("--max-line=0"));
+    assert!(!words.contains("environment"), "{words}");
 }
 
 /// `--open` lets everyone in, and is given to the server as a variable as well.

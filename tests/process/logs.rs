@@ -185,7 +185,7 @@ fn no_key_no_value_and_no_secret_is_ever_in_it() {
         assert!(status.success());
         log.read_to_string(&mut text).unwrap();
         let text = text + &printed;
-        assert!(text.contains("not the secret"), "{text}");
+        assert!(text.contains("a wrong secret, or none"), "{text}");
         assert!(text.contains("another protocol"), "{text}");
         assert!(
             !text.replace(file.to_str().unwrap(), "").contains("hush"),

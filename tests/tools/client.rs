@@ -212,7 +212,7 @@ fn a_watch_goes_on_when_its_server_is_back() {
     assert_eq!(watch.end(), Some(0));
     let errors = watch.errors();
     let lines: Vec<_> = errors.lines().collect();
-    let [lost, again, missed] = lines[..] else {
+    let [lost, .., again, missed] = lines[..] else {
         panic!("{errors}");
     };
     assert!(
@@ -222,6 +222,34 @@ fn a_watch_goes_on_when_its_server_is_back() {
     assert!(lost.ends_with("; reconnecting"), "{errors}");
     assert_eq!(again, format!("connected again to {address}"));
     assert_eq!(missed, "missed an unknown number of changes");
+}
+
+/// Such as a wrong certificate, which would otherwise look like a server that is still away.
+#[test]
+fn a_watch_says_why_its_server_is_not_back() {
+    let server = start();
+    let proxy = Proxy::start(server.address);
+    let address = proxy.address.to_string();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]);
+    command.arg(example("client"));
+    let mut watch = ChildProcess::start(command.args(["watch", "k", "--connect", &address]));
+    wait_until("the watch has begun", || server.handle.stats().watches > 0);
+    proxy.refuse(true);
+    let store = server.stop(std::time::Duration::ZERO);
+    assert!(watch.line().ends_with("; reconnecting\n"));
+    let mut reason = watch.line();
+    assert!(reason.starts_with(&format!("{address}: ")), "{reason}");
+    assert!(reason.ends_with("; trying again\n"), "{reason}");
+    let server = TestServer::start(Server::builder().store(store).build());
+    proxy.set_upstream(server.address);
+    proxy.refuse(false);
+    let mut line = watch.line();
+    while line.ends_with("; trying again\n") {
+        assert_ne!(line, reason);
+        reason = std::mem::replace(&mut line, watch.line());
+    }
+    assert_eq!(line, format!("connected again to {address}\n"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod common;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
@@ -190,6 +191,49 @@ fn the_server_and_the_client_speak_tls() {
     );
 
     assert!(served.terminate().contains("shut down clients=7 "));
+}
+
+#[test]
+fn no_key_no_value_and_no_secret_is_in_the_log_with_tls_either() {
+    let folder = Folder::new("log");
+    let authority = Authority::new("ours");
+    let ca = folder.file("ca.pem", &authority.text());
+    let (certificate, key) = folder.identity("server", &authority.vouch());
+    let private: Vec<_> = fs::read_to_string(&key)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .map(str::to_owned)
+        .collect();
+    let secret = folder.file("ours", "hush-secret\n");
+    let wrong = folder.file("theirs", "hush-wrong\n");
+    let mut server = ServerProcess::start(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+        "--secret-file",
+        &secret,
+        "--log",
+        "trace",
+    ]);
+    let run = |secret: &str| {
+        let options = ["--tls-ca", &ca, "--secret-file", secret];
+        let set = [&options[..], &["set", "hush-key", "hush-value"]].concat();
+        client(&server.address, &set).status.success()
+    };
+    assert!(run(&secret) && !run(&wrong));
+    // One that speaks no TLS.
+    let mut plain = TcpStream::connect(&server.address).unwrap();
+    plain.write_all(b"Put:hush-key:hush-value\n").unwrap();
+    let _ = plain.read_to_end(&mut Vec::new());
+    let log = server.terminate();
+    assert!(log.contains("a wrong secret, or none"), "{log}");
+    assert!(log.contains("DEBUG keywire: client connected"), "{log}");
+    assert!(!log.contains("hush"), "{log}");
+    assert!(private.len() > 1 && private.iter().all(|line| !log.contains(line)));
 }
 
 #[test]

@@ -54,7 +54,10 @@ impl Directory {
         let missing = path.ancestors().take_while(|path| !path.exists());
         // Above an empty one, the path is relative, and the directory that is worked in is there.
         let missing = missing.filter(|path| !path.as_os_str().is_empty()).count();
-        fs::create_dir_all(&path)?;
+        fs::create_dir_all(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })?;
         if is_foreign(&path)? {
             let message = "the directory is not empty, and holds no store of keywire";
             return Err(io::Error::other(message));
