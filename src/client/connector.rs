@@ -38,6 +38,15 @@ impl Connector {
         }
     }
 
+    /// Whether this is a socket, with nothing around it that keeps bytes back.
+    pub(super) fn is_socket(&self, index: usize) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return false;
+        }
+        matches!(self.targets.get(index), Some(Target::Tcp(_)))
+    }
+
     /// Attempts a connection, for as long as one may take.
     pub(super) fn connect(&self, index: usize) -> Connecting {
         let connecting = match self.targets.get(index) {

@@ -82,7 +82,7 @@ impl Session {
         end: Arc<OnceLock<ConnectionError>>,
     ) -> Self {
         Self {
-            phase: Phase::Connected(ClientConnection::new(transport, None).into()),
+            phase: Phase::Connected(ClientConnection::new(transport, false, None).into()),
             framing: Framing::default(),
             inbox,
             comeback: None,
@@ -161,8 +161,14 @@ impl Session {
         let Some(comeback) = &self.comeback else {
             return;
         };
-        let silence = Silence::new(comeback.connector.clock.clone(), comeback.silence);
-        self.phase = Phase::Connected(ClientConnection::new(transport, Some(silence)).into());
+        let connector = &comeback.connector;
+        // Part of the attempt: a server that takes connections and answers none is left for the next.
+        let limit = comeback.silence.unwrap_or(connector.timeout);
+        let limit = limit.min(connector.timeout);
+        let silence = Silence::new(connector.clock.clone(), Some(limit));
+        let fails_whole = connector.is_socket(comeback.attempts.address());
+        let connection = ClientConnection::new(transport, fails_whole, Some(silence));
+        self.phase = Phase::Connected(connection.into());
         self.framing
             .greet(comeback.secret.as_ref().map(validate::auth));
     }
@@ -178,6 +184,9 @@ impl Session {
         comeback.greeted = Some(comeback.connector.clock.now());
         if comeback.persistence == Persistence::AfterFirst {
             comeback.persistence = Persistence::Always;
+        }
+        if let Phase::Connected(connection) = &mut self.phase {
+            connection.limit_silence(comeback.silence);
         }
         let address = comeback.connector.name(comeback.attempts.address());
         comeback.observe(ConnectionState::Connected { address });
@@ -202,6 +211,8 @@ impl Session {
             Persistence::Always => false,
         };
         if is_final || is_refusal(&error, greeted.is_some()) {
+            let reason = error.clone().into();
+            comeback.observe(ConnectionState::Ended { error: reason });
             return Err(error);
         }
         if let Phase::Connected(connection) = &self.phase {

@@ -23,4 +23,10 @@ pub enum ConnectionState {
         /// Why.
         error: Error,
     },
+    /// The connection is lost, or was not made, and no other is attempted: for instance because the
+    /// server refuses the secret. It is not heard after [`Client::close`](crate::Client::close).
+    Ended {
+        /// Why.
+        error: Error,
+    },
 }

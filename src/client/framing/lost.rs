@@ -163,25 +163,30 @@ impl Framing {
             None if line == 0 && is_unsent => Fate::Unsent(Request::Sync),
             None if line == 0 => Fate::Failed(reason.clone().into()),
             None if is_unsent => Fate::Unsent(Request::Write(unsent.line(line))),
-            None if self.closing_from.is_some_and(|from| line >= from) => {
-                Fate::Failed(reason.clone().into())
-            }
             None => match self.kept_writes.iter_mut().find(|(kept, _)| *kept == line) {
                 Some((_, write)) => Fate::Repeatable(Request::Write(take(write))),
+                None if self.closing_from.is_some_and(|from| line >= from) => {
+                    Fate::Failed(reason.clone().into())
+                }
                 None => Fate::Failed(reason.clone().unconfirmed()),
             },
         }
     }
 
-    /// A watch that was begun anew and is refused is over.
+    /// A watch that should have begun anew and has not is over: its watcher would miss all that
+    /// follows.
     pub(super) fn end_refused_watch(&mut self, query: &Request, error: &Error) {
-        if let (Request::Watch { topic, queue, .. }, Error::Refused { code, message }) =
-            (query, error)
-        {
-            let (code, message) = (*code, message.clone());
-            let refusal = ConnectionError::Refused { code, message };
-            self.watches.refuse(topic, queue, &refusal);
-        }
+        let Request::Watch { topic, queue, .. } = query else {
+            return;
+        };
+        let reason = match error {
+            Error::Refused { code, message } | Error::Unconfirmed { code, message } => {
+                let (code, message) = (*code, message.clone());
+                ConnectionError::Refused { code, message }
+            }
+            _ => ConnectionError::Protocol("a watch that does not begin anew"),
+        };
+        self.watches.refuse(topic, queue, &reason);
     }
 }
 

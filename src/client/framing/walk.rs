@@ -91,10 +91,10 @@ impl PartialResponse {
                 count: values.len() as u64,
                 values,
             }),
-            Destination::Snapshot(queue) if queue.is_dropped() => self.snapshot.clear(),
-            Destination::Snapshot(_) => {
-                self.snapshot.insert(key, values);
-            }
+            Destination::Snapshot(queue) => match queue.count_key() {
+                true => drop(self.snapshot.insert(key, values)),
+                false => self.snapshot.clear(),
+            },
         }
     }
 }
