@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -19,7 +19,7 @@ use super::{
     framing::Framing,
     link::QUEUED_CALLS,
     silence::Silence,
-    state::ConnectionState,
+    state::{Condition, ConnectionState},
     validate,
 };
 use crate::{
@@ -39,8 +39,8 @@ pub(super) struct Session {
     inbox: Inbox,
     /// `None` for a connection that no other can replace.
     comeback: Option<Comeback>,
-    /// What ended the last connection, for the callers.
-    end: Arc<OnceLock<ConnectionError>>,
+    /// For the callers.
+    condition: Arc<Condition>,
 }
 
 enum Phase {
@@ -79,23 +79,19 @@ impl Session {
     pub(super) fn over(
         transport: Box<dyn Transport>,
         inbox: Inbox,
-        end: Arc<OnceLock<ConnectionError>>,
+        condition: Arc<Condition>,
     ) -> Self {
         Self {
             phase: Phase::Connected(ClientConnection::new(transport, false, None).into()),
             framing: Framing::default(),
             inbox,
             comeback: None,
-            end,
+            condition,
         }
     }
 
     /// Over connections that it makes itself, as soon as it is polled.
-    pub(super) fn new(
-        comeback: Comeback,
-        inbox: Inbox,
-        end: Arc<OnceLock<ConnectionError>>,
-    ) -> Self {
+    pub(super) fn new(comeback: Comeback, inbox: Inbox, condition: Arc<Condition>) -> Self {
         let framing = match comeback.persistence {
             Persistence::Once => Framing::default(),
             Persistence::AfterFirst | Persistence::Always => Framing::coming_back(),
@@ -105,7 +101,7 @@ impl Session {
             framing,
             inbox,
             comeback: Some(comeback),
-            end,
+            condition,
         }
     }
 
@@ -143,7 +139,7 @@ impl Session {
                 }
             };
             if let Err(end) = self.lose(error) {
-                let _ = self.end.set(end);
+                let _ = self.condition.end.set(end);
                 return Poll::Ready(());
             }
         }
@@ -182,6 +178,7 @@ impl Session {
             return;
         }
         comeback.greeted = Some(comeback.connector.clock.now());
+        *self.condition.away.lock() = None;
         if comeback.persistence == Persistence::AfterFirst {
             comeback.persistence = Persistence::Always;
         }
@@ -218,6 +215,7 @@ impl Session {
         if let Phase::Connected(connection) = &self.phase {
             self.framing.lose(&error, connection.unsent());
         }
+        *self.condition.away.lock() = Some(error.clone());
         let error = Error::from(error);
         let state = match greeted {
             Some(_) => ConnectionState::Lost { error },
@@ -272,7 +270,7 @@ fn is_refusal(error: &ConnectionError, was_greeted: bool) -> bool {
 /// However the last connection ends, every call and every watcher that waits for it gets the reason.
 impl Drop for Session {
     fn drop(&mut self) {
-        let end = &self.end;
+        let end = &self.condition.end;
         self.framing
             .end(end.get_or_init(|| ConnectionError::Disconnected(None)));
         // The link keeps the channels alive, so what is in them is dropped here.

@@ -1,6 +1,17 @@
 //! What a client says of its connection.
 
-use crate::Error;
+use std::sync::OnceLock;
+
+use crate::{Error, error::ConnectionError, lock::Lock};
+
+/// What the callers see of a session while it is away, or over.
+#[derive(Default)]
+pub(super) struct Condition {
+    /// What ended the last connection.
+    pub(super) end: OnceLock<ConnectionError>,
+    /// Why there is no connection for now.
+    pub(super) away: Lock<Option<ConnectionError>>,
+}
 
 /// What has become of the connection of a client that comes back by itself. See
 /// [`ClientBuilder::on_connection`](crate::ClientBuilder::on_connection).

@@ -147,7 +147,10 @@ fn a_read_that_was_sent_does_not_say_that_it_was_not() {
     future::block_on(async {
         let mut pipeline = Box::pin(client.pipeline().get("k").put("k", "v").send());
         poll_until(pipeline.as_mut(), || {
-            server.commands().first().is_some_and(|line| line == "Get:k")
+            server
+                .commands()
+                .first()
+                .is_some_and(|line| line == "Get:k")
         })
         .await;
         server.close();
@@ -279,4 +282,17 @@ fn an_observer_hears_of_the_end() {
     let heard = heard.lock().unwrap();
     assert!(matches!(heard.last(), Some(Ended { .. })), "{heard:?}");
     assert!(!heard.iter().any(|state| matches!(state, Lost { .. })));
+}
+
+/// The time is over because nobody is there: that is what has to be said.
+#[test]
+fn a_call_that_was_not_sent_says_why_there_is_no_connection() {
+    let client = over::<ClientEnd>([]).build();
+    let hasty = client.with_timeout(Duration::from_millis(30));
+    let error = future::block_on(hasty.put("k", "v")).unwrap_err();
+    let why = match &error {
+        Error::NotSent(why) => matches!(**why, Error::Connect(_)),
+        _ => false,
+    };
+    assert!(why && !error.may_be_applied(), "{error}");
 }
