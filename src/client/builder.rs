@@ -220,7 +220,8 @@ impl ClientBuilder {
 
     /// How long one attempt may take, with the resolving of the name and the handshake of TLS; 5 seconds
     /// by default. If a name stands for several machines, each has its share of that. Then the server has
-    /// as long for its first answer, or the [answer timeout](Self::answer_timeout) if that is shorter.
+    /// as long for its first answer, or the [answer timeout](Self::answer_timeout) if that is shorter; but
+    /// at least 2 seconds, since a server takes one to refuse a secret.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -33,6 +33,10 @@ use crate::{
 /// Attempts and losses in a row, before others on this thread have their turn.
 const STEPS_PER_POLL: usize = 16;
 
+/// A first answer is waited for at least so long, since a server takes one second to refuse a secret: not
+/// to hear that would be to ask for ever.
+const SLOWEST_REFUSAL: Duration = Duration::from_secs(2);
+
 pub(super) struct Session {
     phase: Phase,
     framing: Framing,
@@ -55,7 +59,7 @@ pub(super) struct Comeback {
     pub(super) attempts: Attempts,
     pub(super) secret: Option<Secret>,
     pub(super) persistence: Persistence,
-    pub(super) silence: Option<std::time::Duration>,
+    pub(super) silence: Option<Duration>,
     pub(super) observer: Option<Observer>,
     /// Since when the connection is of use.
     pub(super) greeted: Option<Instant>,
@@ -160,7 +164,7 @@ impl Session {
         let connector = &comeback.connector;
         // Part of the attempt: a server that takes connections and answers none is left for the next.
         let limit = comeback.silence.unwrap_or(connector.timeout);
-        let limit = limit.min(connector.timeout);
+        let limit = limit.min(connector.timeout).max(SLOWEST_REFUSAL);
         let silence = Silence::new(connector.clock.clone(), Some(limit));
         let fails_whole = connector.is_socket(comeback.attempts.address());
         let connection = ClientConnection::new(transport, fails_whole, Some(silence));
