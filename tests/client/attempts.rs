@@ -230,8 +230,13 @@ fn a_server_that_falls_at_once_is_left_alone() {
         .connector(connect)
         .reconnect_delays(Duration::from_millis(20), Duration::from_secs(60))
         .build();
-    let client = client.with_timeout(Duration::from_millis(600));
-    future::block_on(client.watch("k")).map(drop).unwrap_err();
+    let calls = async {
+        loop {
+            client.put("k", "v").await.unwrap_err();
+        }
+    };
+    let end = async { drop(smol::Timer::after(Duration::from_millis(600)).await) };
+    future::block_on(future::or(calls, end));
     // Waits of 10 ms at least, which double.
     let accepted = accepted.load(Ordering::SeqCst);
     assert!((2..=8).contains(&accepted), "{accepted}");

@@ -296,3 +296,21 @@ fn a_call_that_was_not_sent_says_why_there_is_no_connection() {
     };
     assert!(why && !error.may_be_applied(), "{error}");
 }
+
+/// A server that shuts down stops a walk, and applies what it had read behind it.
+#[test]
+fn a_write_behind_a_walk_that_is_stopped_is_in_doubt() {
+    let (stream, server) = silent_from("GetPrefix:");
+    let client = over([stream]).build();
+    future::block_on(async {
+        let mut walk = client.get_prefix("");
+        let walking = async { walk.next().await.unwrap().map(drop) };
+        let mut calls = Box::pin(future::zip(walking, client.put("k", "v")));
+        poll_until(calls.as_mut(), || server.commands().len() == 2).await;
+        server.send(":error:2:closing:bye\n");
+        let (walked, written) = calls.await;
+        assert!(walked.is_err());
+        let error = written.unwrap_err();
+        assert!(error.may_be_applied(), "{error}");
+    });
+}

@@ -136,7 +136,8 @@ impl Framing {
             return Err(refusal);
         }
         if line > 0 && code == Code::Closing && self.comes_back {
-            self.closing_from = Some(line);
+            // A walk is stopped between two keys, and what stands behind it may be applied all the same.
+            self.closing_from = (!self.is_walk(line)).then_some(line);
             return Err(refusal);
         }
         if line == 0 {
