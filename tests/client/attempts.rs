@@ -235,7 +235,9 @@ fn a_server_that_falls_at_once_is_left_alone() {
             client.put("k", "v").await.unwrap_err();
         }
     };
-    let end = async { drop(smol::Timer::after(Duration::from_millis(600)).await) };
+    let end = async {
+        smol::Timer::after(Duration::from_millis(600)).await;
+    };
     future::block_on(future::or(calls, end));
     // Waits of 10 ms at least, which double.
     let accepted = accepted.load(Ordering::SeqCst);
