@@ -85,7 +85,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// | a call that was not sent, or not to the end of its line | is sent on the next connection |
 /// | `get`, `stats`, `get_and_watch`, `get_and_watch_prefix` | is sent again |
 /// | a write that was sent | fails with [`Error::Disconnected`] or [`Error::Unconfirmed`]: it may be applied. With [`with_repeated_writes`](Client::with_repeated_writes) it is sent again. |
-/// | a write that a server refused because it shuts down | fails with [`Error::Refused`]: it is not applied |
+/// | a write that a server refused because it shuts down | fails with [`Error::Refused`]: it is not applied. With `with_repeated_writes` it is sent again. |
 /// | `sync` | fails: on the next connection it would say nothing of what was sent on this one |
 /// | `get_prefix` and `keys`, once they are sent | fail after the keys that came: some would come twice |
 ///
@@ -148,7 +148,7 @@ impl ClientBuilder {
     /// resolved anew at each attempt, and all that it stands for is tried.
     ///
     /// All addresses have to be those of one server, or of servers with one store: the client takes
-    /// whichever answers.
+    /// whichever answers. Whatever is wrong with an address shows in the first attempt, not here.
     pub fn address(mut self, address: impl fmt::Display) -> Self {
         self.targets.push(Target::Tcp(address.to_string()));
         self
@@ -219,7 +219,9 @@ impl ClientBuilder {
     }
 
     /// How long one attempt may take, with the resolving of the name and the handshake of TLS; 5 seconds
-    /// by default.
+    /// by default. If a name stands for several machines, each has its share of that. Then the server has
+    /// as long for its first answer, or the [answer timeout](Self::answer_timeout) if that is shorter; but
+    /// at least 2 seconds, since a server takes one to refuse a secret.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
@@ -227,10 +229,13 @@ impl ClientBuilder {
 
     /// How long the server may take to answer; 10 seconds by default, `None` is no limit.
     ///
-    /// A call that has no answer by then fails, as with [`Client::with_timeout`]. And if the server owes a
-    /// reply and nothing at all comes from it for so long, the connection is given up. Without a limit, a
-    /// server that accepts connections and never answers is waited for for ever, and one whose machine is
-    /// gone is noticed after two minutes at best.
+    /// It is two limits in one:
+    ///
+    /// - A call that has no answer by then fails, with what kept the client from a connection if there was
+    ///   none. For one call more or less, see [`Client::with_timeout`].
+    /// - If the server owes a reply and nothing at all comes from it for so long, the connection is given
+    ///   up, for all. A reply that is long, and a walk, may take longer, as long as bytes come. (Without a
+    ///   limit, a server whose machine is gone is noticed after two minutes at best.)
     pub fn answer_timeout(mut self, time: Option<Duration>) -> Self {
         self.answer_timeout = time;
         self
@@ -285,7 +290,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The clock of all waits and time limits; async-io's by default.
+    /// The clock of all waits and time limits; async-io's by default. (A [`Walk`](crate::Walk) that nobody
+    /// polls is given up by async-io's timers, whatever the clock.)
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -306,8 +312,7 @@ impl ClientBuilder {
     ///
     /// [`Error::Connect`] if there is no address, or none can be reached; [`Error::Refused`] if the server
     /// refuses the secret, or has no place for one more client; [`Error::Disconnected`] or
-    /// [`Error::Protocol`] if what answers is no keywire server, or does not answer within the
-    /// [answer timeout](Self::answer_timeout); each of the last two may stand in [`Error::NotSent`].
+    /// [`Error::Protocol`] if what answers is no keywire server, or does not answer in time; each of the last two may stand in [`Error::NotSent`].
     pub async fn connect(self) -> Result<Client, Error> {
         let persistence = match self.reconnect {
             true => Persistence::AfterFirst,

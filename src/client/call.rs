@@ -320,11 +320,16 @@ impl PendingCall {
         if self.responses.is_empty() && self.early.is_empty() && self.repeats == 0 {
             return; // the caller learns that nothing was sent
         }
-        let was_sent = self.repeats_writes && self.repeats > 0;
-        while self.responses.len() < self.total {
-            let error = match was_sent {
-                true => reason.clone().unconfirmed(),
-                false => Error::from(reason.clone()).not_sent(),
+        // Some of those that are left were sent before.
+        let was_sent = self.repeats > 0;
+        while let Some(request) = self.rest.pop_front() {
+            let error = match request {
+                Request::Write(_) if was_sent && self.repeats_writes => {
+                    reason.clone().unconfirmed()
+                }
+                Request::Write(_) | Request::Sync => Error::from(reason.clone()).not_sent(),
+                _ if was_sent => reason.clone().into(),
+                _ => Error::from(reason.clone()).not_sent(),
             };
             self.respond(Err(error));
         }

@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_channel::Receiver;
@@ -51,12 +52,18 @@ pub(super) struct ClientConnection {
     stall: Option<Timer>,
     /// What the server said before it hung up is still there to be read.
     write_error: Option<io::Error>,
+    /// A write that fails has sent nothing. So it is with a socket; TLS may have sent a part of it.
+    fails_whole: bool,
     /// Of a connection that another one can replace.
     silence: Option<Silence>,
 }
 
 impl ClientConnection {
-    pub(super) fn new(transport: Box<dyn Transport>, silence: Option<Silence>) -> Self {
+    pub(super) fn new(
+        transport: Box<dyn Transport>,
+        fails_whole: bool,
+        silence: Option<Silence>,
+    ) -> Self {
         Self {
             transport,
             lines: LineDecoder::keeping_cr(MAX_REPLY),
@@ -66,6 +73,7 @@ impl ClientConnection {
             flushed: true,
             stall: None,
             write_error: None,
+            fails_whole,
             silence,
         }
     }
@@ -95,6 +103,13 @@ impl ClientConnection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// How long the other end may be silent from here on.
+    pub(super) fn limit_silence(&mut self, limit: Option<Duration>) {
+        if let Some(silence) = &mut self.silence {
+            silence.limit = limit;
+        }
     }
 
     /// What was encoded and not taken to the end of its line.
@@ -222,6 +237,9 @@ impl ClientConnection {
         if !self.out.is_empty() {
             let rest = &self.out[self.written..];
             if let Poll::Ready(written) = Pin::new(&mut self.transport).poll_write(cx, rest) {
+                if written.is_err() && !self.fails_whole {
+                    self.written = self.out.len();
+                }
                 match written? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     n => self.written += n,

@@ -33,6 +33,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// no gain: this many fill a read of the server.
 const IN_FLIGHT: usize = 4096;
 
+/// Writes with one fence, if another connection can follow: a server that is slow has to give a sign of
+/// life from time to time, and what it has confirmed is not in doubt.
+const FENCED_WRITES: usize = 128;
+
 /// The most that the lines of one reply may take: what a server sends unless it was built to send
 /// more. Without a bound, a server gone mad would fill the memory.
 pub(super) const MAX_REPLY: usize = 64 << 20;
@@ -156,6 +160,9 @@ impl Framing {
                 out.extend_from_slice(line);
                 if let (true, Request::Write(line)) = (repeats_writes, request) {
                     self.kept_writes.push_back((self.lines, line));
+                }
+                if self.comes_back && self.unfenced >= FENCED_WRITES {
+                    self.end_exchange(None, out);
                 }
                 return;
             }

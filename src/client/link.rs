@@ -8,7 +8,7 @@ use std::{
     future::Future as _,
     pin::pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use super::{
     connection::Inbox,
     driver::{SharedDriver, Waiter},
     session::{Comeback, Session},
+    state::Condition,
     watch::{EventQueue, OwnedTopic},
 };
 use crate::{
@@ -43,7 +44,7 @@ pub(super) struct ServerLink {
     /// Watchers that were dropped, of those whose watch was sent. Each is dropped once, so the
     /// watches that were sent bound this.
     unwatches: Sender<(OwnedTopic, Arc<EventQueue>)>,
-    end: Arc<OnceLock<ConnectionError>>,
+    condition: Arc<Condition>,
     calls_under_way: AtomicUsize,
     clock: Arc<dyn Clock>,
 }
@@ -60,32 +61,33 @@ impl ServerLink {
     /// Over this one connection.
     pub(super) fn over(transport: Box<dyn Transport>) -> Self {
         let clock = Arc::new(SystemClock);
-        Self::new(clock, |inbox, end| Session::over(transport, inbox, end))
+        Self::new(clock, |inbox, condition| {
+            Session::over(transport, inbox, condition)
+        })
     }
 
     /// Over connections that are made as soon as somebody waits for one.
     pub(super) fn coming_back(comeback: Comeback) -> Self {
         let clock = comeback.connector.clock.clone();
-        Self::new(clock, |inbox, end| Session::new(comeback, inbox, end))
+        Self::new(clock, |inbox, condition| {
+            Session::new(comeback, inbox, condition)
+        })
     }
 
-    fn new(
-        clock: Arc<dyn Clock>,
-        session: impl FnOnce(Inbox, Arc<OnceLock<ConnectionError>>) -> Session,
-    ) -> Self {
+    fn new(clock: Arc<dyn Clock>, session: impl FnOnce(Inbox, Arc<Condition>) -> Session) -> Self {
         let (calls, queued_calls) = async_channel::bounded(QUEUED_CALLS);
         let (unwatches, queued_unwatches) = async_channel::unbounded();
-        let end = Arc::new(OnceLock::new());
+        let condition = Arc::<Condition>::default();
         let inbox = Inbox {
             calls: queued_calls,
             unwatches: queued_unwatches,
         };
-        let mut session = session(inbox, end.clone());
+        let mut session = session(inbox, condition.clone());
         Self {
             driver: SharedDriver::new(Box::pin(poll_fn(move |cx| session.poll(cx)))),
             calls,
             unwatches,
-            end,
+            condition,
             calls_under_way: AtomicUsize::new(0),
             clock,
         }
@@ -93,11 +95,17 @@ impl ServerLink {
 
     /// What ended the connection.
     pub(super) fn error(&self) -> Option<Error> {
-        self.end.get().cloned().map(Error::from)
+        self.condition.end.get().cloned().map(Error::from)
     }
 
     pub(super) fn disconnected(&self) -> Error {
         self.error().unwrap_or(Error::Disconnected(None))
+    }
+
+    /// Why a call that had to wait too long was not sent.
+    fn late_and_unsent(&self) -> Error {
+        let away = self.condition.away.lock().clone();
+        Error::NotSent(away.map_or(Error::TimedOut, Error::from).into())
     }
 
     /// Ready when this time is over.
@@ -110,7 +118,7 @@ impl ServerLink {
 
     /// Ends the connection.
     pub(super) fn end(&self) {
-        let _ = self.end.set(ConnectionError::Disconnected(None));
+        let _ = self.condition.end.set(ConnectionError::Disconnected(None));
         self.driver.stop();
     }
 
@@ -145,7 +153,7 @@ impl ServerLink {
         let (call, receipt) = Call::new(requests, options.repeats_writes);
         let late_unsent = async {
             late.as_mut().await;
-            Err(Error::TimedOut.not_sent())
+            Err(self.late_and_unsent())
         };
         future::or(self.send(call, &mut waiter), late_unsent).await?;
         if others {
@@ -165,7 +173,7 @@ impl ServerLink {
         let late = async {
             late.await;
             Err(match receipt.cancel() {
-                true => Error::TimedOut.not_sent(),
+                true => self.late_and_unsent(),
                 false => Error::TimedOut,
             })
         };

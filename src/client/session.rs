@@ -7,9 +7,9 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     framing::Framing,
     link::QUEUED_CALLS,
     silence::Silence,
-    state::ConnectionState,
+    state::{Condition, ConnectionState},
     validate,
 };
 use crate::{
@@ -33,14 +33,18 @@ use crate::{
 /// Attempts and losses in a row, before others on this thread have their turn.
 const STEPS_PER_POLL: usize = 16;
 
+/// A first answer is waited for at least so long, since a server takes one second to refuse a secret: not
+/// to hear that would be to ask for ever.
+const SLOWEST_REFUSAL: Duration = Duration::from_secs(2);
+
 pub(super) struct Session {
     phase: Phase,
     framing: Framing,
     inbox: Inbox,
     /// `None` for a connection that no other can replace.
     comeback: Option<Comeback>,
-    /// What ended the last connection, for the callers.
-    end: Arc<OnceLock<ConnectionError>>,
+    /// For the callers.
+    condition: Arc<Condition>,
 }
 
 enum Phase {
@@ -55,7 +59,7 @@ pub(super) struct Comeback {
     pub(super) attempts: Attempts,
     pub(super) secret: Option<Secret>,
     pub(super) persistence: Persistence,
-    pub(super) silence: Option<std::time::Duration>,
+    pub(super) silence: Option<Duration>,
     pub(super) observer: Option<Observer>,
     /// Since when the connection is of use.
     pub(super) greeted: Option<Instant>,
@@ -79,23 +83,19 @@ impl Session {
     pub(super) fn over(
         transport: Box<dyn Transport>,
         inbox: Inbox,
-        end: Arc<OnceLock<ConnectionError>>,
+        condition: Arc<Condition>,
     ) -> Self {
         Self {
-            phase: Phase::Connected(ClientConnection::new(transport, None).into()),
+            phase: Phase::Connected(ClientConnection::new(transport, false, None).into()),
             framing: Framing::default(),
             inbox,
             comeback: None,
-            end,
+            condition,
         }
     }
 
     /// Over connections that it makes itself, as soon as it is polled.
-    pub(super) fn new(
-        comeback: Comeback,
-        inbox: Inbox,
-        end: Arc<OnceLock<ConnectionError>>,
-    ) -> Self {
+    pub(super) fn new(comeback: Comeback, inbox: Inbox, condition: Arc<Condition>) -> Self {
         let framing = match comeback.persistence {
             Persistence::Once => Framing::default(),
             Persistence::AfterFirst | Persistence::Always => Framing::coming_back(),
@@ -105,7 +105,7 @@ impl Session {
             framing,
             inbox,
             comeback: Some(comeback),
-            end,
+            condition,
         }
     }
 
@@ -143,7 +143,7 @@ impl Session {
                 }
             };
             if let Err(end) = self.lose(error) {
-                let _ = self.end.set(end);
+                let _ = self.condition.end.set(end);
                 return Poll::Ready(());
             }
         }
@@ -161,8 +161,14 @@ impl Session {
         let Some(comeback) = &self.comeback else {
             return;
         };
-        let silence = Silence::new(comeback.connector.clock.clone(), comeback.silence);
-        self.phase = Phase::Connected(ClientConnection::new(transport, Some(silence)).into());
+        let connector = &comeback.connector;
+        // Part of the attempt: a server that takes connections and answers none is left for the next.
+        let limit = comeback.silence.unwrap_or(connector.timeout);
+        let limit = limit.min(connector.timeout).max(SLOWEST_REFUSAL);
+        let silence = Silence::new(connector.clock.clone(), Some(limit));
+        let fails_whole = connector.is_socket(comeback.attempts.address());
+        let connection = ClientConnection::new(transport, fails_whole, Some(silence));
+        self.phase = Phase::Connected(connection.into());
         self.framing
             .greet(comeback.secret.as_ref().map(validate::auth));
     }
@@ -176,8 +182,12 @@ impl Session {
             return;
         }
         comeback.greeted = Some(comeback.connector.clock.now());
+        *self.condition.away.lock() = None;
         if comeback.persistence == Persistence::AfterFirst {
             comeback.persistence = Persistence::Always;
+        }
+        if let Phase::Connected(connection) = &mut self.phase {
+            connection.limit_silence(comeback.silence);
         }
         let address = comeback.connector.name(comeback.attempts.address());
         comeback.observe(ConnectionState::Connected { address });
@@ -202,11 +212,14 @@ impl Session {
             Persistence::Always => false,
         };
         if is_final || is_refusal(&error, greeted.is_some()) {
+            let reason = error.clone().into();
+            comeback.observe(ConnectionState::Ended { error: reason });
             return Err(error);
         }
         if let Phase::Connected(connection) = &self.phase {
             self.framing.lose(&error, connection.unsent());
         }
+        *self.condition.away.lock() = Some(error.clone());
         let error = Error::from(error);
         let state = match greeted {
             Some(_) => ConnectionState::Lost { error },
@@ -261,7 +274,7 @@ fn is_refusal(error: &ConnectionError, was_greeted: bool) -> bool {
 /// However the last connection ends, every call and every watcher that waits for it gets the reason.
 impl Drop for Session {
     fn drop(&mut self) {
-        let end = &self.end;
+        let end = &self.condition.end;
         self.framing
             .end(end.get_or_init(|| ConnectionError::Disconnected(None)));
         // The link keeps the channels alive, so what is in them is dropped here.

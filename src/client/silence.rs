@@ -18,7 +18,7 @@ const WORTH_A_LOOK: Duration = Duration::from_millis(20);
 
 pub(super) struct Silence {
     clock: Arc<dyn Clock>,
-    limit: Option<Duration>,
+    pub(super) limit: Option<Duration>,
     /// When bytes were last seen to move, or a reply began to be owed.
     since: Instant,
     was_owed: bool,

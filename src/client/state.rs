@@ -1,6 +1,17 @@
 //! What a client says of its connection.
 
-use crate::Error;
+use std::sync::OnceLock;
+
+use crate::{Error, error::ConnectionError, lock::Lock};
+
+/// What the callers see of a session while it is away, or over.
+#[derive(Default)]
+pub(super) struct Condition {
+    /// What ended the last connection.
+    pub(super) end: OnceLock<ConnectionError>,
+    /// Why there is no connection for now.
+    pub(super) away: Lock<Option<ConnectionError>>,
+}
 
 /// What has become of the connection of a client that comes back by itself. See
 /// [`ClientBuilder::on_connection`](crate::ClientBuilder::on_connection).
@@ -20,6 +31,12 @@ pub enum ConnectionState {
     },
     /// An attempt has failed. The next follows.
     Failed {
+        /// Why.
+        error: Error,
+    },
+    /// The connection is lost, or was not made, and no other is attempted: for instance because the
+    /// server refuses the secret. It is not heard after [`Client::close`](crate::Client::close).
+    Ended {
         /// Why.
         error: Error,
     },

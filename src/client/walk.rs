@@ -9,7 +9,7 @@ use std::{
 
 use futures_lite::{
     Stream,
-    future::poll_fn,
+    future::{self, poll_fn},
     stream::{self, Boxed},
 };
 
@@ -137,7 +137,9 @@ impl Client {
     /// again, up to 8 times in all.
     ///
     /// The whole snapshot is in memory, and its size is that of the keys and values on the server:
-    /// there is no other bound. Other calls on this connection wait until it is read.
+    /// there is no other bound. Other calls on this connection wait until it is read. A
+    /// [time limit](Self::with_timeout) is over if no key has come for so long, or for twice as long at
+    /// most.
     ///
     /// Cancel safety: if the call is dropped, no watch of it lasts, and what is still to come of the
     /// snapshot is read and thrown away.
@@ -173,7 +175,17 @@ impl Client {
             }
             Err(Error::ChangesMissed { changes })
         };
-        let snapshot = self.with_deadline(read).await?;
+        // The time limit counts anew as long as keys come.
+        let late = async {
+            loop {
+                let keys = watcher.queue.keys();
+                self.link.sleep(self.options.timeout).await;
+                if watcher.queue.keys() == keys {
+                    return Err(Error::TimedOut);
+                }
+            }
+        };
+        let snapshot = future::or(read, late).await?;
         Ok((snapshot, watcher))
     }
 

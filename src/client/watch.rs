@@ -53,6 +53,8 @@ struct QueueState {
     /// The read that the last event came with, and whether the queue was full before it.
     read: u64,
     full: bool,
+    /// Keys of snapshots that have come.
+    keys: u64,
     /// The `Watch` was sent.
     sent: bool,
     /// The watcher was dropped.
@@ -94,8 +96,16 @@ impl EventQueue {
         state.sent
     }
 
-    pub(super) fn is_dropped(&self) -> bool {
-        self.0.lock().dropped
+    /// A key of the snapshot before the events has come. Says whether its watcher is still there.
+    pub(super) fn count_key(&self) -> bool {
+        let mut state = self.0.lock();
+        state.keys += 1;
+        !state.dropped
+    }
+
+    /// How many keys of snapshots have come.
+    pub(super) fn keys(&self) -> u64 {
+        self.0.lock().keys
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,7 +1,10 @@
 //! How a client comes to its connections, and when it gives up.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +12,11 @@ use futures_lite::{StreamExt as _, future};
 use keywire::{Client, ConnectionState, Error, Secret, Server, protocol::Code};
 
 use super::comes_back::{builder, connected, poll_until, start};
-use crate::common::{TestServer, proxy::Proxy};
+use crate::common::{
+    DEADLINE, TestServer,
+    proxy::Proxy,
+    scripted::{self, answers},
+};
 
 #[test]
 fn several_addresses_are_tried_in_turn() {
@@ -187,4 +194,75 @@ fn nothing_is_left_of_a_client_whose_last_handle_is_dropped() {
         drop(watcher);
     });
     server.await_counts(0, 1);
+}
+
+/// However short the time limits are: a server is slow to refuse a secret.
+#[test]
+fn a_client_in_a_hurry_hears_that_its_secret_is_refused() {
+    let secret = Secret::new("one").unwrap();
+    let server = TestServer::start(Server::builder().secret(secret).build());
+    let limit = Duration::from_millis(100);
+    let client = Client::builder()
+        .address(server.address)
+        .connect_timeout(limit)
+        .answer_timeout(Some(limit))
+        .build();
+    let error = future::block_on(client.with_timeout(DEADLINE).sync()).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+}
+
+/// Answering and hanging up again and again does not make it come more often.
+#[test]
+fn a_server_that_falls_at_once_is_left_alone() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    let connect = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        let (stream, server) = scripted::pair(|line, out| {
+            if line == "Sync:1" {
+                *out += ":sync:0:1\n";
+            }
+        });
+        server.close();
+        future::ready(Ok(stream))
+    };
+    let client = Client::builder()
+        .connector(connect)
+        .reconnect_delays(Duration::from_millis(20), Duration::from_secs(60))
+        .build();
+    let calls = async {
+        loop {
+            client.put("k", "v").await.unwrap_err();
+            future::yield_now().await;
+        }
+    };
+    let end = async {
+        smol::Timer::after(Duration::from_millis(600)).await;
+    };
+    future::block_on(future::or(calls, end));
+    // Waits of 10 ms at least, which double.
+    let accepted = accepted.load(Ordering::SeqCst);
+    assert!((2..=8).contains(&accepted), "{accepted}");
+}
+
+/// The task that has begun an attempt may go; another that waits goes on with it.
+#[test]
+fn an_attempt_does_not_depend_on_who_began_it() {
+    let (open, opened) = async_channel::bounded::<()>(1);
+    let connect = move || {
+        let opened = opened.clone();
+        async move {
+            let _ = opened.recv().await;
+            Ok(scripted::pair(answers()).0)
+        }
+    };
+    let client = Client::builder().connector(connect).build();
+    let executor = smol::LocalExecutor::new();
+    let first = executor.spawn(client.put("k", "1"));
+    let second = executor.spawn(client.put("k", "2"));
+    while executor.try_tick() {}
+    drop(first);
+    while executor.try_tick() {}
+    open.close();
+    future::block_on(executor.run(second)).unwrap();
 }

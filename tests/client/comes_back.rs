@@ -316,7 +316,7 @@ fn calls_made_while_there_is_no_server_wait_for_it() {
         let client = builder(&proxy).build();
         let hasty = client.with_timeout(Duration::from_millis(30));
         let error = hasty.put("k", "never").await.unwrap_err();
-        assert!(matches!(&error, Error::NotSent(why) if matches!(**why, Error::TimedOut)));
+        assert!(matches!(error, Error::NotSent(_)), "{error}");
         // More than are kept. Those that are dropped make room for those that are not.
         for _ in 0..3 {
             let mut dropped: Vec<_> = (0..1000)

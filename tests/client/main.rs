@@ -8,6 +8,7 @@ mod calls;
 mod comes_back;
 mod connection;
 mod framing;
+mod in_doubt;
 mod mirror;
 mod prefix;
 mod protocol_errors;

@@ -164,51 +164,47 @@ impl Framing {
             None if line == 0 && is_unsent => Fate::Unsent(Request::Sync),
             None if line == 0 => Fate::Failed(reason.clone().into()),
             None if is_unsent => Fate::Unsent(Request::Write(unsent.line(line))),
-            None if self.closing_from.is_some_and(|from| line >= from) => {
-                Fate::Failed(reason.clone().into())
-            }
             None => match self.kept_writes.iter_mut().find(|(kept, _)| *kept == line) {
                 Some((_, write)) => Fate::Repeatable(Request::Write(take(write))),
+                None if self.closing_from.is_some_and(|from| line >= from) => {
+                    Fate::Failed(reason.clone().into())
+                }
                 None => Fate::Failed(reason.clone().unconfirmed()),
             },
         }
     }
 
-    /// Whether this line is the walk that is being answered.
-    pub(super) fn is_walk(&self, line: u64) -> bool {
-        self.exchanges.front().is_some_and(|exchange| {
-            let is_walk = matches!(
-                exchange.query,
-                Some(Request::GetPrefix { .. } | Request::Keys { .. })
-            );
-            is_walk && line + 1 == exchange.fence
-        })
-    }
-
-    /// What a refusal means for a client that comes back: a watch that was begun anew is over, and a
-    /// snapshot that a shutdown stopped is begun again.
+    /// What an answer means for a client that comes back: a snapshot that a shutdown stopped is begun again.
+    /// A watch that should have begun anew and has not is over: its watcher would miss all that follows.
     pub(super) fn revise(
         &mut self,
         query: &Request,
         response: Result<Response, Error>,
     ) -> Result<Response, Error> {
-        let (code, message) = match response {
-            Err(Error::Refused { code, message }) => (code, message),
-            response => return response,
-        };
-        match query {
-            Request::GetPrefix {
-                to: Destination::Snapshot(_),
-                ..
-            } if self.comes_back && code == Code::Closing => return Ok(Response::Missed(0)),
-            Request::Watch { topic, queue, .. } => {
-                let message = message.clone();
-                let refusal = ConnectionError::Refused { code, message };
-                self.watches.refuse(topic, queue, &refusal);
+        match (query, &response) {
+            (
+                Request::GetPrefix {
+                    to: Destination::Snapshot(_),
+                    ..
+                },
+                Err(Error::Refused {
+                    code: Code::Closing,
+                    ..
+                }),
+            ) if self.comes_back => return Ok(Response::Missed(0)),
+            (Request::Watch { topic, queue, .. }, Err(error)) => {
+                let reason = match error {
+                    Error::Refused { code, message } | Error::Unconfirmed { code, message } => {
+                        let (code, message) = (*code, message.clone());
+                        ConnectionError::Refused { code, message }
+                    }
+                    _ => ConnectionError::Protocol("a watch that does not begin anew"),
+                };
+                self.watches.refuse(topic, queue, &reason);
             }
             _ => {}
         }
-        Err(Error::Refused { code, message })
+        response
     }
 }
 

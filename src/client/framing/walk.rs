@@ -37,6 +37,19 @@ impl Framing {
         self.watches.notify(change);
     }
 
+    /// Whether the line is that of the walk which is answered now.
+    pub(super) fn is_walk(&self, line: u64) -> bool {
+        let first = self
+            .exchanges
+            .front()
+            .filter(|one| one.fence.checked_sub(1) == Some(line));
+        let query = first.and_then(|one| one.query.as_ref());
+        matches!(
+            query,
+            Some(Request::GetPrefix { .. } | Request::Keys { .. })
+        )
+    }
+
     /// The last key of a walk is whole.
     pub(super) fn finish_walk(&mut self) {
         let query = self.exchanges.front().and_then(|one| one.query.as_ref());
@@ -91,10 +104,10 @@ impl PartialResponse {
                 count: values.len() as u64,
                 values,
             }),
-            Destination::Snapshot(queue) if queue.is_dropped() => self.snapshot.clear(),
-            Destination::Snapshot(_) => {
-                self.snapshot.insert(key, values);
-            }
+            Destination::Snapshot(queue) => match queue.count_key() {
+                true => drop(self.snapshot.insert(key, values)),
+                false => self.snapshot.clear(),
+            },
         }
     }
 }
