@@ -121,8 +121,8 @@ impl Coordinator {
     ) -> Self {
         // Not bounded by itself: a connection has at most one message of each kind under way.
         let (sender, messages): (Sender<FromConnection>, _) = async_channel::unbounded();
-        // Nor is this: a client has at most one turn with the store, and changes are taken as they are
-        // handled.
+        // Nor is this: a client has at most one turn with the store, and the bytes of changes are bounded
+        // where they are passed on.
         let (from_store, store_output) = async_channel::unbounded();
         let stop_requested = {
             let server = server.clone();

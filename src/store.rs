@@ -385,8 +385,9 @@ pub trait Store: Send + 'static {
     /// changes in one queue gives back batches [as changes](Change#impl-From<Batch>-for-Change).
     ///
     /// The server takes changes as fast as it sends them to watchers. Each time a batch comes back, it takes
-    /// all that are there, until the stream is pending. So the stream should bound what it holds. If it can't
-    /// hold more, it gives [`Change::missed`].
+    /// all that are there, until the stream is pending. If 64 MiB of them wait then, watchers are told that they
+    /// have missed the next ones. The stream should bound what it holds, too. If it can't hold more, it gives
+    /// [`Change::missed`].
     fn changes(&mut self) -> Option<impl Stream<Item = Change> + Send + 'static> {
         None::<stream::Pending<Change>>
     }

@@ -257,7 +257,7 @@ impl Coordinator {
                         self.returned.extend(returned);
                         return;
                     }
-                    self.on_change(&change, round);
+                    self.on_change(&change, &mut returned, round);
                 }
             }
             round.timer.add(1);

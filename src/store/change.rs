@@ -53,7 +53,8 @@ pub(crate) struct OwnChanges {
 pub(crate) type KeyFilter = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 impl Change {
-    /// An unknown number of changes was missed, of any keys. Every watcher is told `:missed:0`.
+    /// An unknown number of changes was missed, of any keys. Every watcher is told `:missed:0`; once, if
+    /// several such changes come in a row.
     pub fn missed() -> Self {
         Self(Kind::Missed(None))
     }
@@ -111,14 +112,14 @@ impl Change {
         matches!(self.0, Kind::Batch(_))
     }
 
-    /// The length of its line and list of clients; 0 if changes were missed.
-    #[cfg(feature = "cluster")]
-    pub(crate) fn line_bytes(&self) -> Option<usize> {
-        match &self.0 {
-            Kind::Write(line, except) => Some(line.len() + size_of_val(&**except)),
-            Kind::Missed(_) => Some(0),
-            Kind::Batch(_) => None,
-        }
+    /// What it takes while it waits to be told. A batch counts as nothing: it is its client's.
+    pub(crate) fn bytes(&self) -> usize {
+        let content = match &self.0 {
+            Kind::Write(line, except) => line.len() + size_of_val(&**except),
+            Kind::Missed(concerns) => concerns.as_deref().map_or(0, |it| size_of_val(it)),
+            Kind::Batch(_) => return 0,
+        };
+        size_of::<Self>() + content
     }
 
     /// The turn of a batch, if it is one.

@@ -206,15 +206,18 @@ impl WatchRegistry {
     }
 
     /// An unknown number of changes was missed, of keys that `concerns` says yes to, or of any. Gives the
-    /// clients that watch such a key, or a prefix; some of them more than once.
+    /// clients that watch such a key, or a prefix, and have to be notified: not those that have missed some
+    /// before and have not been notified yet.
     pub(crate) fn miss(&mut self, concerns: Option<&KeyFilter>) -> Vec<usize> {
         let mut clients = Vec::new();
         for (_, topic) in &self.topics {
             if topic.is_prefix || concerns.is_none_or(|concerns| concerns(&topic.name)) {
                 for &id in &topic.watchers {
                     let watcher = &mut self.watchers[id];
+                    if !watcher.pending.has_missed() {
+                        clients.push(watcher.client);
+                    }
                     watcher.pending.miss(0);
-                    clients.push(watcher.client);
                 }
             }
         }

@@ -181,6 +181,65 @@ fn a_batch_may_come_back_in_its_place_among_changes() {
     assert_eq!((gets, value), (3, "3"), "{received}");
 }
 
+/// A cluster misses changes of many keys at a time. Whoever watches them all has to look once.
+#[test]
+fn what_is_missed_several_times_in_a_row_is_told_once_a_round() {
+    let (mut server, control) = all::<All>();
+    let (mut all, mut one) = (server.connect(), server.connect());
+    all.send("WatchPrefix:\n");
+    one.send("Watch:7\n");
+    server.run();
+    assert_eq!(all.received(), ":watchprefix:\n");
+    assert_eq!(one.received(), ":watch:7\n");
+    let miss = || {
+        for number in 0..1000 {
+            let name = number.to_string();
+            control.tell(Change::missed_of(move |key| key == name.as_bytes()));
+        }
+    };
+    miss();
+    control.tell(put(b"1"));
+    miss();
+    server.run();
+    let received = all.received();
+    let mut lines: Vec<_> = received.lines().collect();
+    assert!(lines.len() < 50, "{} lines", lines.len());
+    lines.dedup();
+    assert_eq!(lines, [":missed:0", ":put:k:1", ":missed:0"]);
+    assert_eq!(one.received(), ":missed:0\n".repeat(2));
+    // Later, there is more to look for.
+    control.tell(Change::missed());
+    server.run();
+    assert_eq!(all.received(), ":missed:0\n");
+    assert_eq!(one.received(), ":missed:0\n");
+}
+
+/// However much there was in all.
+#[test]
+fn changes_that_were_handled_take_no_room() {
+    const CHANGES: usize = 100;
+    const BYTES: usize = 1 << 20;
+    let (mut server, control) = all::<All>();
+    let mut watcher = server.connect();
+    watcher.send("Watch:k\n");
+    server.run();
+    let value = vec![b'v'; BYTES];
+    for number in 0..CHANGES {
+        let (key, value) = (&b"other"[..], &value[..]);
+        control.tell(Change::from(Write::Put { key, value }));
+        for _ in 0..BYTES / 65_536 {
+            let large = [0; 65_536];
+            control.tell(Change::missed_of(move |key| key == large));
+        }
+        if number % 10 == 0 {
+            server.run();
+        }
+    }
+    control.tell(put(b"1"));
+    server.run();
+    assert_eq!(watcher.received(), ":watch:k\n:put:k:1\n");
+}
+
 /// It says that it makes changes known.
 struct Silent;
 

@@ -122,6 +122,7 @@ fn changes_that_were_missed_are_said_to_every_watcher() {
     control.tell(put(b"a"));
     // No line can carry these.
     control.tell(put(b"a:b"));
+    server.run();
     let (key, value) = (&b"a"[..], &b"1\n2"[..]);
     control.tell(Change::from(Write::Put { key, value }));
     control.tell(put(b"b"));

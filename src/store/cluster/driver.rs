@@ -1,15 +1,20 @@
 //! The router's I/O: one connection a node, all in one future.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::{Future, poll_fn},
     io,
+    net::TcpStream,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use futures_lite::AsyncWrite as _;
+use async_io::Async;
+use futures_lite::{AsyncRead, AsyncWrite};
 
 use super::{
     input::{Input, Item},
@@ -87,8 +92,8 @@ enum Connection {
     Open(Box<Open>),
 }
 
-struct Open {
-    stream: Stream,
+struct Open<T = Async<TcpStream>> {
+    stream: Stream<T>,
     /// The count of the node when it was opened.
     closed: u64,
     input: Input,
@@ -291,7 +296,9 @@ impl Open {
         }
         Ok(())
     }
+}
 
+impl<T: AsyncRead + AsyncWrite + Unpin> Open<T> {
     fn poll_write(
         &mut self,
         node: usize,
@@ -325,68 +332,5 @@ impl Open {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        io::Write as _,
-        net::{TcpListener, TcpStream},
-        thread,
-    };
-
-    use async_io::Async;
-    use futures_lite::future;
-
-    use super::*;
-    use crate::store::cluster::{input::READ_BYTES, router::Config, slots::Address};
-
-    /// A node that sends without end.
-    #[test]
-    fn a_node_has_its_turn_and_no_more() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let sender = thread::spawn(move || {
-            let mut stream = listener.accept().unwrap().0;
-            let _ = stream.write_all(b"$100000000\r\n");
-            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
-        });
-        future::block_on(async {
-            let stream = Async::<TcpStream>::connect(address).await.unwrap();
-            let mut open = Open {
-                stream: Stream::Plain(stream),
-                closed: 0,
-                input: Input::new(MAX_REPLY),
-                has_more: false,
-                output: Vec::new(),
-                written: 0,
-            };
-            let now = Instant::now();
-            let config = Config {
-                timeout: Duration::from_secs(1),
-                replicas: 0,
-                auth: None,
-                load: Vec::new(),
-            };
-            let mut router = Router::new(config, now);
-            let host = "node".into();
-            router.node(&Address { host, port: 1 }, now);
-            let layout = Layout::new(b"k:", b"");
-            let shared = Shared::new(layout, Connector::default(), router);
-            for _ in 0..100 {
-                let turn = poll_fn(|cx| {
-                    let before = open.input.len();
-                    let is_busy = open.poll_read(0, &shared, now, cx).unwrap();
-                    assert!(open.input.len() - before <= READS * READ_BYTES);
-                    match is_busy {
-                        true => Poll::Ready(()),
-                        false => Poll::Pending,
-                    }
-                });
-                turn.await;
-            }
-        });
-        sender.join().unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! A connection to a node: TCP, or TLS over it.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::TcpStream,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -105,10 +105,10 @@ fn explain(error: io::Error) -> io::Error {
     }
 }
 
-pub(super) enum Stream {
-    Plain(Async<TcpStream>),
+pub(super) enum Stream<T = Async<TcpStream>> {
+    Plain(T),
     #[cfg(feature = "tls")]
-    Tls(Box<futures_rustls::client::TlsStream<Async<TcpStream>>>),
+    Tls(Box<futures_rustls::client::TlsStream<T>>),
 }
 
 impl Stream {
@@ -138,7 +138,9 @@ impl Stream {
             },
         }
     }
+}
 
+impl<T> Stream<T> {
     /// Bytes of those given that may have been sent if `poll_write` has failed. TLS takes many, sends them
     /// one record after the other, and does not tell how many it had sent when it failed.
     #[cfg_attr(not(feature = "tls"), expect(unused_variables))]
@@ -151,7 +153,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -165,7 +167,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -173,11 +175,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => loop {
-                match stream.get_ref().write(bytes) {
+                match ready!(Pin::new(&mut *stream).poll_write(cx, bytes)) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        ready!(stream.poll_writable(cx))?;
-                    }
                     result => return Poll::Ready(result),
                 }
             },

@@ -26,9 +26,6 @@ use crate::{
 /// Bytes of changes that wait for the server. If there are more, it is told that some were missed.
 const MAX_QUEUE: usize = 64 << 20;
 
-/// What a change in the queue takes beside its line.
-const CHANGE_BYTES: usize = 64;
-
 pub(super) struct Watching {
     pub(super) sequencer: Sequencer<Batch>,
     /// How many keys and prefixes are watched of each bucket.
@@ -227,15 +224,22 @@ impl Watching {
         while let Some(output) = self.sequencer.out.pop_front() {
             let change = match output {
                 Output::Change { line, except } => Change::published(&line, except),
-                Output::Missed(bucket) => {
-                    Change::missed_of(move |key| slots::bucket(key) == bucket)
+                Output::Missed(first) => {
+                    // Those in a row are one change, so that what is watched is gone through once.
+                    let mut missed = [false; BUCKETS as usize];
+                    missed[usize::from(first)] = true;
+                    while let Some(&Output::Missed(next)) = self.sequencer.out.front() {
+                        missed[usize::from(next)] = true;
+                        self.sequencer.out.pop_front();
+                    }
+                    Change::missed_of(move |key| missed[usize::from(slots::bucket(key))])
                 }
                 Output::Batch(mut batch, changes) => {
                     batch.set_own_changes(changes);
                     Change::from(batch)
                 }
             };
-            self.queue_bytes += queue_bytes(&change);
+            self.queue_bytes += change.bytes();
             self.queue.push_back(change);
         }
         if self.queue_bytes > MAX_QUEUE {
@@ -268,10 +272,6 @@ impl Watching {
     }
 }
 
-fn queue_bytes(change: &Change) -> usize {
-    change.line_bytes().map_or(0, |bytes| CHANGE_BYTES + bytes)
-}
-
 /// The changes, for the server.
 pub(super) struct Changes(pub(super) SharedWatching);
 
@@ -285,7 +285,7 @@ impl Stream for Changes {
             watching.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        watching.queue_bytes = watching.queue_bytes.saturating_sub(queue_bytes(&change));
+        watching.queue_bytes = watching.queue_bytes.saturating_sub(change.bytes());
         Poll::Ready(Some(change))
     }
 }
@@ -333,5 +333,37 @@ mod tests {
             }
         }
         panic!("the last change is not told");
+    }
+
+    /// A node that fails has many buckets, and whoever is concerned is asked once.
+    #[test]
+    fn what_is_missed_in_a_row_is_one_change() {
+        let shared = SharedWatching::new();
+        let mut watching = shared.lock();
+        watching.want(0..BUCKETS);
+        let miss = |watching: &mut Watching, buckets: Range<u16>| {
+            for bucket in buckets {
+                watching.sequencer.on_number(bucket, 0, false);
+                watching.sequencer.on_number(bucket, 1, false);
+            }
+        };
+        miss(&mut watching, 0..300);
+        watching.sequencer.on_change(0, 2, b"Put:k:v");
+        miss(&mut watching, 300..301);
+        watching.flush();
+        let mut changes = watching.queue.iter();
+        let mut next = || changes.next().unwrap();
+        let concerned = |change: &Change, buckets: Range<u16>| {
+            let is_missed = change.missed_keys().unwrap();
+            for number in 0..10_000 {
+                let key = format!("k{number}");
+                let bucket = slots::bucket(key.as_bytes());
+                assert_eq!(is_missed(key.as_bytes()), buckets.contains(&bucket));
+            }
+        };
+        concerned(next(), 0..300);
+        assert!(next().write().is_some());
+        concerned(next(), 300..301);
+        assert!(changes.next().is_none());
     }
 }
