@@ -99,7 +99,7 @@
 //!   by `default-features = false`. The squarer and the stores come with the server. With neither,
 //!   [`protocol`] is left. Built from nothing in release mode, the client alone takes 18 seconds of a
 //!   processor (29 crates), the server alone 24 (33 crates), and both 27 (33 crates).
-//! - `disk`: `store::Disk`, which keeps the values on a disk. It needs Rust 1.89.
+//! - `disk`: `store::Disk`, which keeps the values on a disk.
 //! - `cluster`: `store::Cluster`, which keeps the values on a Redis or Valkey Cluster.
 //! - `metrics`: [`Handle`] gives its counters and histograms as OpenMetrics text, and is a collector for a
 //!   registry of the crate `prometheus-client`. See [`guide::metrics`].

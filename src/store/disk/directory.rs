@@ -236,8 +236,6 @@ fn is_foreign(path: &Path) -> io::Result<bool> {
     Ok(!is_empty)
 }
 
-// The feature wants Rust 1.89, the rest of the crate an older one.
-#[allow(clippy::incompatible_msrv)]
 fn acquire(lock: &File) -> io::Result<()> {
     let began = Instant::now();
     loop {
