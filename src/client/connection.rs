@@ -263,11 +263,12 @@ impl ClientConnection {
                 self.out = Vec::new();
             }
         }
-        if !self.flushed && self.out.is_empty() {
-            if let Poll::Ready(flushed) = Pin::new(&mut self.transport).poll_flush(cx) {
-                flushed?;
-                self.flushed = true;
-            }
+        if !self.flushed
+            && self.out.is_empty()
+            && let Poll::Ready(flushed) = Pin::new(&mut self.transport).poll_flush(cx)
+        {
+            flushed?;
+            self.flushed = true;
         }
         Ok(wrote)
     }

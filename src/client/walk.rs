@@ -313,12 +313,12 @@ impl WalkReader {
     /// What has come. If that is nothing, this waker is woken when something does.
     fn poll_come(&mut self, waker: Option<&Waker>) -> Poll<Result<Option<Found>, Error>> {
         // Before the queue, since every key is in the queue before the end is known.
-        if self.end.is_none() {
-            if let Some(Poll::Ready(responses)) = self.receipt.as_ref().map(|one| one.poll(waker)) {
-                let response = responses.and_then(|mut responses| responses.pop());
-                let response = response.unwrap_or_else(|| Err(self.link.disconnected().not_sent()));
-                self.end = Some(response.map(drop));
-            }
+        if self.end.is_none()
+            && let Some(Poll::Ready(responses)) = self.receipt.as_ref().map(|one| one.poll(waker))
+        {
+            let response = responses.and_then(|mut responses| responses.pop());
+            let response = response.unwrap_or_else(|| Err(self.link.disconnected().not_sent()));
+            self.end = Some(response.map(drop));
         }
         if let Poll::Ready((found, freed)) = self.queue.poll_next(waker) {
             if freed {

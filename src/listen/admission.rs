@@ -71,12 +71,12 @@ impl ConnectionLimiter {
 
     pub(crate) fn release(&mut self, address: Option<IpAddr>) {
         self.clients -= 1;
-        if let Some(address) = address {
-            if let Some(count) = self.by_address.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.by_address.remove(&address);
-                }
+        if let Some(address) = address
+            && let Some(count) = self.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&address);
             }
         }
     }

@@ -57,12 +57,11 @@ impl Mirror<'_> {
     fn compare(&self, lists: &Lists, entries: usize) {
         let mut held = Lists::default();
         for entry in &self.check.entries[..entries] {
-            if let What::Written(_, line) | What::Unconfirmed(Some(line)) = &entry.what {
-                if let Ok(Reply::Change(write)) = Reply::parse(line) {
-                    if base(write.key()).starts_with(self.prefix) {
-                        held.write(write);
-                    }
-                }
+            if let What::Written(_, line) | What::Unconfirmed(Some(line)) = &entry.what
+                && let Ok(Reply::Change(write)) = Reply::parse(line)
+                && base(write.key()).starts_with(self.prefix)
+            {
+                held.write(write);
             }
         }
         assert_eq!(

@@ -226,11 +226,11 @@ impl<'a> Load<'a> {
                 let ends = event.is_read_closed() || event.is_error();
                 self.attend(client, ends);
             }
-            if let Err(error) = polled {
-                if error.kind() != ErrorKind::Interrupted {
-                    self.fail(format!("can't wait for events: {error}"));
-                    return;
-                }
+            if let Err(error) = polled
+                && error.kind() != ErrorKind::Interrupted
+            {
+                self.fail(format!("can't wait for events: {error}"));
+                return;
             }
         }
     }

@@ -201,10 +201,10 @@ impl Framing {
             return;
         };
         call.respond(response);
-        if call.is_complete() {
-            if let Some(call) = self.calls.pop_front() {
-                call.finish();
-            }
+        if call.is_complete()
+            && let Some(call) = self.calls.pop_front()
+        {
+            call.finish();
         }
     }
 

@@ -230,7 +230,7 @@ impl Simulation {
             self.deliver(node);
         }
         self.steps += 1;
-        if self.steps % 10 == 0 || self.random.u8(..) < 20 {
+        if self.steps.is_multiple_of(10) || self.random.u8(..) < 20 {
             self.router.on_time(self.now);
             self.drop_closed();
         }

@@ -155,7 +155,7 @@ impl Subscriptions {
             self.want_slots(now, cx);
         }
         self.ticks += 1;
-        if self.ticks % AUDIT_TICKS == 0 {
+        if self.ticks.is_multiple_of(AUDIT_TICKS) {
             self.audit(now);
         }
     }
