@@ -29,6 +29,16 @@ const CLIENTS: usize = 2;
 /// Of each client, those that call.
 const TASKS: usize = 3;
 
+/// Each task makes fewer calls than this.
+const CALLS: usize = 25;
+
+/// A connection that holds fewer bytes takes each line in many writes. A run takes about ten steps for
+/// each write, so the client calls less: the limit of steps is for runs that do not end.
+const NARROW: usize = 8;
+
+/// Each of its tasks makes fewer calls than this.
+const NARROW_CALLS: usize = 8;
+
 /// The keys whose values are only appended, each another one.
 const KEYS: usize = 3;
 
@@ -82,11 +92,10 @@ impl Run {
         }
     }
 
-    /// A client, and how many connections it had.
-    fn client(&self, rng: &mut Rng) -> (Client, Arc<Mutex<u64>>) {
+    /// A client over connections that hold so many bytes, and how many it had.
+    fn client(&self, capacity: usize, rng: &mut Rng) -> (Client, Arc<Mutex<u64>>) {
         let (handle, world) = (self.handle.clone(), self.world.clone());
         let connections = self.connections.clone();
-        let capacity = rng.usize(1..2000);
         let connector = move || {
             let (handle, world) = (handle.clone(), world.clone());
             let connections = connections.clone();
@@ -179,8 +188,8 @@ impl Run {
         self.world.sleep(Duration::from_millis(time)).await;
     }
 
-    async fn write(&self, client: Client, number: usize, mut rng: Rng) {
-        for count in 0..rng.usize(..25) {
+    async fn write(&self, client: Client, number: usize, calls: usize, mut rng: Rng) {
+        for count in 0..rng.usize(..calls) {
             let key = rng.usize(..KEYS);
             let value = format!("{number}.{count}").into_bytes();
             let patience = match rng.u8(..5) {
@@ -382,12 +391,17 @@ pub(crate) fn run(seed: u64) -> u64 {
     tasks.push(Box::pin(async move { server.serve(lives).await }));
     tasks.push(Box::pin(async move { cutter.cut(cuts).await }));
     for _ in 0..CLIENTS {
-        let (client, made) = run.client(&mut rng);
+        let capacity = rng.usize(1..2000);
+        let calls = match capacity {
+            ..NARROW => NARROW_CALLS,
+            _ => CALLS,
+        };
+        let (client, made) = run.client(capacity, &mut rng);
         for _ in 0..TASKS {
             let (run, client, rng, number) = (run.clone(), client.clone(), rng.fork(), tasks.len());
-            tasks.push(Box::pin(
-                async move { run.write(client, number, rng).await },
-            ));
+            tasks.push(Box::pin(async move {
+                run.write(client, number, calls, rng).await
+            }));
         }
         let (watching, watcher, heard) = (run.clone(), client.clone(), heard.clone());
         tasks.push(Box::pin(async move {
