@@ -2,7 +2,7 @@
 
 mod stalled;
 
-use keywire::Overflow;
+use keywire::{Overflow, Stats};
 
 use crate::{
     check::{Check, Mark, Quiet},
@@ -363,9 +363,16 @@ fn last_stall(check: &Check<'_>) -> Moment {
 fn longest(sent: &Sent) -> usize {
     match sent {
         Sent::Sync(token) => ":sync:1000:\n".len() + token.len(),
-        Sent::Stats => 560,
+        Sent::Stats => longest_stats(),
         Sent::Watch(name, _) => 90 + name.len(),
         Sent::Wrong("unknown") => 170,
         _ => 90,
     }
+}
+
+/// Of all counters at 0, and the digits by which those of a run come to be longer.
+fn longest_stats() -> usize {
+    let counters = Stats::default().counters();
+    let counters = counters.map(|(name, _)| name.len() + "=0 ".len());
+    ":stats:".len() + counters.sum::<usize>() + 40
 }

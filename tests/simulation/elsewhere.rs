@@ -116,6 +116,8 @@ impl Elsewhere {
             answered: at,
             held: StoreSize::default(),
         });
-        self.subscriptions.tell(write, self.misses, &self.world);
+        if self.subscriptions.tell(write, self.misses, &self.world) {
+            record.missed.insert(line_of(write));
+        }
     }
 }

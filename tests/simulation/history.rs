@@ -4,7 +4,7 @@
 //! that each reply and each event names the command it came from, or else as its value.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -117,6 +117,8 @@ pub(crate) struct Record {
     pub(crate) numbers: usize,
     pub(crate) batches: Vec<Submitted>,
     pub(crate) pages: Vec<Page>,
+    /// The lines of changes that were watched and that the store has not made known.
+    pub(crate) missed: HashSet<Vec<u8>>,
     /// What it was asked to watch.
     pub(crate) requests: Vec<Request>,
     pub(crate) clients: HashMap<usize, usize>,

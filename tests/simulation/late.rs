@@ -236,12 +236,14 @@ impl<O: KeepsOrder> Store for LateStore<O> {
         let (world, history) = (self.world.clone(), self.history.clone());
         // What completes later tells of its changes in the order of keys.
         let (subscriptions, misses) = (self.subscriptions.clone(), self.misses);
+        let told_by = self.history.clone();
         let tell = move |plan: &[Entry], world: &World| {
             let written = plan.iter().filter_map(|entry| match &entry.what {
-                What::Written(_, line) if O::CHANGES == Changes::All => Some(change(line)),
+                What::Written(_, line) if O::CHANGES == Changes::All => Some(line),
                 _ => None,
             });
-            written.for_each(|write| subscriptions.tell(write, misses, world));
+            let missed = written.filter(|line| subscriptions.tell(change(line), misses, world));
+            told_by.record().missed.extend(missed.cloned());
         };
         let is_free = O::CHANGES != Changes::All || history.record().is_first(id, O::ORDER);
         let answers = !matches!(fate, Fate::Lost | Fate::Panics | Fate::Stuck);

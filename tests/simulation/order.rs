@@ -205,8 +205,11 @@ pub(crate) fn sort(
                     if place.is_none() {
                         done.extend(seen.control(line));
                     }
-                    // Events of later writes in the batch come before it, if the store tells them.
-                    seen.come_to(place).filter(|_| !all_changes)
+                    // Events of later writes in the batch come before it, if the store tells them. A page
+                    // of a walk has no writes, so the failure of a read has its place, as a value has.
+                    let has_place =
+                        |place: &usize| !all_changes || entries[*place].kind == Kind::Walk;
+                    seen.come_to(place).filter(has_place)
                 }
                 Ok(reply) => {
                     let line = seen.find(&reply);

@@ -7,9 +7,10 @@ use keywire::protocol::{Reply, Topic, Write};
 
 use crate::{
     check::{Check, Quiet},
-    history::{What, base, tag_of_write},
+    history::{Kind, What, base, tag_of_write},
     lists::Lists,
     sent::Sent,
+    walks::Page,
 };
 
 /// What one client knows of the keys of a prefix.
@@ -53,8 +54,32 @@ impl Mirror<'_> {
         self.lists.write(Write::Put { key, value });
     }
 
+    /// Keys that the walk did not name because of a removal that stands at or behind this place in the
+    /// history, or has none. A page shows the store as it is when asked, so it leaves such a key out as soon
+    /// as the removal is applied, while the event comes with the answer. Nothing is promised of such a key
+    /// until then: it was not there during all of the walk. A key that was named is read behind that event.
+    fn removed_ahead<'b>(
+        &'b self,
+        pages: &'b [Page],
+        entries: usize,
+    ) -> impl Iterator<Item = &'b [u8]> {
+        let submitted = self.check.record.batches.iter();
+        let submitted = submitted.flat_map(|batch| &batch.entries);
+        let removals = submitted.filter(move |entry| {
+            let applied = matches!(entry.what, What::Written(..) | What::Unconfirmed(Some(_)));
+            let place = self.check.by_number.get(&entry.number);
+            let is_ahead = place.is_none_or(|place| *place >= entries);
+            matches!(entry.kind, Kind::Delete | Kind::Remove) && applied && is_ahead
+        });
+        let left_out = removals.filter(|entry| {
+            let page = pages.iter().rfind(|page| page.behind() < &entry.key[..]);
+            page.is_some_and(|page| entry.at < page.asked && !page.names.contains(&entry.key))
+        });
+        left_out.map(|entry| &entry.key[..])
+    }
+
     /// Compares what was known when the history was followed up to there.
-    fn compare(&self, lists: &Lists, entries: usize) {
+    fn compare(&self, mut lists: Lists, pages: &[Page], entries: usize) {
         let mut held = Lists::default();
         for entry in &self.check.entries[..entries] {
             if let What::Written(_, line) | What::Unconfirmed(Some(line)) = &entry.what
@@ -64,8 +89,12 @@ impl Mirror<'_> {
                 held.write(write);
             }
         }
+        for key in self.removed_ahead(pages, entries) {
+            lists.write(Write::Delete { key });
+            held.write(Write::Delete { key });
+        }
         assert_eq!(
-            *lists,
+            lists,
             held,
             "client {}: what it knows of {:?}, and what there is",
             self.check.client,
@@ -113,7 +142,8 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
     };
     // What came before the walk is in it.
     let pages = check.walk_of(number).map(|walk| walk.pages.as_slice());
-    mirror.place = pages.unwrap_or_default().first()?.entries;
+    let pages = pages.unwrap_or_default();
+    mirror.place = pages.first()?.entries;
     // Behind the last answer before an `Unwatch`, it may have ended.
     let before = |answers: &Option<usize>| answers.is_some_and(|answers| answers < unwatch);
     let end = match unwatch {
@@ -172,6 +202,6 @@ fn follow(check: &Check<'_>, from: usize, prefix: &[u8], quiet: &[Quiet]) -> Opt
         known = Some((mirror.lists.clone(), rest.entries));
     }
     let (lists, place) = known?;
-    mirror.compare(&lists, place);
+    mirror.compare(lists, pages, place);
     Some(())
 }

@@ -67,8 +67,8 @@ impl Subscriptions {
         lock(&self.0).subscribed.len()
     }
 
-    /// A change was made. If it is watched, it is made known, or is missed.
-    pub(crate) fn tell(&self, write: Write<'_>, misses: bool, world: &World) {
+    /// A change was made. If it is watched, it is made known, or is missed. Gives whether it is missed.
+    pub(crate) fn tell(&self, write: Write<'_>, misses: bool, world: &World) -> bool {
         let mut state = lock(&self.0);
         let key = write.key().to_vec();
         let fits = |(name, is_prefix): &Watched| match is_prefix {
@@ -76,18 +76,19 @@ impl Subscriptions {
             false => key == *name,
         };
         if !state.subscribed.iter().any(fits) {
-            return;
+            return false;
         }
-        state
-            .changes
-            .push_back(match misses.then(|| world.random(|rng| rng.u8(..16))) {
-                Some(0) => Change::missed(),
-                Some(1) => Change::missed_of(move |other| other == key),
-                _ => Change::from(write),
-            });
+        let change = match misses.then(|| world.random(|rng| rng.u8(..16))) {
+            Some(0) => Err(Change::missed()),
+            Some(1) => Err(Change::missed_of(move |other| other == key)),
+            _ => Ok(Change::from(write)),
+        };
+        let is_missed = change.is_err();
+        state.changes.push_back(change.unwrap_or_else(|it| it));
         if let Some(waker) = state.waker.take() {
             world.act(Action::Wake(waker));
         }
+        is_missed
     }
 
     /// The next change.

@@ -37,6 +37,14 @@ pub(crate) struct Page {
     pub(crate) failed: bool,
 }
 
+impl Page {
+    /// The key behind which it begins; empty for the first.
+    pub(crate) fn behind(&self) -> &[u8] {
+        let inner = self.cursor.iter().position(|&byte| byte == b'>');
+        inner.map_or(b"", |inner| &self.cursor[inner + 1..])
+    }
+}
+
 impl fmt::Debug for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -63,6 +63,8 @@ fn events_coming(check: &Check<'_>, watched: &Watched, quiet: &Quiet, rests: &[Q
         .map(|(entry, must)| match &entry.what {
             // With the end of its input it ceases to watch, also what a late store has not answered.
             _ if (check.up.read_end).is_some_and(|end| end < check.latest(entry, rests)) => 0,
+            // Nobody has an event of what the store has missed.
+            What::Written(_, line) if check.record.missed.contains(line) => 0,
             What::Written(_, line) if *must && !told.contains(&line[..]) => line.len() + 1,
             _ => 0,
         })
