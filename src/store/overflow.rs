@@ -53,7 +53,7 @@ impl Progress {
         !self.is_closed() && self.is_full() && !self.overflows()
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let mut all = self.status.usage.all;
         all += self.usage.all;
         all.is_full(&self.limits)

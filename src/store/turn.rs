@@ -217,7 +217,11 @@ impl Turn {
             progress.state = TurnState::OutboxFull;
             return false;
         }
+        // The client is stalled then. But it may take a byte before the answers are here, and what was applied
+        // has to be answered, however full its outbox is: one write, and no read before it.
+        let is_full = progress.is_full();
         let max_writes = match progress.watched {
+            _ if is_full => 1,
             true => MAX_ASKED_WATCHED_WRITES,
             false => TURN_LINES,
         };
@@ -237,6 +241,7 @@ impl Turn {
                     }
                     match operation {
                         Operation::Get { .. } => gets += 1,
+                        Operation::Write(_) if is_full && gets > 0 => break,
                         Operation::Write(_) => writes += 1,
                     }
                     if gets > MAX_ASKED_GETS || writes > max_writes || !accept(operation) {
