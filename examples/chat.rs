@@ -26,12 +26,12 @@
 
 #[path = "common/address.rs"]
 mod address;
-#[path = "tools/comeback.rs"]
-mod comeback;
 #[path = "tools/leave.rs"]
 mod leave;
 #[path = "common/program.rs"]
 mod program;
+#[path = "tools/reconnect.rs"]
+mod reconnect;
 #[path = "common/say.rs"]
 mod say;
 #[path = "tools/stream.rs"]
@@ -43,12 +43,12 @@ use std::{io, pin::pin, process::ExitCode};
 
 use async_signal::Signal;
 use clap::Parser;
-use comeback::explain;
 use futures_lite::{
     AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _, future, io::BufReader,
     stream::or,
 };
 use keywire::{Client, Error, Event, Watcher};
+use reconnect::explain;
 use say::{reason, say, shown};
 use smol::channel::{Receiver, Sender, bounded};
 use stream::{Dialer, Target};
@@ -88,13 +88,13 @@ async fn run(options: &Options) -> Result<(), String> {
     let failed = |error| explain(error, &target.address.text);
     let (dialer, secret) = (Dialer::new(target)?, target.secret()?);
     let builder = || {
-        let builder = comeback::builder(dialer.clone(), secret.clone());
+        let builder = reconnect::builder(dialer.clone(), secret.clone());
         builder.reconnect(!options.no_reconnect)
     };
     let notices: Notices = bounded(100);
     let sender = notices.0.clone();
     // It must not wait. So many are there only if nothing is shown any more.
-    let announce = comeback::announce(&target.address.text, move |text| {
+    let announce = reconnect::announce(&target.address.text, move |text| {
         let _ = sender.try_send(text);
     });
     let listener = builder().on_connection(announce).connect().await;

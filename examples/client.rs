@@ -45,8 +45,6 @@
 mod address;
 #[path = "tools/arguments.rs"]
 mod arguments;
-#[path = "tools/comeback.rs"]
-mod comeback;
 #[path = "tools/converse.rs"]
 mod converse;
 #[path = "tools/leave.rs"]
@@ -55,6 +53,8 @@ mod leave;
 mod load;
 #[path = "common/program.rs"]
 mod program;
+#[path = "tools/reconnect.rs"]
+mod reconnect;
 #[path = "tools/replies.rs"]
 mod replies;
 #[path = "common/say.rs"]
@@ -76,10 +76,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use comeback::explain;
 use converse::Conversation;
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, Error, Secret, Stats, Walk};
+use reconnect::explain;
 use say::say;
 use stream::{Dialer, Target};
 use terminal::Completion;

@@ -7,7 +7,7 @@
 //! cargo run --release --features disk --example server -- --data DIR
 //! cargo run --release --features cluster --example server -- --cluster HOST:PORT
 //! cargo run --release --features cluster,tls --example server -- --cluster rediss://HOST:PORT --cluster-ca ca.pem
-//! cargo run --release --features metrics --example server -- --metrics 127.0.0.1:9998
+//! cargo run --release --features metrics --example server -- --metrics 127.0.0.1:9990
 //! cargo run --release --features tls --example server -- --tls-cert cert.pem --tls-key key.pem
 //! KEYWIRE_LISTEN=:9999 KEYWIRE_SECRET_FILE=secret cargo run --release --example server -- --log-format json
 //! ```
@@ -70,7 +70,7 @@ use service::Manager;
 
 /// What the server has from those who started it, and what it tells them.
 #[derive(Clone, Copy)]
-struct Surroundings<'a> {
+struct Context<'a> {
     started: Instant,
     /// Sockets that listen already.
     sockets: &'a RefCell<ListenFd>,
@@ -99,14 +99,14 @@ fn main() -> ExitCode {
         }
     };
     let errors = output.err.lines();
-    let around = Surroundings {
+    let context = Context {
         started,
         sockets: &sockets,
         output: &output,
         manager: &manager,
     };
     let served = log::start(options.log.clone(), options.log_format, errors)
-        .and_then(|()| data::serve(&options, around));
+        .and_then(|()| data::serve(&options, context));
     let code = match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -121,11 +121,11 @@ fn main() -> ExitCode {
 
 fn serve<S: Store>(
     options: &Options,
-    around: Surroundings,
+    context: Context,
     store: S,
     values: String,
 ) -> Result<(), Box<dyn Error>> {
-    let mut sockets = around.sockets.borrow_mut();
+    let mut sockets = context.sockets.borrow_mut();
     let mut listen = options.listen.clone();
     // Sockets that were passed replace the default, and come beside what is given.
     if listen.is_empty() && sockets.len() == 0 {
@@ -176,7 +176,7 @@ fn serve<S: Store>(
     let metrics = metrics::start(options, &handle)?;
     let addresses = addresses.join(" and ");
     let heading = heading(options, &values);
-    let out = &around.output.out;
+    let out = &context.output.out;
     out.line(format_args!("keywire listens on {addresses},{heading}"));
     if let Some(metrics) = &metrics {
         out.line(format_args!("metrics at {metrics}"));
@@ -193,13 +193,13 @@ fn serve<S: Store>(
         limits = (!options.limits.is_empty()).then_some(tracing::field::display(&options.limits)),
         "started"
     );
-    around.manager.ready();
+    context.manager.ready();
 
     // Tasks, since these are polled only when they are woken: to poll for signals is a system call.
     let others = smol::LocalExecutor::new();
-    let _obey = others.spawn(signals::obey(signals, &handle, around.manager));
+    let _signals = others.spawn(signals::shut_down_on(signals, &handle, context.manager));
     let _report = others.spawn(report(options.stats, &handle, out));
-    let _status = others.spawn(around.manager.report(&handle));
+    let _status = others.spawn(context.manager.report(&handle));
     smol::block_on(others.run(server.run()));
     let stats = handle.stats();
     tracing::info!(
@@ -209,7 +209,7 @@ fn serve<S: Store>(
         errors = stats.errors,
         lines_lost = stats.lines_dropped,
         events_missed = stats.missed,
-        uptime_seconds = around.started.elapsed().as_secs(),
+        uptime_seconds = context.started.elapsed().as_secs(),
         "shut down"
     );
     Ok(())

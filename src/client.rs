@@ -99,9 +99,9 @@ pub use watcher::Watcher;
 ///
 /// There is no task and no thread behind a client, and it needs no particular executor. A task that
 /// awaits a call, the next event of a [`Watcher`] or the next key of a [`Walk`], moves the bytes for
-/// all, and makes the next connection. So the client makes progress only while some task awaits one of these. At all other times
-/// nothing is sent or read: events stay with the server, and a connection that has ended is noticed at
-/// the next call. A future of a call that is created and not polled sends nothing.
+/// all, and makes the next connection. So the client makes progress only while some task awaits one of
+/// these. At all other times nothing is sent or read: events stay with the server, and a connection that
+/// has ended is noticed at the next call. A future of a call that is created and not polled sends nothing.
 ///
 /// The connection is closed when the last clone, watcher, walk and mirror are dropped, or by
 /// [`close`](Self::close).
@@ -140,8 +140,8 @@ pub use watcher::Watcher;
 /// ends with it. Every call that waits fails, and every later one, with the reason:
 /// [`Error::Disconnected`], [`Error::Protocol`], or [`Error::Refused`] if the server said why it ended the
 /// connection, such as [`Closing`](crate::protocol::Code::Closing) when it shuts down, or the last of
-/// several refusals. A write that was sent and not confirmed is [`Error::Unconfirmed`] then; what was never
-/// sent is [`Error::NotSent`].
+/// several refusals. A write that was sent and not confirmed is [`Error::Unconfirmed`] then. What was
+/// never sent fails with the refusal itself, or with [`Error::NotSent`].
 ///
 /// A client of a [`builder`](Self::builder) makes another connection then, and goes on:
 /// [`ClientBuilder`] says what becomes of the calls, and watchers survive.

@@ -15,7 +15,7 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// How long a TCP peer may be silent before the system asks for a sign of life.
+/// How long a TCP peer may be silent before the system sends keepalive probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Of the sockets of servers and clients.

@@ -110,7 +110,7 @@ pub(crate) fn complete<T: CommandFactory>(shell: Shell) -> ExitCode {
     let (name, mut script) = (name.into_owned(), Vec::new());
     clap_complete::generate(shell, &mut command, name, &mut script);
     match io::stdout().write_all(&script) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -7,11 +7,11 @@ use clap::{CommandFactory as _, error::ErrorKind};
 #[cfg(feature = "cluster")]
 use keywire::store::{Cluster, ClusterBuilder};
 
-use crate::{Surroundings, options::Options};
+use crate::{Context, options::Options};
 
 /// Connects to the cluster, and serves.
 #[cfg(feature = "cluster")]
-pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, context: Context) -> Result<(), Box<dyn Error>> {
     if options.max_store.is_some() {
         let reason = "--max-store can't be kept with --cluster: no server knows how much the others store; \
                       set maxmemory on the nodes";
@@ -35,7 +35,7 @@ pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<d
         Some(replicas) => format!(" and at {replicas} replicas"),
     };
     let values = format!("the cluster at {}{replicas}", options.cluster.join(","));
-    crate::serve(options, around, store, values)
+    crate::serve(options, context, store, values)
 }
 
 #[cfg(all(feature = "cluster", feature = "tls"))]
@@ -78,7 +78,7 @@ fn wants_tls(options: &Options) -> bool {
 }
 
 #[cfg(not(feature = "cluster"))]
-pub(crate) fn serve(_: &Options, _: Surroundings) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(_: &Options, _: Context) -> Result<(), Box<dyn Error>> {
     Err("this server was built without the cluster; \
          cargo build --release --features cluster --example server builds it with"
         .into())

@@ -3,11 +3,11 @@
 
 use std::error::Error;
 
-use crate::{Surroundings, options::Options};
+use crate::{Context, options::Options};
 
 /// Says where the values are, and serves.
 #[cfg(feature = "disk")]
-pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, context: Context) -> Result<(), Box<dyn Error>> {
     use std::{
         sync::{
             Arc,
@@ -22,13 +22,13 @@ pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<d
     use crate::log::TARGET;
 
     if !options.cluster.is_empty() {
-        return crate::cluster::serve(options, around);
+        return crate::cluster::serve(options, context);
     }
     let Some(directory) = &options.data else {
         if options.sync.0.is_some() {
             return Err("--sync SECONDS wants --data".into());
         }
-        return crate::serve(options, around, Memory::new(), "memory".into());
+        return crate::serve(options, context, Memory::new(), "memory".into());
     };
     let place = directory.display();
     let sync = match options.sync.0 {
@@ -52,7 +52,7 @@ pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<d
                 u64::MAX => {}
                 percent => {
                     tracing::info!(target: TARGET, %place, percent, "loading");
-                    around.manager.loading(percent);
+                    context.manager.loading(percent);
                 }
             }
         }
@@ -65,20 +65,20 @@ pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<d
     };
     let took = began.elapsed().as_secs_f64();
     let values = format!("{place}{sync} (loaded in {took:.1} s)");
-    crate::serve(options, around, store, values)
+    crate::serve(options, context, store, values)
 }
 
 #[cfg(not(feature = "disk"))]
-pub(crate) fn serve(options: &Options, around: Surroundings) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(options: &Options, context: Context) -> Result<(), Box<dyn Error>> {
     use keywire::store::Memory;
 
     if !options.cluster.is_empty() {
-        return crate::cluster::serve(options, around);
+        return crate::cluster::serve(options, context);
     }
     if options.data.is_some() || options.sync.0.is_some() {
         return Err("this server was built without the disk; \
                     cargo build --release --features disk --example server builds it with"
             .into());
     }
-    crate::serve(options, around, Memory::new(), "memory".into())
+    crate::serve(options, context, Memory::new(), "memory".into())
 }

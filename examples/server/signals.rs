@@ -34,7 +34,7 @@ fn ignores_hang_up() -> bool {
 }
 
 /// The first signal lets clients have their replies; the second does not wait for them.
-pub(crate) async fn obey(mut signals: Signals, handle: &Handle, manager: &Manager) {
+pub(crate) async fn shut_down_on(mut signals: Signals, handle: &Handle, manager: &Manager) {
     let signal = name(signals.next().await);
     tracing::info!(target: TARGET, signal, "signal: the server shuts down; once more to do it at once");
     manager.stopping();

@@ -85,7 +85,7 @@ async fn conversation(
         let lost = format!("{address}: connection lost: {why}; reconnecting");
         tell(&mut output, seen, &lost).await?;
         let mut ahead = Vec::new();
-        stream = match comeback(dialer, with.limit, &mut input, &mut ahead).await {
+        stream = match reconnect(dialer, with.limit, &mut input, &mut ahead).await {
             Some(stream) => stream,
             None => return Err(format!("{address}: the connection was lost: {why}")),
         };
@@ -120,7 +120,7 @@ const WAITS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)]
 const AHEAD: usize = 64 * 1024;
 
 /// Attempts connections until there is one. Keeps what is typed meanwhile. `None` if the input ends.
-async fn comeback(
+async fn reconnect(
     dialer: &Dialer,
     limit: Option<Duration>,
     input: &mut (impl AsyncRead + Unpin),

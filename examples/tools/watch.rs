@@ -8,17 +8,16 @@ use keywire::{ClientBuilder, Error, Event, Secret, Watcher};
 use smol::Unblock;
 
 use crate::{
-    Options,
-    comeback::{self, explain},
-    leave, on_output,
+    Options, leave, on_output,
+    reconnect::{self, explain},
     say::{self, say},
     stream::Dialer,
 };
 
 /// A client that comes back, and says so.
 pub(crate) fn client(options: &Options, dialer: Dialer, secret: Option<Secret>) -> ClientBuilder {
-    let announce = comeback::announce(&options.target.address.text, say);
-    let builder = comeback::builder(dialer, secret)
+    let announce = reconnect::announce(&options.target.address.text, say);
+    let builder = reconnect::builder(dialer, secret)
         .reconnect(!options.no_reconnect)
         .on_connection(announce);
     match options.timeout {

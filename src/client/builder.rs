@@ -10,7 +10,7 @@ use super::{
     call::Request,
     connector::{Connector, Target},
     link::{CallOptions, ServerLink},
-    session::{Comeback, Observer, Persistence},
+    session::{Observer, Reconnection, Retry},
     state::ConnectionState,
 };
 use crate::{Clock, Error, Secret, clock::SystemClock, transport::Transport};
@@ -66,8 +66,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 ///
 /// A connection counts as lost if it ends or breaks, if the server says `closing`, if the server breaks
 /// the protocol, or if the server owes a reply and sends nothing for the
-/// [answer timeout](Self::answer_timeout). If only watchers wait, the server is asked for a sign of life
-/// after that time, and given up after as long again.
+/// [answer timeout](Self::answer_timeout). If only watchers wait, the client sends a
+/// `Sync` after that time, and gives the connection up after as long again.
 ///
 /// **The attempts.** The address of the connection that was lost is tried first, then the others in turn;
 /// names are resolved anew each time. Each attempt may take the
@@ -231,8 +231,9 @@ impl ClientBuilder {
     ///
     /// It is two limits in one:
     ///
-    /// - A call that has no answer by then fails, with what kept the client from a connection if there was
-    ///   none. For one call more or less, see [`Client::with_timeout`].
+    /// - A call that has no answer by then fails with [`Error::TimedOut`], or, if it was not sent, with
+    ///   [`Error::NotSent`] around what kept the client from a connection. For one call more or less, see
+    ///   [`Client::with_timeout`].
     /// - If the server owes a reply and nothing at all comes from it for so long, the connection is given
     ///   up, for all. A reply that is long, and a walk, may take longer, as long as bytes come. (Without a
     ///   limit, a server whose machine is gone is noticed after two minutes at best.)
@@ -312,13 +313,14 @@ impl ClientBuilder {
     ///
     /// [`Error::Connect`] if there is no address, or none can be reached; [`Error::Refused`] if the server
     /// refuses the secret, or has no place for one more client; [`Error::Disconnected`] or
-    /// [`Error::Protocol`] if what answers is no keywire server, or does not answer in time; each of the last two may stand in [`Error::NotSent`].
+    /// [`Error::Protocol`] if what answers is no keywire server, or does not answer in time. The last two may
+    /// stand in [`Error::NotSent`].
     pub async fn connect(self) -> Result<Client, Error> {
-        let persistence = match self.reconnect {
-            true => Persistence::AfterFirst,
-            false => Persistence::Once,
+        let retry = match self.reconnect {
+            true => Retry::AfterFirst,
+            false => Retry::Never,
         };
-        let client = self.with(persistence);
+        let client = self.with(retry);
         // The attempts have time limits of their own.
         let options = CallOptions::default();
         client.link.request(Request::Sync, options).await?;
@@ -343,14 +345,14 @@ impl ClientBuilder {
     /// # });
     /// ```
     pub fn build(self) -> Client {
-        let persistence = match self.reconnect {
-            true => Persistence::Always,
-            false => Persistence::Once,
+        let retry = match self.reconnect {
+            true => Retry::Always,
+            false => Retry::Never,
         };
-        self.with(persistence)
+        self.with(retry)
     }
 
-    fn with(self, persistence: Persistence) -> Client {
+    fn with(self, retry: Retry) -> Client {
         let jitter = Jitter::new(self.seed);
         let attempts = Attempts::new(self.targets.len(), self.delays, jitter);
         let connector = Connector {
@@ -363,16 +365,16 @@ impl ClientBuilder {
                 name: self.tls_name,
             }),
         };
-        let comeback = Comeback {
+        let reconnection = Reconnection {
             connector,
             attempts,
             secret: self.secret,
-            persistence,
+            retry,
             silence: self.answer_timeout,
             observer: self.observer,
             greeted: None,
         };
-        let mut client = Client::over(ServerLink::coming_back(comeback));
+        let mut client = Client::over(ServerLink::reconnecting(reconnection));
         client.options.timeout = self.answer_timeout;
         client
     }

@@ -150,7 +150,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Nothing moves. Says whether something does now, namely a request for a sign of life.
+    /// Nothing moves. Says whether something does now, namely a ping.
     fn poll_silence(
         &mut self,
         cx: &mut Context<'_>,

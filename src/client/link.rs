@@ -21,7 +21,7 @@ use super::{
     call::{Call, Request, Response, Responses},
     connection::Inbox,
     driver::{SharedDriver, Waiter},
-    session::{Comeback, Session},
+    session::{Reconnection, Session},
     state::Condition,
     watch::{EventQueue, OwnedTopic},
 };
@@ -67,10 +67,10 @@ impl ServerLink {
     }
 
     /// Over connections that are made as soon as somebody waits for one.
-    pub(super) fn coming_back(comeback: Comeback) -> Self {
-        let clock = comeback.connector.clock.clone();
+    pub(super) fn reconnecting(reconnection: Reconnection) -> Self {
+        let clock = reconnection.connector.clock.clone();
         Self::new(clock, |inbox, condition| {
-            Session::new(comeback, inbox, condition)
+            Session::new(reconnection, inbox, condition)
         })
     }
 

@@ -152,8 +152,9 @@ impl Mirror {
         self.values.is_empty()
     }
 
-    /// Waits for a change, applies it, and returns it. See [`Mirror`] for an example. [`Event::Missed`] says that changes were missed, so
-    /// many or an unknown number, and that all values were read anew: anything may be different.
+    /// Waits for a change, applies it, and returns it. See [`Mirror`] for an example. [`Event::Missed`] says
+    /// that changes were missed, so many or an unknown number, and that all values were read anew: anything
+    /// may be different.
     ///
     /// Cancel safety: if it is dropped, no change is lost. If it was reading the values anew, the next call
     /// goes on with that.

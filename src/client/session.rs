@@ -33,8 +33,8 @@ use crate::{
 /// Attempts and losses in a row, before others on this thread have their turn.
 const STEPS_PER_POLL: usize = 16;
 
-/// A first answer is waited for at least so long, since a server takes one second to refuse a secret: not
-/// to hear that would be to ask for ever.
+/// A first answer is waited for at least so long, since a server takes one second to refuse a secret: if
+/// the client gave up earlier, it would never learn that, and would try for ever.
 const SLOWEST_REFUSAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Session {
@@ -42,7 +42,7 @@ pub(super) struct Session {
     framing: Framing,
     inbox: Inbox,
     /// `None` for a connection that no other can replace.
-    comeback: Option<Comeback>,
+    reconnection: Option<Reconnection>,
     /// For the callers.
     condition: Arc<Condition>,
 }
@@ -53,12 +53,12 @@ enum Phase {
     Connected(Box<ClientConnection>),
 }
 
-/// How a client comes back.
-pub(super) struct Comeback {
+/// How the next connection is made.
+pub(super) struct Reconnection {
     pub(super) connector: Connector,
     pub(super) attempts: Attempts,
     pub(super) secret: Option<Secret>,
-    pub(super) persistence: Persistence,
+    pub(super) retry: Retry,
     pub(super) silence: Option<Duration>,
     pub(super) observer: Option<Observer>,
     /// Since when the connection is of use.
@@ -69,9 +69,9 @@ pub(super) type Observer = Box<dyn FnMut(ConnectionState) + Send>;
 
 /// Which failures are final.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Persistence {
+pub(super) enum Retry {
     /// All.
-    Once,
+    Never,
     /// Those of the first connection.
     AfterFirst,
     /// None, but a server that does not want this client.
@@ -89,22 +89,22 @@ impl Session {
             phase: Phase::Connected(ClientConnection::new(transport, false, None).into()),
             framing: Framing::default(),
             inbox,
-            comeback: None,
+            reconnection: None,
             condition,
         }
     }
 
     /// Over connections that it makes itself, as soon as it is polled.
-    pub(super) fn new(comeback: Comeback, inbox: Inbox, condition: Arc<Condition>) -> Self {
-        let framing = match comeback.persistence {
-            Persistence::Once => Framing::default(),
-            Persistence::AfterFirst | Persistence::Always => Framing::coming_back(),
+    pub(super) fn new(reconnection: Reconnection, inbox: Inbox, condition: Arc<Condition>) -> Self {
+        let framing = match reconnection.retry {
+            Retry::Never => Framing::default(),
+            Retry::AfterFirst | Retry::Always => Framing::reconnecting(),
         };
         Self {
-            phase: Phase::Connecting(comeback.connect()),
+            phase: Phase::Connecting(reconnection.connect()),
             framing,
             inbox,
-            comeback: Some(comeback),
+            reconnection: Some(reconnection),
             condition,
         }
     }
@@ -152,68 +152,68 @@ impl Session {
     }
 
     fn connect(&mut self) {
-        if let Some(comeback) = &self.comeback {
-            self.phase = Phase::Connecting(comeback.connect());
+        if let Some(reconnection) = &self.reconnection {
+            self.phase = Phase::Connecting(reconnection.connect());
         }
     }
 
     fn begin(&mut self, transport: Box<dyn Transport>) {
-        let Some(comeback) = &self.comeback else {
+        let Some(reconnection) = &self.reconnection else {
             return;
         };
-        let connector = &comeback.connector;
+        let connector = &reconnection.connector;
         // Part of the attempt: a server that takes connections and answers none is left for the next.
-        let limit = comeback.silence.unwrap_or(connector.timeout);
+        let limit = reconnection.silence.unwrap_or(connector.timeout);
         let limit = limit.min(connector.timeout).max(SLOWEST_REFUSAL);
         let silence = Silence::new(connector.clock.clone(), Some(limit));
-        let fails_whole = connector.is_socket(comeback.attempts.address());
+        let fails_whole = connector.is_socket(reconnection.attempts.address());
         let connection = ClientConnection::new(transport, fails_whole, Some(silence));
         self.phase = Phase::Connected(connection.into());
         self.framing
-            .greet(comeback.secret.as_ref().map(validate::auth));
+            .greet(reconnection.secret.as_ref().map(validate::auth));
     }
 
     /// The connection is of use as soon as the server has answered.
     fn note_greeting(&mut self) {
-        let Some(comeback) = &mut self.comeback else {
+        let Some(reconnection) = &mut self.reconnection else {
             return;
         };
-        if comeback.greeted.is_some() || !self.framing.is_greeted() {
+        if reconnection.greeted.is_some() || !self.framing.is_greeted() {
             return;
         }
-        comeback.greeted = Some(comeback.connector.clock.now());
+        reconnection.greeted = Some(reconnection.connector.clock.now());
         *self.condition.away.lock() = None;
-        if comeback.persistence == Persistence::AfterFirst {
-            comeback.persistence = Persistence::Always;
+        if reconnection.retry == Retry::AfterFirst {
+            reconnection.retry = Retry::Always;
         }
         if let Phase::Connected(connection) = &mut self.phase {
-            connection.limit_silence(comeback.silence);
+            connection.limit_silence(reconnection.silence);
         }
-        let address = comeback.connector.name(comeback.attempts.address());
-        comeback.observe(ConnectionState::Connected { address });
+        let address = reconnection.connector.name(reconnection.attempts.address());
+        reconnection.observe(ConnectionState::Connected { address });
     }
 
     /// A connection is lost, or was not made. `Err` if that is the end.
     fn lose(&mut self, error: ConnectionError) -> Result<(), ConnectionError> {
-        let Some(comeback) = &mut self.comeback else {
+        let Some(reconnection) = &mut self.reconnection else {
             return Err(error);
         };
-        let clock = comeback.connector.clock.clone();
-        let greeted = comeback.greeted.take();
+        let clock = reconnection.connector.clock.clone();
+        let greeted = reconnection.greeted.take();
         let wait = match greeted {
             Some(since) => {
                 let lived = clock.now().saturating_duration_since(since);
-                Some(comeback.attempts.lose(lived))
+                Some(reconnection.attempts.lose(lived))
             }
-            None => comeback.attempts.fail(),
+            None => reconnection.attempts.fail(),
         };
-        let is_final = match comeback.persistence {
-            Persistence::Once | Persistence::AfterFirst => greeted.is_some() || wait.is_some(),
-            Persistence::Always => false,
+        let is_final = match reconnection.retry {
+            Retry::Never | Retry::AfterFirst => greeted.is_some() || wait.is_some(),
+            Retry::Always => false,
         };
         if is_final || is_refusal(&error, greeted.is_some()) {
             let reason = error.clone().into();
-            comeback.observe(ConnectionState::Ended { error: reason });
+            reconnection.observe(ConnectionState::Ended { error: reason });
             return Err(error);
         }
         if let Phase::Connected(connection) = &self.phase {
@@ -227,9 +227,9 @@ impl Session {
         };
         self.phase = match wait {
             Some(wait) => Phase::Waiting(clock.sleep(later(clock.now(), wait))),
-            None => Phase::Connecting(comeback.connect()),
+            None => Phase::Connecting(reconnection.connect()),
         };
-        comeback.observe(state);
+        reconnection.observe(state);
         Ok(())
     }
 
@@ -249,7 +249,7 @@ impl Session {
     }
 }
 
-impl Comeback {
+impl Reconnection {
     fn connect(&self) -> Connecting {
         self.connector.connect(self.attempts.address())
     }

@@ -1,6 +1,6 @@
 //! How long a connection has been silent.
 //!
-//! In: the moments at which bytes move. Out: when the other end has to be asked for a sign of life, or
+//! In: the moments at which bytes move. Out: when the other end has to be pinged, or
 //! given up.
 
 use std::{
@@ -14,7 +14,7 @@ use crate::{Clock, clock::later, error::ConnectionError, timer::Timer};
 
 /// A connection on which nothing has moved for so long is read before anything is written: whoever
 /// has ended it meanwhile would take no write. For less, the read would cost more than it saves.
-const WORTH_A_LOOK: Duration = Duration::from_millis(20);
+const READ_FIRST_AFTER: Duration = Duration::from_millis(20);
 
 pub(super) struct Silence {
     clock: Arc<dyn Clock>,
@@ -52,7 +52,7 @@ impl Silence {
     }
 
     pub(super) fn is_worth_a_look(&self) -> bool {
-        self.elapsed() >= WORTH_A_LOOK
+        self.elapsed() >= READ_FIRST_AFTER
     }
 
     fn elapsed(&self) -> Duration {

@@ -18,7 +18,7 @@ use crate::{
 
 impl Framing {
     /// For a client that has more than one connection.
-    pub(in crate::client) fn coming_back() -> Self {
+    pub(in crate::client) fn reconnecting() -> Self {
         Self {
             comes_back: true,
             ..Self::default()
@@ -61,7 +61,7 @@ impl Framing {
         }
     }
 
-    /// Asks for a sign of life.
+    /// Asks for an answer, to see that the server lives.
     pub(in crate::client) fn ping(&mut self) {
         self.first_calls
             .push_back(PendingCall::internal(vec![Request::Sync]));
