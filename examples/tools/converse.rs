@@ -129,7 +129,8 @@ async fn reconnect(
     let dialing = async {
         let [mut wait, longest] = WAITS;
         loop {
-            Timer::after(wait).await;
+            // Not all terminals at once.
+            Timer::after(wait.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
             wait = (wait * 2).min(longest);
             if let Ok(stream) = dialer.dial_within(limit.or(Some(longest))).await {
                 return Some(stream);
