@@ -225,3 +225,44 @@ fn a_client_is_cut_off_even_if_its_next_command_waits_for_the_store() {
     let stats = server.stats();
     assert_eq!((stats.active, stats.dropped), (1, 1));
 }
+
+/// It is stalled when its batch goes to the store, and takes a byte meanwhile. Its replies are not dropped then,
+/// and its outbox grows by none of them: there is no read before a write, which would have to be answered.
+#[test]
+fn a_full_outbox_does_not_grow_by_what_the_store_was_asked_while_it_was_stalled() {
+    let clock = ManualClock::new();
+    let (store, control) = LateStore::<NoOrder>::new();
+    let server = Server::builder()
+        .clock(clock.clone())
+        .outbox_lines(3)
+        .stall_timeout(SECOND)
+        .store(store);
+    let mut server = LocalServer::new(server.build());
+    let (mut client, mut writer) = (server.connect_with(1), server.connect());
+    control.put("mine", "0");
+    client.send("Watch:k\n");
+    let mut received = client.receive_all(&mut server);
+    control.answer_at_once(true);
+    writer.send("Put:k:1\n".repeat(3));
+    server.run();
+    control.answer_at_once(false);
+    clock.advance(2 * SECOND);
+    client.send("Get:mine\nGet:mine\nPut:mine:1\nPut:mine:2\nGet:mine\n");
+    server.run();
+    assert_eq!(
+        control.submitted().last().unwrap(),
+        &["Get:mine", "Get:mine"]
+    );
+    received += &client.received();
+    server.run();
+    control.end_all(Outcome::Apply);
+    server.run();
+    // They are asked for again when there is room.
+    assert!(control.in_flight().is_empty());
+    control.answer_at_once(true);
+    received += &client.receive_all(&mut server);
+    let events = ":put:k:1\n".repeat(3);
+    let values = "mine:0\n".repeat(3) + "mine:1\nmine:2\n";
+    assert_eq!(received, format!(":watch:k\n{events}{values}"));
+    assert_eq!(server.stats().lines_dropped, 0);
+}
