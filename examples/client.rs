@@ -104,7 +104,7 @@ struct Options {
     ///
     /// Without a command: how long to wait for a connection, for the server to take more of the
     /// input, and, once the input has ended, for more replies.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = program::seconds, global = true)]
     timeout: Option<Duration>,
     /// End when the connection is lost
     ///
@@ -170,14 +170,6 @@ enum Command {
     Completions { shell: Shell },
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (0.001..=1e9).contains(seconds))
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
-}
-
 fn main() -> ExitCode {
     let options: Options = arguments::parse();
     if let Some(Command::Completions { shell }) = options.command {
@@ -234,7 +226,6 @@ async fn run(options: Options) -> Result<bool, String> {
             let stats = client.stats().await.map_err(failed)?;
             return print(&table(&stats)).map(|()| true);
         }
-        Command::Watch { .. } => return Ok(true), // done above
         Command::Keys { prefix } => {
             let keys = client.keys(prefix.as_deref().unwrap_or_default().as_bytes());
             let line = |(key, count): (Vec<u8>, u64)| {
@@ -252,8 +243,8 @@ async fn run(options: Options) -> Result<bool, String> {
             // A server that holds nothing is dumped, too.
             return print_walk(entries, lines, failed).await.map(|_| true);
         }
-        // It needs no server, and was obeyed before.
-        Command::Completions { .. } => return Ok(true),
+        // Neither uses this connection, so neither comes here.
+        Command::Watch { .. } | Command::Completions { .. } => return Ok(true),
         Command::Load => return load::load(&client, failed).await,
         Command::Set { key, value } => client.set(key.as_bytes(), value.as_bytes()).await,
         Command::Remove { key, value } => client.remove(key.as_bytes(), value.as_bytes()).await,

@@ -9,6 +9,7 @@ use std::{
     io::{self, ErrorKind, Write as _},
     path::PathBuf,
     process::{self, ExitCode},
+    time::Duration,
 };
 
 use clap::{
@@ -113,4 +114,13 @@ pub(crate) fn complete<T: CommandFactory>(shell: Shell) -> ExitCode {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// What an option of a time takes.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.001..=1e9).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
 }

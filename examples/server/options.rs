@@ -106,7 +106,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "drop")]
     pub(crate) overflow: OnOverflow,
     /// How long a client's socket may take no bytes before it counts as not reading
-    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = program::seconds, allow_negative_numbers = true)]
     pub(crate) stall_timeout: Duration,
     /// The longest line that a client may send
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = some_bytes)]
@@ -127,10 +127,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_clients_per_address: Option<usize>,
     /// How long a line may take from its first byte to its end
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = program::seconds, allow_negative_numbers = true)]
     pub(crate) line_timeout: Duration,
     /// How long a connection may last on which nothing moves; no limit unless given
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = program::seconds, allow_negative_numbers = true)]
     pub(crate) idle_timeout: Option<Duration>,
     /// Lines a second from one client, what is more waits; no limit unless given. It counts lines,
     /// and a call of keywire's own Client sends two: the command and a Sync
@@ -153,7 +153,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<Address>,
     /// Print clients and rates every so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = program::seconds, allow_negative_numbers = true)]
     pub(crate) stats: Option<Duration>,
     /// Speak TLS, with the certificate in this PEM file, and those behind it that vouch for it
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -261,7 +261,7 @@ fn some_bytes(text: &str) -> Result<usize, String> {
 fn delay(text: &str) -> Result<Delay, String> {
     match text {
         "always" => Ok(Delay(None)),
-        _ => seconds(text).map(|time| Delay(Some(time))),
+        _ => program::seconds(text).map(|time| Delay(Some(time))),
     }
 }
 
@@ -271,12 +271,4 @@ fn store_timeout(text: &str) -> Result<Duration, String> {
         .filter(|seconds| (0.01..=3600.0).contains(seconds))
         .map(Duration::from_secs_f64)
         .ok_or_else(|| "it has to be a number of seconds, from 0.01 to 3600".into())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (0.001..=1e9).contains(seconds))
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| "it has to be a number of seconds, from 0.001 up".into())
 }

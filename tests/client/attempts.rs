@@ -11,7 +11,7 @@ use std::{
 use futures_lite::{StreamExt as _, future};
 use keywire::{Client, ConnectionState, Error, Secret, Server, protocol::Code};
 
-use super::comes_back::{builder, connected, poll_until, start};
+use super::comes_back::{builder, connected, idle, poll_until, start};
 use crate::common::{
     DEADLINE, TestServer,
     proxy::Proxy,
@@ -34,7 +34,7 @@ fn several_addresses_are_tried_in_turn() {
         proxy.refuse(true);
         nobody.refuse(false);
         proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
+        idle().await;
         assert_eq!(client.get("k").await.unwrap(), [b"v"]);
         assert_eq!((nobody.accepted(), proxy.accepted()), (2, 2));
     });
@@ -62,7 +62,7 @@ fn the_secret_is_said_on_each_connection_and_a_wrong_one_is_the_end() {
             .unwrap();
         client.put("k", "v").await.unwrap();
         proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
+        idle().await;
         assert_eq!(client.get("k").await.unwrap(), [b"v"]);
 
         let mut watcher = client.watch("k").await.unwrap();
@@ -108,7 +108,7 @@ fn a_first_connection_that_fails_is_an_error() {
         let client = builder(&proxy).reconnect(false).connect().await.unwrap();
         client.put("k", "v").await.unwrap();
         proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
+        idle().await;
         assert!(client.get("k").await.unwrap_err().is_disconnected());
         assert!(client.get("k").await.unwrap_err().is_disconnected());
         assert_eq!(proxy.accepted(), 2);
@@ -159,7 +159,7 @@ fn closing_it_ends_everything() {
         let mut watcher = client.watch("k").await.unwrap();
         proxy.refuse(true);
         proxy.cut();
-        smol::Timer::after(Duration::from_millis(50)).await;
+        idle().await;
         let waiting = client.put("k", "v");
         let close = async {
             let accepted = proxy.accepted();

@@ -51,6 +51,12 @@ pub(crate) async fn poll_until<T>(
     }
 }
 
+/// Lets more time pass than a connection is used again for without a look at it: what was used just now is
+/// written to at once.
+pub(crate) async fn idle() {
+    smol::Timer::after(Duration::from_millis(50)).await;
+}
+
 /// Whoever has been idle meanwhile is not told at all: the write goes to the next connection.
 #[test]
 fn a_connection_that_ended_while_idle_costs_no_call() {
@@ -60,8 +66,7 @@ fn a_connection_that_ended_while_idle_costs_no_call() {
         for round in 0..5 {
             client.put("k", round.to_string()).await.unwrap();
             proxy.cut();
-            // A connection that was used just now is not looked at.
-            smol::Timer::after(Duration::from_millis(50)).await;
+            idle().await;
         }
         assert_eq!(client.get("k").await.unwrap().len(), 5);
         assert_eq!(proxy.accepted(), 6);
